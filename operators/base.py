@@ -1,0 +1,154 @@
+"""The contract of an operator: a batch of samples in, new columns and refusals out.
+
+An operator is a validated settings model that can be called. It knows nothing of Ray, files or shards, and it never drops a
+sample silently: a sample that comes in either leaves in `Outcome.kept` or in a `Reject` that says why.
+
+Two kinds:
+    Operator         array work over a whole batch, synchronous
+    ModelOperator    asks the served model, asynchronous, one sample at a time (the engine runs many at once)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import pyarrow as pa
+from PIL import Image
+from pydantic import BaseModel, ConfigDict
+
+
+@dataclass(frozen=True)
+class Reject:
+    """One refusal. With `item` None the whole sample leaves; otherwise only the named part of it was refused.
+
+    reason   short machine word, counted in reports and usable in `fineloom rejects --requeue`
+    detail   what a person needs to understand this one case: the value and the limit it broke
+    item     e.g. "long_caption_en", "regions[2]", "negatives[2][7]"
+    """
+
+    uid: str
+    reason: str
+    detail: str = ""
+    item: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an operator made of a batch.
+
+    kept     column `uid` and exactly the operator's `writes`, one row per surviving sample, in the order of the input
+    rejects  refusals of whole samples (item None: input rows = kept rows + these) and of parts (item named)
+    """
+
+    kept: pa.Table
+    rejects: list[Reject] = field(default_factory=list)
+
+
+class Settings(BaseModel):
+    """Validated, frozen settings; an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class OperatorBase(Settings):
+    version: ClassVar[int] = 1
+    """Raised when the output for the same input changes; part of the stage's fingerprint."""
+    needs_image: ClassVar[bool] = False
+    """Whether the operator is given decoded pictures."""
+    reasons: ClassVar[dict[str, str]] = {}
+    """Every reason this operator may give, with one line of explanation."""
+
+    @property
+    def reads(self) -> pa.Schema:
+        """Columns read, beside `uid`. A property, since settings may name them."""
+        raise NotImplementedError
+
+    @property
+    def writes(self) -> pa.Schema:
+        """Columns written, beside `uid`."""
+        raise NotImplementedError
+
+    def setup(self) -> None:
+        """Make heavy things (models, spaCy pipelines) once per worker. Keep them in a module-level cache or private attribute."""
+
+
+class Operator(OperatorBase):
+    def __call__(self, batch: pa.Table, images: Sequence[Image.Image] | None = None) -> Outcome:
+        """batch: `uid` and the columns of `reads`. images: RGB, upright (EXIF applied), row i = batch row i, if `needs_image`."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model server said to one request.
+
+    text       raw content as it came ("" when there was none)
+    finish     "stop", "length" (cut at the token cap) or another word of the server's
+    hash       key of the request in the answer store
+    """
+
+    text: str
+    finish: str
+    prompt_tokens: int
+    output_tokens: int
+    hash: str
+
+
+class Ask(Protocol):
+    """How a model operator reaches the model. Looks into the answer store first; a dead server raises, it never returns.
+
+    prompt     a prompt file's name, e.g. "long_caption_en"
+    variables  values for the prompt's placeholders
+    image      RGB picture to send, or None; the sides that were sent come from `prompts.images.fit` (same function on both sides)
+    """
+
+    async def __call__(self, prompt: str, variables: dict[str, Any], image: Image.Image | None = None) -> Answer: ...
+
+
+class ModelOperator(OperatorBase):
+    @property
+    def prompts(self) -> list[str]:
+        """Names of the prompts it uses: their content is part of the fingerprint."""
+        raise NotImplementedError
+
+    async def __call__(
+        self, sample: dict[str, Any], image: Image.Image | None, ask: Ask
+    ) -> tuple[dict[str, Any] | None, list[Reject]]:
+        """sample: `uid` and the columns of `reads` as Python values.
+
+        Returns the written columns (None: the whole sample is refused, and a Reject with item None says why) and refusals.
+        """
+        raise NotImplementedError
+
+
+def schema(**columns: pa.DataType) -> pa.Schema:
+    """`schema(width=pa.int32())` for short declarations of `reads` and `writes`."""
+    return pa.schema(list(columns.items()))
+
+
+def keep(
+    batch: pa.Table,
+    columns: dict[str, Any],
+    unless: dict[str, tuple[Sequence[bool] | pa.Array | pa.ChunkedArray, Callable[[int], str]]] | None = None,
+    items: list[Reject] | None = None,
+) -> Outcome:
+    """Outcome of a batch from whole columns and masks of refusals.
+
+    columns   name → values for every row of `batch` (refused rows included; they are dropped here)
+    unless    reason → (mask, detail of row i); the first reason that holds for a row is the one given
+    items     refusals of parts, passed on for the surviving rows
+    """
+    uids = batch["uid"].to_pylist()
+    reason_of: dict[int, Reject] = {}
+    for reason, (mask, detail) in (unless or {}).items():
+        values = mask.to_pylist() if isinstance(mask, pa.Array | pa.ChunkedArray) else list(mask)
+        for i, bad in enumerate(values):
+            if bad and i not in reason_of:
+                reason_of[i] = Reject(uids[i], reason, detail(i))
+    table = pa.table({"uid": batch["uid"], **columns})
+    if reason_of:
+        table = table.take(pa.array([i for i in range(len(uids)) if i not in reason_of], pa.int64()))
+    gone = {reject.uid for reject in reason_of.values()}
+    return Outcome(table, [*reason_of.values(), *(item for item in items or [] if item.uid not in gone)])

@@ -1,7 +1,7 @@
 """The size at which a picture is sent to the model.
 
-Qwen2.5-VL answers with boxes in pixels of the picture after the server's `smart_resize`. A picture whose sides are already multiples of
-28 within the pixel budget passes that step unchanged, so the client resizes first, and both sides know the exact size.
+Qwen2.5-VL answers with boxes in pixels of the picture after the server's `smart_resize`. A picture whose sides are already
+multiples of 28 within the pixel budget passes that step unchanged, so the client resizes first, and both sides know the size.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ MAX_RATIO = 200
 def fit(width: int, height: int, max_pixels: int, min_pixels: int = 3136, factor: int = 28) -> tuple[int, int]:
     """Width and height to send: multiples of `factor`, min_pixels <= area <= max_pixels, the aspect kept as near as possible.
 
-    A picture that already fits keeps its size, hence fit(*fit(w, h)) == fit(w, h). Only the aspect of ribbons is bent: their short side
-    cannot go below `factor`.
+    A picture that already fits keeps its size, hence fit(*fit(w, h)) == fit(w, h). Only the aspect of ribbons is bent: their
+    short side cannot go below `factor`.
     """
     if width < 1 or height < 1:
         raise ValueError(f"a picture of {width} x {height} pixels cannot be sent")

@@ -1,7 +1,7 @@
 """Load the versioned prompts: what the model is asked, with which answer schema and sampling settings.
 
-A prompt is one YAML file; its keys are the fields of `Prompt`. Templates are Jinja; `{% include "parts/x.txt" %}` is replaced by that file's
-text when the prompt is loaded, so that a fingerprint of `Prompt.content()` sees a change in the included file.
+A prompt is one YAML file; its keys are the fields of `Prompt`. Templates are Jinja; `{% include "parts/x.txt" %}` is replaced
+by that file's text when the prompt is loaded, so that a fingerprint of `Prompt.content()` sees a change in the included file.
 
 What is sent: a system message (fixed text, so that the server's prefix cache holds it for all pictures), then one user
 message: the picture first, then the rendered user text. Several questions about one picture thus share system text and picture.
@@ -35,8 +35,8 @@ class Prompt(BaseModel):
     """One question to the model.
 
     language       of the texts that come back: "en", "zh", or "any" where they follow the variables
-    answer_schema  JSON schema of the answer, enforced by the server; None: free text. Every string and list in it is bounded, so
-                   that a model that never stops still ends with a whole answer
+    answer_schema  JSON schema of the answer, enforced by the server; None: free text. Every string and list in it is bounded,
+                   so that a model that never stops still ends with a whole answer
     sampling       parameters of the request: temperature, max_tokens, top_p, seed …
     """
 
@@ -59,7 +59,7 @@ class Prompt(BaseModel):
             raise ValueError(f"prompt {self.name}: bad template: {error}") from None
         if asked:
             raise ValueError(
-                f"prompt {self.name}: variables {sorted(asked)} in `system`; put them in `user`: the fixed part must be cacheable"
+                f"prompt {self.name}: variables {sorted(asked)} in `system`; put them in `user`, or nothing can be cached"
             )
         if "max_tokens" not in self.sampling:
             raise ValueError(f"prompt {self.name}: sampling needs max_tokens, or a looping answer never ends")

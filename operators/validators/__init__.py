@@ -1,0 +1,14 @@
+"""Small checks of texts: each gives None, or (reason, detail), the machine word and what a person needs to know.
+
+characters    control, bidi and other invisible characters; whitespace
+sentences     sentence and quotation boundaries, English and Chinese
+language      script, language, simplified characters
+form          length, loops, cut ends, coherence
+wording       refusals, talk about the task, injected instructions, markup, prompt echo, absent things
+translation   numbers, colours, negation, length, leftovers of an English-Chinese pair
+"""
+
+from __future__ import annotations
+
+Finding = tuple[str, str]
+"""(reason, detail)."""

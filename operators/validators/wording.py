@@ -1,0 +1,112 @@
+"""What a caption must not say: refusals, talk about the task, injected instructions, markup, the prompt itself, absent things.
+
+Patterns look at the caption's own voice, outside quotations, except for instructions and control tokens, which are as
+dangerous inside.
+"""
+
+from __future__ import annotations
+
+import re
+
+from operators.validators import Finding
+from operators.validators.form import tokens
+from operators.validators.sentences import outside_quotes
+
+
+def _any(*alternatives: str) -> re.Pattern[str]:
+    return re.compile("|".join(alternatives), re.IGNORECASE)
+
+
+REFUSAL = _any(
+    r"\bas an? (?:AI|artificial|large language|language model|assistant)",
+    r"\bI(?:'m| am|’m) (?:sorry|unable|afraid|not able|an? (?:AI|assistant))",
+    r"\bI (?:can(?:not|'t|’t)|could not|couldn't|do not|don't|am unable)",
+    r"\b(?:sorry|unfortunately)[,:]",
+    r"\bunable to (?:view|see|describe|process|identify)",
+    r"抱歉|对不起|很遗憾",
+    r"(?:作为|我是)(?:一个|一名)?(?:AI|人工智能|语言模型|助手)",
+    r"我(?:无法|不能|没有办法|看不到)",
+    r"无法(?:查看|识别|描述|提供|处理|显示)(?:图|该|这|您|你|内容)",
+)
+META = _any(
+    r"^(?:sure|certainly|of course|okay|absolutely)\b[,!.:]",
+    r"\bhere(?:'s| is| are) (?:a|an|the|your) [^.]{0,30}(?:description|caption|paragraph|translation)",
+    r"\b(?:I hope|let me know|feel free|would you like|as (?:you )?requested|if you (?:need|want|have))\b",
+    r"\bthe (?:user|prompt|instructions?)\b|\bword count\b",
+    r"\b(?:this|the above) (?:description|caption|paragraph) (?:is|was|has|contains|describes)",
+    r"^(?:caption|description|note|answer|translation)\s*:",
+    r"^(?:好的|当然|没问题)[，,！!。]",
+    r"^(?:描述|答案|译文|翻译|说明|标题)[：:]|以下(?:是|为)",
+    r"希望(?:这|对你|对您|能)|根据(?:您|你)的|如(?:果)?(?:您|你)|(?:您|你)(?:可以|需要|想)|需要更多",
+    r"(?:这段|上述|以上|该段)(?:描述|文字|内容)|字数|请注意|用户|提示词",
+)
+INJECTION = _any(
+    r"\b(?:ignore|disregard|forget|override)\b.{0,40}\b(?:instruction|prompt|rule|direction|above|previous)s?\b",
+    r"\bsystem (?:prompt|message)\b|\byou are now\b|\bnew instructions?\b",
+    r"\b(?:respond|reply|answer|output) (?:only )?with\b|\b(?:jailbreak|developer mode)\b",
+    r"<\|[^<>]{0,40}\|?>|</?(?:system|user|assistant|im_start|im_end)>",
+    r"(?:^|\n)\s*(?:system|assistant|user)\s*[:：]",
+    r"(?:忽略|无视|忘记|不要理会).{0,10}(?:指令|指示|提示|要求|规则|内容)",
+    r"系统(?:提示|消息|指令)|你现在是|请?只(?:回答|回复|输出)|新的指令",
+)
+ADDRESS = _any(
+    r"https?:|\bwww\.|[\w.+-]+@[\w-]+\.\w",
+    r"\b[\w-]+\.(?:com|cn|net|org|io|ru|xyz|top|info|biz|co)\b",
+    r"(?:微信|QQ|电话|手机)(?:号|群)?[：:]?\s*\w{5,}",
+)
+MARKUP = _any(
+    r"```|\*\*|(?:^|\n)\s*(?:#{1,6}|[-*•·]|\d{1,2}[.)、])\s+\S",
+    r"</?[a-z][a-z0-9]*(?:\s[^<>]*)?/?>|&(?:[a-z]{2,8}|#\d+);",
+    r"!?\[[^\]]*\]\([^)]*\)|[{}]|\\[nrtu\"]|\|\s*[-:]+\s*\||\$[^$]+\$",
+    r"(?:^|\n)\s*【[^】]*】",
+)
+SEEN = r"(?:visible|present|seen|shown|depicted|in (?:the|this) (?:picture|image|scene|frame|photo))"
+ABSENT = _any(
+    rf"\bno [\w\s,-]{{1,60}}?\b(?:is|are|can be|appears?) {SEEN}",
+    r"\bthere (?:is|are|appears? to be|seems? to be) (?:no\b|not any\b|nothing\b|none\b|neither\b)",
+    r"\bwithout any (?:other |visible |additional )|\bnothing else\b",
+    r"\b(?:does not|do not|doesn't|don't) (?:show|contain|include|feature|depict)",
+    r"\b(?:is|are) (?:not visible|not present|not shown|absent|missing)\b",
+    r"\b(?:picture|image|scene|photo) (?:has|contains|shows) no\b",
+    r"没有(?:其他|任何|别的|明显的?|可见的?|出现|看到|显示)|没有[^，。；]{1,12}(?:出现|可见|存在)",
+    r"(?:图|画面|照片|场景|背景)(?:片)?(?:中|里|上|内)?(?:并|也|都)?(?:没有|无|未)",
+    r"看不(?:到|见|出)|未(?:见|出现|显示|发现)|不(?:可见|存在|包含)|无(?:其他|任何|明显)",
+)
+
+
+def _search(pattern: re.Pattern[str], text: str, reason: str) -> Finding | None:
+    match = pattern.search(text)
+    return (reason, f"“{match[0].strip()[:80]}”") if match else None
+
+
+def refusal(text: str) -> Finding | None:
+    return _search(REFUSAL, outside_quotes(text), "refusal")
+
+
+def meta_talk(text: str) -> Finding | None:
+    return _search(META, outside_quotes(text), "meta")
+
+
+def injection(text: str) -> Finding | None:
+    """Instructions and chat-control tokens anywhere, addresses outside quotations (a sign may show one)."""
+    return _search(INJECTION, text, "injection") or _search(ADDRESS, outside_quotes(text), "injection")
+
+
+def markup(text: str) -> Finding | None:
+    return _search(MARKUP, outside_quotes(text), "markup")
+
+
+def absent_things(text: str) -> Finding | None:
+    """Statements that something is not in the picture. "A man without a hat" speaks of what is there and may stay."""
+    return _search(ABSENT, outside_quotes(text), "absent")
+
+
+def echo(text: str, prompt: str, language: str) -> Finding | None:
+    """A run of the prompt's own words: 7 in English, 12 characters in Chinese."""
+    n = 7 if language == "en" else 12
+    asked, said = tokens(prompt, language), tokens(text, language)
+    grams = {tuple(asked[i : i + n]) for i in range(len(asked) - n + 1)}
+    for i in range(len(said) - n + 1):
+        if tuple(said[i : i + n]) in grams:
+            return "echo", f"“{('' if language == 'zh' else ' ').join(said[i : i + n])}” comes from the prompt"
+    return None

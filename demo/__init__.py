@@ -1,1 +1,1 @@
-"""What `make demo` runs on: rendered scenes with known truth, photographs, their tables, the server they are fetched from, tiny models."""
+"""What `make demo` runs on: scenes with known truth, photographs, their tables, a server that misbehaves, tiny models."""

@@ -1,4 +1,4 @@
-"""Masks, surfaces and backgrounds of the rendered world: plain array and Pillow work, no chance but what the caller passes in."""
+"""Masks, surfaces and backgrounds of the rendered world: array and Pillow work, no chance but what the caller passes in."""
 
 from __future__ import annotations
 

@@ -10,6 +10,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from operators.base import Ask
+from prompts.images import fit
+
 Box = tuple[float, float, float, float]
 
 
@@ -37,16 +40,26 @@ def repair(box: Box, width: float = 1.0, height: float = 1.0) -> Box:
     """A usable box as fractions: swapped corners put right, overflow clipped.
 
     box             in the same units as width and height
-    BadBox          "outside": less than half of it lies in the picture; "empty": nothing is left of it
+    BadBox          "outside": less than half of it lies in the picture; "empty_box": it has no area
     """
     x1, x2 = sorted((box[0] / width, box[2] / width))
     y1, y2 = sorted((box[1] / height, box[3] / height))
     if x1 == x2 or y1 == y2:
-        raise BadBox("empty", f"box {show(box)} has no area")
+        raise BadBox("empty_box", f"box {show(box)} has no area")
     clipped = (min(max(x1, 0.0), 1.0), min(max(y1, 0.0), 1.0), min(max(x2, 0.0), 1.0), min(max(y2, 0.0), 1.0))
     if area(clipped) < 0.5 * (x2 - x1) * (y2 - y1):
         raise BadBox("outside", f"box {show(box)} lies mostly outside {width:g} x {height:g}")
     return clipped
+
+
+def sent_size(size: tuple[int, int], ask: Ask) -> tuple[int, int]:
+    """Sides of the picture as the model sees it: the client resizes to `fit` under its own pixel budget, `ask.max_pixels`."""
+    budget = getattr(ask, "max_pixels", None)
+    if budget is None:
+        raise RuntimeError(
+            "this `ask` does not say its max_pixels, so boxes in pixels of the sent picture cannot be mapped back"
+        )
+    return fit(*size, max_pixels=budget)
 
 
 def to_pixels(box: Sequence[float], width: int, height: int) -> list[int]:

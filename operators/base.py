@@ -3,7 +3,8 @@
 An operator is a validated settings model that can be called. It knows nothing of Ray, files or shards, and it never drops a
 sample silently: a sample that comes in either leaves in `Outcome.kept` or in a `Reject` that says why.
 
-Two kinds:
+Three kinds:
+    GlobalOperator   array work over narrow columns of all shards at once (duplicates)
     Operator         array work over a whole batch, synchronous
     ModelOperator    asks the served model, asynchronous, one sample at a time (the engine runs many at once)
 """
@@ -70,8 +71,19 @@ class OperatorBase(Settings):
         """Columns written, beside `uid`."""
         raise NotImplementedError
 
+    @property
+    def optional(self) -> frozenset[str]:
+        """Columns of `reads` that a recipe may leave unmade: they are then all null."""
+        return frozenset()
+
     def setup(self) -> None:
         """Make heavy things (models, spaCy pipelines) once per worker. Keep them in a module-level cache or private attribute."""
+
+
+class GlobalOperator(OperatorBase):
+    def __call__(self, samples: pa.Table) -> Outcome:
+        """samples: `uid` and the columns of `reads` over all shards, in the order of shards and rows."""
+        raise NotImplementedError
 
 
 class Operator(OperatorBase):

@@ -1,0 +1,131 @@
+"""How far a shard has come: stage fingerprints, and the walk along committed entries that plan, resume and report share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from operators.base import ModelOperator
+from pipelines.config import Recipe, Stage
+from pipelines.fingerprint import digest
+from pipelines.ledger import Ledger
+from pipelines.sources import Source
+from pipelines.tables import REQUEUED, Tables
+from pipelines.view import View
+from prompts.load import load as load_prompt
+
+SOURCE_VERSION = 1
+
+
+@dataclass
+class Chain:
+    """Everything needed to say what a stage of a shard depends on. Built from plain data, so that any worker can make one.
+
+    paths     index of each table in use → where its file lies now (a table may have been moved since it was registered)
+    globals   fingerprint of each global stage, which depends on all shards and is computed once by the driver
+    """
+
+    run: Path
+    recipe: Recipe
+    sources: dict[str, Source]
+    identity: dict[str, Any] | None
+    paths: dict[int, str]
+    prompts: Path | None = None
+    globals: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.ledger = Ledger(self.run)
+        self.tables = Tables(self.run)
+        self._made_by: dict[str, dict[str, Any]] = {}
+
+    def made_by(self, stage: Stage) -> dict[str, Any]:
+        """Operators with their versions and settings, prompts with their content, and the model: what makes a stage's output."""
+        if stage.name not in self._made_by:
+            record: dict[str, Any] = {
+                "operators": {
+                    name: {"version": getattr(op, "version", 1), "settings": op.model_dump(mode="json")}
+                    for name, op in stage.operators.items()
+                }
+            }
+            if stage.kind == "model":
+                operator: ModelOperator = stage.operator
+                prompts = [load_prompt(name, self.prompts) for name in operator.prompts]
+                record["prompts"] = {
+                    prompt.name: {"version": prompt.version, "content": digest(prompt.content())} for prompt in prompts
+                }
+                record["model"] = self.identity
+                record["max_pixels"] = self.recipe.model.max_pixels
+            self._made_by[stage.name] = record
+        return self._made_by[stage.name]
+
+    def inputs(self, stage: Stage, view: View) -> dict[str, str]:
+        """Content hashes of the columns that the stage reads; a pack stage reads all there are."""
+        names: Sequence[str] = sorted(view.columns) if stage.kind == "pack" else stage.reads().names
+        return {name: view.columns[name].hash for name in names if name in view.columns}
+
+    def fingerprint(self, stage: Stage, view: View) -> str:
+        if stage.kind == "source":
+            return digest({"source": self.source_record(view.shard), "version": SOURCE_VERSION})
+        if stage.kind == "global":
+            return self.globals[stage.name]
+        record = {"made_by": self.made_by(stage), "inputs": self.inputs(stage, view), "uids": view.uids}
+        if stage.kind == "pack":
+            record["provenance"] = self.provenance(view)
+        return digest(record)
+
+    def source_record(self, shard: int) -> dict[str, Any]:
+        table = self.tables.table_of(shard)
+        cut = self.tables.slice_of(shard)
+        places = {"patterns", "base", "image_folder", "about"}  # where things lie and what is said of them decides nothing
+        mapping = None if table.source == REQUEUED else self.sources[table.source].model_dump(mode="json", exclude=places)
+        return {
+            "source": table.source,
+            "digest": table.digest,
+            "first_row": cut["first_row"],
+            "rows": cut["rows"],
+            "mapping": mapping,
+        }
+
+    def provenance(self, view: View) -> dict[str, Any]:
+        """Per stage: operators, prompt, model and fingerprint, as the shard format records them."""
+        made = {}
+        for stage in self.recipe.stages:
+            if stage.name not in view.entries:
+                continue
+            record = self.made_by(stage)
+            prompts = record.get("prompts") or {}
+            made[stage.name] = {
+                "operators": [f"{name}@{op['version']}" for name, op in record["operators"].items()],
+                "prompt": ", ".join(f"{name}@{prompt['version']}" for name, prompt in prompts.items()) or None,
+                "model": (self.identity or {}).get("name") if stage.kind == "model" else None,
+                "fingerprint": view.entries[stage.name],
+            }
+        return made
+
+    def advance(self, view: View, stages: Sequence[Stage]) -> tuple[View, Stage | None]:
+        """Follow committed entries as far as they go: the view reached, and the first stage still to do (None: all done)."""
+        for stage in stages:
+            if stage.kind == "global" and stage.name not in self.globals:
+                return view, stage
+            entry = self.ledger.get(stage.name, self.fingerprint(stage, view), view.shard)
+            if entry is None:
+                return view, stage
+            view = view.after(entry)
+        return view, None
+
+    def shards(self) -> list[int]:
+        """Every shard of the tables in use, in order."""
+        return list(self.tables.shards([self.tables.all[index] for index in sorted(self.paths)]))
+
+    def columns_before(self, stage: Stage) -> pa.Schema:
+        """Every column that stages before this one write, with its type."""
+        known: dict[str, pa.Field] = {}
+        for earlier in self.recipe.stages:
+            if earlier.name == stage.name:
+                break
+            known.update({column.name: column for column in earlier.writes()})
+        return pa.schema(list(known.values()))

@@ -1,0 +1,136 @@
+"""Commit of one stage on one shard: check conservation, write under attempt names, publish one ledger entry."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from operators.base import Reject
+from pipelines.durable import sha256_file, sync_file, sync_folder, write_new
+from pipelines.fingerprint import column_hash
+from pipelines.ledger import DataFile, Entry, Ledger, shard_name
+
+REJECTS = pa.schema({"uid": pa.string(), "reason": pa.string(), "detail": pa.string(), "item": pa.string()})
+DETAIL_LENGTH = 2000  # characters; a stranger's megabytes do not belong into a reject
+
+
+class NotConserved(RuntimeError):
+    """A stage lost or invented samples: a defect of the stage, never committed."""
+
+
+@dataclass
+class Made:
+    """What a stage made of a shard, before it is committed.
+
+    kept     `uid` and the columns the stage adds, one row per survivor
+    files    role → file already written under this attempt's name ("images", "stats", "shard")
+    usage    counters to keep with the entry: requests, answers found, tokens
+    """
+
+    kept: pa.Table
+    rejects: list[Reject]
+    files: dict[str, Path] = field(default_factory=dict)
+    usage: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try at one stage of one shard. All its files carry its name, so two attempts never write the same file."""
+
+    run: Path
+    stage: str
+    shard: int
+    fingerprint: str
+    id: str = field(default_factory=lambda: uuid4().hex[:12])
+    started: float = field(default_factory=time.monotonic)
+
+    def file(self, folder: str, suffix: str) -> Path:
+        return self.run / folder / f"{shard_name(self.shard)}.{self.fingerprint[:12]}.{self.id}{suffix}"
+
+    def commit(
+        self,
+        ledger: Ledger,
+        uids_in: pa.ChunkedArray | pa.Array,
+        made: Made,
+        columns: pa.Schema,
+        inputs: dict[str, str],
+        made_by: dict[str, Any],
+    ) -> Entry:
+        """Write what was made, durably, and publish it; returns the entry that won, this one or an earlier one."""
+        kept = made.kept.select(["uid", *[name for name in columns.names if name != "uid"]])
+        kept = kept.cast(pa.schema([("uid", pa.string()), *[c for c in columns if c.name != "uid"]]))
+        _check_conservation(
+            uids_in.to_pylist(), kept["uid"].to_pylist(), made.rejects, f"stage {self.stage}, shard {self.shard}"
+        )
+        data, refused = self.file(self.stage, ".parquet"), self.file(f"rejects/{self.stage}", ".parquet")
+        try:
+            write_new(data, lambda path: pq.write_table(kept, path, compression="zstd"))
+            write_new(refused, lambda path: pq.write_table(_reject_table(made.rejects), path, compression="zstd"))
+            for path in made.files.values():
+                sync_file(path)
+                sync_folder(path.parent)
+            files = {"data": data, "rejects": refused, **made.files}
+            entry = Entry(
+                stage=self.stage,
+                fingerprint=self.fingerprint,
+                shard=self.shard,
+                attempt=self.id,
+                files={role: self._describe(path) for role, path in files.items()},
+                rows_in=len(uids_in),
+                rows_out=kept.num_rows,
+                rejects=dict(Counter(r.reason for r in made.rejects if r.item is None)),
+                parts=dict(Counter(r.reason for r in made.rejects if r.item is not None)),
+                uids=column_hash(kept["uid"]),
+                columns={name: column_hash(kept[name]) for name in kept.column_names if name != "uid"},
+                inputs=inputs,
+                made_by=made_by,
+                seconds=round(time.monotonic() - self.started, 3),
+                usage=made.usage,
+            )
+            return ledger.publish(entry)
+        except BaseException:
+            for path in (data, refused, *made.files.values()):
+                path.unlink(missing_ok=True)
+            raise
+
+    def _describe(self, path: Path) -> DataFile:
+        return DataFile(str(path.relative_to(self.run)), path.stat().st_size, sha256_file(path))
+
+
+def _reject_table(rejects: list[Reject]) -> pa.Table:
+    return pa.table(
+        {
+            "uid": [r.uid for r in rejects],
+            "reason": [r.reason for r in rejects],
+            "detail": [r.detail[:DETAIL_LENGTH] for r in rejects],
+            "item": [r.item for r in rejects],
+        },
+        schema=REJECTS,
+    )
+
+
+def _check_conservation(came: list[str], kept: list[str], rejects: list[Reject], where: str) -> None:
+    """Samples in = survivors + whole refusals, each exactly once; survivors keep their order."""
+    whole = [r.uid for r in rejects if r.item is None]
+    gone = set(whole)
+    if len(gone) != len(whole) or len(set(came)) != len(came):
+        raise NotConserved(f"{where}: a sample stands twice among the {'rejects' if len(gone) != len(whole) else 'inputs'}")
+    if kept != [uid for uid in came if uid not in gone] or not gone <= set(came):
+        lost = [uid for uid in came if uid not in gone and uid not in set(kept)]
+        raise NotConserved(
+            f"{where}: {len(came)} samples in, {len(kept)} kept, {len(whole)} refused; "
+            f"{len(lost)} neither kept nor refused{f', for example {lost[0]}' if lost else ''}"
+        )
+    stray = next((r for r in rejects if r.item is not None and r.uid in gone), None)
+    if stray is not None:
+        raise NotConserved(f"{where}: sample {stray.uid} was refused whole, and also in part ({stray.item})")
+    unknown = next((r for r in rejects if r.uid not in set(came)), None) if rejects else None
+    if unknown is not None:
+        raise NotConserved(f"{where}: a refusal names the unknown sample {unknown.uid}")

@@ -1,0 +1,272 @@
+"""A segment of a recipe as one Ray Data flow: rows are shards, one actor pool per stage.
+
+The source is a generator over pending shards that admits one only while fewer than `window` are on their way: Ray's own
+back-pressure counts bytes, and these rows are a few hundred. Rows come back whatever happens to them: a shard that raises is
+returned as failed, and one that kills its worker is failed by the next worker that sees how often it was begun.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import traceback
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
+
+from pipelines.chain import Chain
+from pipelines.config import Stage
+from pipelines.view import View
+from pipelines.worker import StopRun, Worker
+
+MAX_STARTS = 3
+"""A shard that was begun this often without an end has killed its workers."""
+MODEL_SHARDS = 4
+"""Shards that a model worker holds at once, so that the server's slots stay filled across shard boundaries."""
+RANGE = 10_000
+"""Shards per range of the source generator."""
+WAIT = 0.05
+"""Seconds between looks at a full window."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    shard: int
+    stage: str
+    error: str
+    trace: str
+
+
+def run_flow(chain: Chain, done: list[Stage], stages: list[Stage], shards: list[int], monitor: Any) -> list[Failure]:
+    """Take every pending shard through `stages`; `done` are the stages of earlier segments. Returns the shards that failed."""
+    _configure()
+    ranges = [{"shards": shards[i : i + RANGE]} for i in range(0, len(shards), RANGE)]
+    flow = ray.data.from_items([{"index": i} for i in range(len(ranges))], override_num_blocks=len(ranges))
+    source = _Source(chain, done, stages, ranges, monitor)
+    # One source task at a time: shards are admitted in order, and a waiting source holds one process, not one per range.
+    flow = flow.map_batches(source, batch_size=1, num_cpus=0.01, compute=TaskPoolStrategy(size=1))
+    share = _cpu_share(stages)
+    for position, stage in enumerate(stages):
+        model = stage.kind == "model"
+        workers = stage.resources.workers
+        least, most = (workers, workers) if isinstance(workers, int) else workers
+        flow = flow.map_batches(
+            _ModelActor if model else _Actor,
+            fn_constructor_args=(chain, stage, monitor, position == len(stages) - 1),
+            batch_size=1,
+            num_cpus=stage.resources.cpus * share,
+            num_gpus=stage.resources.gpus or None,
+            memory=stage.resources.memory_gb * 1e9 or None,
+            compute=ActorPoolStrategy(
+                min_size=least,
+                max_size=most,
+                max_tasks_in_flight_per_actor=2 * MODEL_SHARDS if model else 2,
+                max_concurrent_calls_per_actor=MODEL_SHARDS if model else None,
+            ),
+            ray_remote_args_fn=_remote_args,
+        )
+    failures: list[Failure] = []
+    returned = 0
+    for row in flow.iter_rows():
+        returned += 1
+        if row["failed"]:
+            failures.append(Failure(int(row["shard"]), row["stage"], row["failed"], row["trace"]))
+    ray.get(monitor.end_of_flow.remote())
+    return failures
+
+
+def _remote_args() -> dict[str, Any]:
+    # Ray's default retries the task of a dying actor for ever; MAX_STARTS ends it earlier, this is the second fence.
+    return {"max_task_retries": 2 * MAX_STARTS * MODEL_SHARDS}
+
+
+def _configure() -> None:
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.enable_operator_progress_bars = False
+    context.target_max_block_size = context.target_min_block_size = (
+        1  # one row per block: rows stream, nothing waits for a batch
+    )
+    context.max_errored_blocks = -1
+    context.print_on_execution_start = False
+
+
+def _cpu_share(stages: list[Stage]) -> float:
+    """All pools must fit at once, or the flow would wait for ever: on a small machine every worker asks for less."""
+    wanted = sum(
+        s.resources.cpus * (s.resources.workers if isinstance(s.resources.workers, int) else s.resources.workers[0])
+        for s in stages
+    )
+    have = ray.cluster_resources().get("CPU", 1.0)
+    return min(1.0, 0.9 * have / wanted) if wanted else 1.0
+
+
+class _Source:
+    """Ranges of shards in, pending shards out, as the window allows."""
+
+    def __init__(
+        self, chain: Chain, done: list[Stage], stages: list[Stage], ranges: list[dict[str, Any]], monitor: Any
+    ) -> None:
+        self.chain = chain
+        self.done = done
+        self.stages = stages
+        self.ranges = ranges
+        self.monitor = monitor
+
+    def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        for index in batch["index"]:
+            skipped = 0
+            for shard in self.ranges[int(index)]["shards"]:
+                view, at = self.chain.advance(View(shard), self.done)
+                if at is not None:  # failed in an earlier segment; it was reported there
+                    continue
+                reached, at = self.chain.advance(view, self.stages)
+                if at is None:
+                    skipped += 1
+                    continue
+                while (word := ray.get(self.monitor.admit.remote(skipped))) == "wait":
+                    skipped = 0
+                    time.sleep(WAIT)
+                if word == "stop":
+                    return
+                skipped = 0
+                yield _row(shard, view)
+            if skipped:
+                self.monitor.skip.remote(skipped)
+
+
+def _row(shard: int, view: View, stage: str = "", failed: str = "", trace: str = "") -> dict[str, Any]:
+    return {"shard": [shard], "view": [view.to_json()], "stage": [stage], "failed": [failed], "trace": [trace]}
+
+
+class _Base:
+    def __init__(self, chain: Chain, stage: Stage, monitor: Any, last: bool) -> None:
+        self.stage = stage
+        self.monitor = monitor
+        self.last = last
+        self.suspects = asyncio.Lock()
+        self.worker: Worker | None = None
+        self.broken: str | None = None
+        try:
+            self.worker = Worker(chain, stage)
+        except (
+            Exception
+        ) as error:  # kept and given as the reason of the stop: a constructor that raises would only be restarted
+            self.broken = f"stage {stage.name} cannot start: {type(error).__name__}: {error}"
+
+    async def step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        shard, view = int(batch["shard"][0]), View.from_json(str(batch["view"][0]))
+        row = _row(shard, view, str(batch["stage"][0]), str(batch["failed"][0]), str(batch["trace"][0]))
+        if not row["failed"][0]:
+            row = await self._run(shard, view)
+        if self.last:
+            await self.monitor.finish.remote()
+        return row
+
+    async def _run(self, shard: int, view: View) -> dict[str, Any]:
+        name = self.stage.name
+        if self.worker is None:
+            await self.monitor.stop.remote(self.broken)
+            return _row(shard, view, name, "stopped")
+        starts, stop = await self.monitor.start.remote(name, shard)
+        if stop is not None:
+            return _row(shard, view, name, "stopped")
+        if starts > MAX_STARTS:
+            await self.monitor.end.remote(name, shard, None)
+            return _row(shard, view, name, f"killed its worker {MAX_STARTS} times")
+        if starts == 1:
+            return await self._try(shard, view)
+        async with self.suspects:  # alone, so that a killer takes no innocent shard of this worker with it again and again
+            return await self._try(shard, view)
+
+    async def _try(self, shard: int, view: View) -> dict[str, Any]:
+        name = self.stage.name
+        assert self.worker is not None
+        error, trace = "", ""
+        for _ in range(self.stage.attempts):
+            try:
+                entry = await self.worker.process(view, self._progress(shard))
+            except StopRun as stop:
+                await self.monitor.end.remote(name, shard, None)
+                await self.monitor.stop.remote(str(stop))
+                return _row(shard, view, name, "stopped")
+            except Exception as caught:  # the shard fails and is named with its trace; every other shard goes on
+                error, trace = f"{type(caught).__name__}: {caught}", traceback.format_exc()
+            else:
+                counts = {k: getattr(entry, k) for k in ("rows_in", "rows_out", "rejects", "parts", "usage", "seconds")}
+                await self.monitor.end.remote(name, shard, counts)
+                return _row(shard, view.after(entry))
+        await self.monitor.end.remote(name, shard, None)
+        return _row(shard, view, name, error, trace)
+
+    def _progress(self, shard: int) -> Any:
+        last = 0.0
+
+        async def report(counts: dict[str, int]) -> None:
+            nonlocal last
+            if time.monotonic() - last < 0.5:
+                return
+            last = time.monotonic()
+            stop = await self.monitor.progress.remote(self.stage.name, shard, counts)
+            if stop is not None:
+                raise StopRun(stop)
+
+        return report
+
+
+class _Actor(_Base):
+    """One shard at a time."""
+
+    def __init__(self, *args: Any) -> None:
+        self.loop = asyncio.new_event_loop()
+        threading.Thread(target=self.loop.run_forever, daemon=True).start()
+        super().__init__(*args)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return asyncio.run_coroutine_threadsafe(self.step(batch), self.loop).result()
+
+
+class _ModelActor(_Base):
+    """Several shards at a time, over one client and its slots."""
+
+    async def __call__(self, batch: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        yield await self.step(batch)
+
+
+@ray.remote(num_cpus=0)
+def run_global(chain: Chain, stage: Stage, done: list[Stage], shards: list[int], fingerprint: str) -> None:
+    """A global stage: narrow columns of all shards in, one committed verdict slice per shard out."""
+    from pipelines.commit import Attempt, Made
+    from pipelines.view import read_columns
+
+    views = [chain.advance(View(shard), done)[0] for shard in shards]
+    pieces = [read_columns(chain.run, view, stage.reads(), stage.optional()) for view in views]
+    stage.operator.setup()
+    outcome = stage.operator(pa.concat_tables(pieces))
+    rejects: dict[str, list[Any]] = {}
+    for reject in outcome.rejects:
+        rejects.setdefault(reject.uid, []).append(reject)
+    at = 0
+    kept_uids = outcome.kept["uid"].to_pylist()
+    for view, piece in zip(views, pieces, strict=True):
+        uids = piece["uid"].to_pylist()
+        mine = [reject for uid in uids for reject in rejects.get(uid, [])]
+        gone = {reject.uid for reject in mine if reject.item is None}
+        count = len(uids) - len(gone)
+        kept = outcome.kept.slice(at, count)
+        assert kept_uids[at : at + count] == [uid for uid in uids if uid not in gone], (
+            "a global stage keeps the order of its input"
+        )
+        at += count
+        attempt = Attempt(chain.run, stage.name, view.shard, fingerprint)
+        attempt.commit(
+            chain.ledger, piece["uid"], Made(kept, mine), stage.writes(), chain.inputs(stage, view), chain.made_by(stage)
+        )
+
+
+__all__ = ["Failure", "run_flow", "run_global"]

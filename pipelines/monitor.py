@@ -1,0 +1,158 @@
+"""The run's memory while it runs: who is at work on what, how fast, what was refused, and whether to stop.
+
+One Ray actor. It holds counters only; what is committed lies in the ledger, and losing the monitor loses nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+
+MIN_SAMPLES = 200
+"""A refusal rate is judged once this many samples have been seen, or when a stage has finished all its shards."""
+
+
+@dataclass
+class StageCount:
+    """What one stage did in this run."""
+
+    shards: int = 0
+    rows_in: int = 0
+    rows_out: int = 0
+    rejects: Counter[str] = field(default_factory=Counter)
+    parts: Counter[str] = field(default_factory=Counter)
+    usage: Counter[str] = field(default_factory=Counter)
+    live: Counter[str] = field(default_factory=Counter)  # of shards still at work: samples done, tokens
+    seconds: float = 0.0
+    active: int = 0
+
+    def refused(self) -> float:
+        return (self.rows_in - self.rows_out) / self.rows_in if self.rows_in else 0.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When to stop by itself: refusal rate per stage, and budgets of the run (None: no limit)."""
+
+    refuse_at_most: dict[str, float]
+    output_tokens: int | None = None
+    gpu_hours: float | None = None
+    gpus: dict[str, float] = field(default_factory=dict)  # GPUs counted per model stage's second of server time
+
+
+class MonitorState:
+    """The monitor without Ray, so that its rules can be tested directly."""
+
+    def __init__(self, window: int, limits: Limits) -> None:
+        self.window = window
+        self.limits = limits
+        self.stages: dict[str, StageCount] = defaultdict(StageCount)
+        self.admitted = 0
+        self.finished = 0
+        self.skipped = 0
+        self.starts: Counter[tuple[str, int]] = Counter()
+        self.live: dict[tuple[str, int], Counter[str]] = {}
+        self.stop_reason: str | None = None
+        self.began = time.monotonic()
+
+    def admit(self, skipped: int = 0) -> str:
+        """One shard more, unless the window is full: "go", "wait" or "stop"."""
+        self.skipped += skipped
+        if self.stop_reason:
+            return "stop"
+        if self.admitted - self.finished >= self.window:
+            return "wait"
+        self.admitted += 1
+        return "go"
+
+    def skip(self, shards: int) -> None:
+        """Shards that turned out to be done already."""
+        self.skipped += shards
+
+    def start(self, stage: str, shard: int) -> tuple[int, str | None]:
+        """Mark a try before it begins: how often it was begun, and the reason to stop, if there is one."""
+        self.starts[stage, shard] += 1
+        if self.stop_reason is None:
+            self.live[stage, shard] = Counter()
+        return self.starts[stage, shard], self.stop_reason
+
+    def progress(self, stage: str, shard: int, counts: dict[str, int]) -> str | None:
+        """Samples and tokens so far of a shard at work. Returns the reason to stop, if there is one."""
+        self.live[stage, shard] = Counter(counts)
+        self._check_budget()
+        return self.stop_reason
+
+    def end(self, stage: str, shard: int, entry: dict[str, Any] | None) -> None:
+        """A try ended; `entry` has the committed counts, None when nothing was committed."""
+        self.live.pop((stage, shard), None)
+        self.starts.pop((stage, shard), None)
+        if entry is None:
+            return
+        count = self.stages[stage]
+        count.shards += 1
+        count.rows_in += entry["rows_in"]
+        count.rows_out += entry["rows_out"]
+        count.rejects.update(entry["rejects"])
+        count.parts.update(entry["parts"])
+        count.usage.update(entry["usage"])
+        count.seconds += entry["seconds"]
+        if count.rows_in >= MIN_SAMPLES:
+            self._check_refusals(stage)
+        self._check_budget()
+
+    def finish(self) -> None:
+        self.finished += 1
+
+    def end_of_flow(self) -> None:
+        for stage in list(self.stages):
+            self._check_refusals(stage)
+
+    def stop(self, reason: str) -> None:
+        self.stop_reason = self.stop_reason or reason
+
+    def snapshot(self) -> dict[str, Any]:
+        stages = {}
+        for name, count in self.stages.items():
+            stages[name] = {**count.__dict__, "live": Counter(), "active": 0}
+        for (stage, _), counts in self.live.items():
+            row = stages.setdefault(stage, {**StageCount().__dict__})
+            row["live"] = row["live"] + counts
+            row["active"] += 1
+        return {
+            "stages": stages,
+            "admitted": self.admitted,
+            "finished": self.finished,
+            "skipped": self.skipped,
+            "stop": self.stop_reason,
+            "seconds": time.monotonic() - self.began,
+        }
+
+    def _check_refusals(self, stage: str) -> None:
+        bound, count = self.limits.refuse_at_most.get(stage, 1.0), self.stages[stage]
+        if count.refused() > bound:
+            reasons = ", ".join(f"{reason} {n}" for reason, n in count.rejects.most_common(3))
+            self.stop(
+                f"stage {stage} refused {count.refused():.1%} of {count.rows_in} samples, more than its bound "
+                f"refuse_at_most={bound:g} ({reasons}). Look at `fineloom rejects`, mend the cause or raise the bound, and run again"
+            )
+
+    def _check_budget(self) -> None:
+        tokens = sum(c.usage["output_tokens"] for c in self.stages.values()) + sum(
+            c["output_tokens"] for c in self.live.values()
+        )
+        if self.limits.output_tokens is not None and tokens >= self.limits.output_tokens:
+            self.stop(
+                f"the budget of {self.limits.output_tokens} output tokens is spent ({tokens}). Run again with a larger one to go on"
+            )
+        if self.limits.gpu_hours is not None:
+            gpus = max(self.limits.gpus.values(), default=0.0)
+            spent = (time.monotonic() - self.began) / 3600 * gpus
+            if spent >= self.limits.gpu_hours:
+                self.stop(f"the budget of {self.limits.gpu_hours:g} GPU-hours is spent ({spent:.3f}). Run again to go on")
+
+
+Monitor = ray.remote(num_cpus=0)(MonitorState)

@@ -1,0 +1,249 @@
+"""What a run would do, without doing it: per stage the shards done and to do, samples, model calls, tokens and hours.
+
+Committed work is found as a run finds it. From the first stage that a shard still has to do, the plan goes on in memory as far as
+it can without pictures or a server: expressions and parsers are run, model stages look into the answer store and count what is
+not in it. Beyond that it estimates from the rates and survival of what is committed, and says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+from PIL import Image
+
+from operators.base import Answer, ModelOperator, Operator, Outcome, Reject
+from operators.pictures import LazyPicture
+from pipelines.answers import AnswerStore
+from pipelines.chain import Chain
+from pipelines.config import Stage
+from pipelines.ledger import Entry, shard_name
+from pipelines.model_client import ModelClient
+from pipelines.run import reach
+from pipelines.view import View, read_columns
+
+DRY_SHARDS = 50
+"""Shards gone through in memory; with more to do the rest is taken in proportion, and the plan says so."""
+
+
+@dataclass
+class StagePlan:
+    """One line of the plan. `calls` are model requests not answered by the store; `exact` is False where they are estimated."""
+
+    name: str
+    kind: str
+    shards_done: int = 0
+    shards_to_do: int = 0
+    samples: float = 0.0
+    calls: float = 0.0
+    output_tokens: float = 0.0
+    seconds: float = 0.0
+    exact: bool = True
+
+
+@dataclass
+class Plan:
+    shards: int
+    stages: list[StagePlan]
+    sampled: int | None = None  # shards gone through, where not all were
+    gpu_hours: float = 0.0
+    hours: float = 0.0
+
+
+@dataclass
+class _Measured:
+    """What committed entries of a stage say about its cost."""
+
+    rows_in: int = 0
+    rows_out: int = 0
+    seconds: float = 0.0
+    requests: int = 0
+    output_tokens: int = 0
+
+    def per_row(self, what: str, default: float) -> float:
+        return getattr(self, what) / self.rows_in if self.rows_in else default
+
+
+@dataclass
+class _Reached:
+    """A shard in the middle of a dry walk: the samples it would have, or only their number once they are not known."""
+
+    rows: float
+    table: pa.Table | None
+    known: set[str] = field(default_factory=set)
+
+
+class _Missing(Exception):
+    """Raised by the dry `ask` where the store has no answer."""
+
+
+def make_plan(chain: Chain, shards: Sequence[int], *, tokens_per_second: float | None = None, gpus: float = 1.0) -> Plan:
+    """tokens_per_second: given rate of the model server; by default the one measured in the committed entries."""
+    at = reach(chain, shards)
+    stages = {stage.name: StagePlan(stage.name, stage.kind) for stage in chain.recipe.stages}
+    measured = _measure(chain, at)
+    waiting = []
+    for view, stage in at.values():
+        for name in view.entries:
+            stages[name].shards_done += 1
+        if stage is not None:
+            waiting.append((view, stage))
+    gone_through = waiting[:DRY_SHARDS]
+    for view, first in gone_through:
+        _walk(chain, view, first, stages, measured)
+    scale = len(waiting) / len(gone_through) if gone_through else 1.0
+    for plan in stages.values():
+        plan.shards_to_do = len(shards) - plan.shards_done
+        plan.samples, plan.calls, plan.output_tokens = plan.samples * scale, plan.calls * scale, plan.output_tokens * scale
+        plan.seconds *= scale
+        if plan.kind == "model":
+            speed = tokens_per_second or _speed(measured[plan.name])
+            plan.seconds = plan.output_tokens / speed if speed else 0.0
+            plan.exact = plan.exact and scale == 1.0
+    result = Plan(len(shards), list(stages.values()), len(gone_through) if scale > 1 else None)
+    model_seconds = sum(plan.seconds for plan in result.stages if plan.kind == "model")
+    result.gpu_hours = model_seconds / 3600 * gpus
+    result.hours = max(model_seconds, max((p.seconds for p in result.stages), default=0.0)) / 3600
+    return result
+
+
+def _measure(chain: Chain, at: dict[int, tuple[View, Stage | None]]) -> dict[str, _Measured]:
+    """Sum the costs of the entries in force; entries that the recipe has left behind still tell a stage's rate."""
+    found: dict[str, _Measured] = defaultdict(_Measured)
+    entries: list[Entry] = [entry for stage in chain.recipe.stages for entry in chain.ledger.entries(stage.name)]
+    for entry in entries:
+        row = found[entry.stage]
+        row.rows_in += entry.rows_in
+        row.rows_out += entry.rows_out
+        row.seconds += entry.seconds
+        row.requests += entry.usage.get("requests", 0)
+        row.output_tokens += entry.usage.get("output_tokens", 0)
+    return found
+
+
+def _speed(row: _Measured) -> float:
+    return row.output_tokens / row.seconds if row.seconds else 0.0
+
+
+def _walk(chain: Chain, view: View, first: Stage, stages: dict[str, StagePlan], measured: dict[str, _Measured]) -> None:
+    """Take one shard from its first undone stage to the end, in memory while possible."""
+    order = chain.recipe.stages
+    shard = _Reached(float(view.rows), None)
+    if first.kind == "source":
+        shard.rows = float(chain.tables.slice_of(view.shard)["rows"])
+    else:
+        names = pa.schema([column for column in chain.columns_before(first) if column.name in view.columns])
+        shard.table = read_columns(chain.run, view, names)
+    for stage in order[order.index(first) :]:
+        plan, cost = stages[stage.name], measured[stage.name]
+        plan.samples += shard.rows
+        plan.seconds += shard.rows * cost.per_row("seconds", 0.0) if stage.kind != "model" else 0.0
+        outcome: Outcome | None = None
+        if shard.table is not None and _can_run_dry(stage, shard.table):
+            if stage.kind == "model":
+                outcome, missing = asyncio.run(_ask_dry(chain, stage, view.shard, shard.table))
+                plan.calls += missing
+                tokens = cost.output_tokens / cost.requests if cost.requests else float(_max_tokens(chain, stage))
+                plan.output_tokens += missing * tokens
+            else:
+                outcome = _operate_dry(stage, shard.table)
+        elif stage.kind == "model":
+            calls = shard.rows * cost.per_row("requests", 1.0)
+            plan.calls += calls
+            plan.output_tokens += calls * (
+                cost.output_tokens / cost.requests if cost.requests else float(_max_tokens(chain, stage))
+            )
+            plan.exact = False
+        if outcome is None:
+            survive = cost.rows_out / cost.rows_in if cost.rows_in else 1.0
+            shard = _Reached(shard.rows * survive, None)
+        else:
+            shard = _Reached(float(outcome.kept.num_rows), _joined(shard.table, outcome.kept))
+
+
+def _can_run_dry(stage: Stage, table: pa.Table) -> bool:
+    cheap = stage.kind == "model" or (stage.kind == "batch" and not stage.needs_image)
+    return cheap and all(name in table.column_names for name in stage.reads().names if name not in stage.optional())
+
+
+def _operate_dry(stage: Stage, table: pa.Table) -> Outcome:
+    for operator in stage.operators.values():
+        assert isinstance(operator, Operator)
+        operator.setup()
+        outcome = operator(_with_nulls(table, stage), None)
+        table = _joined(table, outcome.kept)
+    return Outcome(table)
+
+
+async def _ask_dry(chain: Chain, stage: Stage, shard: int, table: pa.Table) -> tuple[Outcome | None, int]:
+    """Run a model operator against the answer store alone: what it would give, and how many samples lack an answer.
+
+    With anything missing the outcome is unknown (None): the later stages are then estimated.
+    """
+    operator: ModelOperator = stage.operator
+    operator.setup()
+    client = ModelClient(chain.recipe.model, identity=chain.identity)
+    store = AnswerStore(chain.run / "answers" / stage.name / shard_name(shard), "plan")
+    missing = 0
+    rows: list[dict[str, Any]] = []
+    rejects: list[Reject] = []
+    try:
+        for sample in _with_nulls(table, stage).to_pylist():
+            look = client.look_for(store, sample["sha256"], chain.prompts)
+
+            async def ask(prompt: str, variables: dict[str, Any], image: Image.Image | None = None, look: Any = look) -> Answer:
+                found = await look(prompt, variables, image)
+                if found is None:
+                    raise _Missing
+                return found
+
+            picture = LazyPicture((sample["width"], sample["height"]), _no_pixels) if operator.needs_image else None
+            made: dict[str, Any] | None = None
+            try:
+                made, refused = await operator(sample, picture, ask)
+                rejects += refused
+            except* _Missing as group:  # an operator may ask for several texts at once
+                missing += _count(group)
+            if made is not None:
+                rows.append({"uid": sample["uid"], **made})
+    finally:
+        await client.close()
+    if missing:
+        return None, missing
+    return Outcome(pa.Table.from_pylist(rows, schema=pa.schema([("uid", pa.string()), *stage.writes()])), rejects), 0
+
+
+def _count(group: BaseExceptionGroup[BaseException]) -> int:
+    return sum(_count(e) if isinstance(e, BaseExceptionGroup) else 1 for e in group.exceptions)
+
+
+def _no_pixels() -> Image.Image:
+    raise RuntimeError("a plan needs no pixels")
+
+
+def _max_tokens(chain: Chain, stage: Stage) -> int:
+    from prompts.load import load
+
+    return max(int(load(name, chain.prompts).sampling.get("max_tokens", 512)) for name in stage.operator.prompts)
+
+
+def _with_nulls(table: pa.Table, stage: Stage) -> pa.Table:
+    for column in stage.reads():
+        if column.name not in table.column_names:
+            table = table.append_column(column, pa.nulls(table.num_rows, column.type))
+    return table
+
+
+def _joined(table: pa.Table, kept: pa.Table) -> pa.Table:
+    """The survivors of `table` with the columns of `kept` put in."""
+    left = {uid: i for i, uid in enumerate(table["uid"].to_pylist())}
+    table = table.take(pa.array([left[uid] for uid in kept["uid"].to_pylist()], pa.int64()))
+    for column in kept.schema:
+        if column.name != "uid":
+            table = table.drop_columns([column.name]) if column.name in table.column_names else table
+            table = table.append_column(column, kept[column.name])
+    return table

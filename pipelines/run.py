@@ -1,0 +1,377 @@
+"""A whole run of a recipe: prepare, take every segment as far as it goes, hand the shards over, say what was made.
+
+prepare()   validate, lock, register tables, know the model: everything that can be wrong is found here, before work
+execute()   segments in turn: Ray flows between the global stages
+handoff()   shards/NNNNN.tar as links to the committed tars, index.parquet
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from pipelines.chain import Chain
+from pipelines.config import MANIFESTS, ConfigError, Recipe, Stage
+from pipelines.durable import canonical_json, check_store, free_bytes, replace
+from pipelines.fingerprint import digest
+from pipelines.flow import Failure, run_flow, run_global
+from pipelines.ledger import shard_name
+from pipelines.model_client import ModelClient, ServerUnavailable
+from pipelines.monitor import Limits, Monitor
+from pipelines.progress import Progress
+from pipelines.sources import Source, index_table, load_source
+from pipelines.tables import REQUEUED, Tables
+from pipelines.view import View
+
+MAX_PASSES = 3
+"""A flow is repeated while shards are missing without having failed (lost with a node), this often."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What one call of `fineloom run` adds to the recipe; none of it changes what a stage makes of a shard."""
+
+    shards: tuple[int, int] | None = None  # first and last shard
+    limit: int | None = None  # samples, rounded up to whole shards
+    output_tokens: int | None = None
+    gpu_hours: float | None = None
+    prompts: Path | None = None
+    address: str | None = None  # of a Ray cluster; None starts one on this machine
+    cpus: int | None = None
+
+
+@dataclass
+class Result:
+    """How a run ended. `ok` only if every shard went all the way."""
+
+    run: Path
+    shards: int
+    failures: list[Failure] = field(default_factory=list)
+    stopped: str | None = None
+    nothing_to_do: bool = False
+    seconds: float = 0.0
+    stages: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        return not self.failures and self.stopped is None
+
+
+class RunBusy(RuntimeError):
+    """Another run holds the lock of this folder."""
+
+
+@contextmanager
+def lock(run: Path) -> Iterator[None]:
+    """One run at a time per folder. The kernel gives the lock back when the process dies, however it dies."""
+    run.mkdir(parents=True, exist_ok=True)
+    path = run / "run.lock"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(fd, 200).decode(errors="replace").strip() or "an unknown process"
+            raise RunBusy(f"{run} is in use by {holder}. Wait for it to end, or stop it") from None
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(fd)
+
+
+def prepare(recipe: Recipe, root: Path, options: Options) -> Chain:
+    """Load sources, register their tables, learn the model's identity; returns the chain that all workers share."""
+    run = root / recipe.name
+    check_store(run)
+    sources = _sources(recipe)
+    tables = Tables(run)
+    paths: dict[int, str] = {}
+    for name, source in sources.items():
+        for path in map(Path, source.tables()):
+            table = tables.known(name, path)
+            if table is None:
+                index = index_table(source, str(path), recipe.shard_size)
+                table = tables.register(name, path, index.digest, index.rows, index.slices)
+            paths[table.index] = str(path)
+    paths.update({table.index: str(tables.file(table)) for table in tables.all if table.source == REQUEUED})
+    if not paths:
+        raise ConfigError(f"{recipe.file}: sources {', '.join(recipe.sources)} have no tables")
+    return Chain(run, recipe, sources, _identity(run, recipe), paths, options.prompts)
+
+
+def look(recipe: Recipe, root: Path, prompts: Path | None = None) -> Chain:
+    """The chain of a run as it was left, for reading: nothing is registered and no server is asked."""
+    run = root / recipe.name
+    if not (run / "tables").is_dir():
+        raise ConfigError(
+            f"{run}: no run of recipe {recipe.name} is here. Start one with `fineloom run {recipe.name} --root {root}`"
+        )
+    tables = Tables(run)
+    paths = {table.index: str(tables.file(table)) for table in tables.all if table.source in (*recipe.sources, REQUEUED)}
+    record = run / "model.json"
+    identity = json.loads(record.read_bytes()) if record.is_file() and recipe.model is not None else None
+    return Chain(run, recipe, _sources(recipe), identity, paths, prompts)
+
+
+def _sources(recipe: Recipe) -> dict[str, Source]:
+    folders = [Path("manifests/sources"), MANIFESTS / "sources"]
+    return {name: load_source(name, folders) for name in recipe.sources}
+
+
+def _identity(run: Path, recipe: Recipe) -> dict[str, Any] | None:
+    """Who answers, from the server; from the last run's record where the server is away: a finished run needs none.
+
+    A stage that has something to ask meets the missing server itself and stops the run.
+    """
+    if recipe.model is None or not any(stage.kind == "model" for stage in recipe.stages):
+        return None
+    record = run / "model.json"
+    try:
+        identity = asyncio.run(_ask_identity(recipe.model))
+    except ServerUnavailable:
+        if not record.is_file():
+            raise
+        return json.loads(record.read_bytes())
+    replace(record, canonical_json(identity))
+    return identity
+
+
+async def _ask_identity(settings: Any) -> dict[str, Any]:
+    client = ModelClient(settings)
+    try:
+        return await client.identity()
+    finally:
+        await client.close()
+
+
+def chosen_shards(chain: Chain, options: Options) -> list[int]:
+    """The shards this call works on. A limit in samples is rounded up to whole shards, so that a full run reuses them."""
+    shards = chain.shards()
+    if options.shards is not None:
+        first, last = options.shards
+        shards = [shard for shard in shards if first <= shard <= last]
+        if not shards:
+            raise ConfigError(f"--shards {first}-{last}: this recipe has the shards 0-{len(chain.shards()) - 1}")
+    if options.limit is not None:
+        chosen, rows = [], 0
+        for shard in shards:
+            if rows >= options.limit:
+                break
+            chosen.append(shard)
+            rows += chain.tables.slice_of(shard)["rows"]
+        shards = chosen
+    return shards
+
+
+def execute(recipe: Recipe, root: Path, options: Options, progress: Progress) -> Result:
+    """Run the recipe. Raises only for what was found before work began; everything later is in the result."""
+    run = root / recipe.name
+    with lock(run):
+        began = time.monotonic()
+        if free_bytes(run) < recipe.disk_floor_gb * 1e9:
+            raise ConfigError(f"{run}: {free_bytes(run) / 1e9:.1f} GB free, below disk_floor_gb={recipe.disk_floor_gb:g}")
+        progress.say(f"recipe {recipe.name} · {run}")
+        chain = prepare(recipe, root, options)
+        shards = chosen_shards(chain, options)
+        result = Result(run, len(shards))
+        progress.say(
+            f"{len(shards):,} shards · {len(recipe.stages)} stages: {', '.join(stage.name for stage in recipe.stages)}"
+        )
+        engine = _Engine(recipe, options, progress)
+        try:
+            _segments(chain, shards, engine, result)
+        finally:
+            engine.close()
+        result.seconds = time.monotonic() - began
+        result.nothing_to_do = result.ok and not engine.started
+        result.stages = engine.totals
+        if not result.nothing_to_do:
+            handoff(chain, shards)
+            _record(chain, options, result)
+        return result
+
+
+class _Engine:
+    """Ray and the monitor, started when the first pending shard is found: a finished run needs neither."""
+
+    def __init__(self, recipe: Recipe, options: Options, progress: Progress) -> None:
+        self.recipe = recipe
+        self.options = options
+        self.progress = progress
+        self.started = False
+        self.monitor: Any = None
+        self.totals: dict[str, Any] = {}
+
+    def start(self) -> None:
+        if self.started:
+            return
+        from pipelines.cluster import connect
+
+        connect(self.options.address, self.options.cpus)
+        stages = self.recipe.stages
+        limits = Limits(
+            {stage.name: stage.refuse_at_most for stage in stages},
+            self.options.output_tokens,
+            self.options.gpu_hours,
+            {stage.name: float(getattr(self.recipe.model, "gpus", 1.0)) for stage in stages if stage.kind == "model"},
+        )
+        self.monitor = Monitor.remote(self.recipe.window, limits)
+        self.started = True
+
+    def close(self) -> None:
+        if self.started:
+            import ray
+
+            ray.shutdown()
+
+
+def _segments(chain: Chain, shards: list[int], engine: _Engine, result: Result) -> None:
+    done: list[Stage] = []
+    failed: set[int] = set()
+    for segment in chain.recipe.segments():
+        alive = [shard for shard in shards if shard not in failed]
+        if segment[0].kind == "global":
+            _global(chain, segment[0], done, alive, engine)
+        else:
+            failures, stopped = _flow(chain, done, segment, alive, engine)
+            result.failures += failures
+            failed |= {failure.shard for failure in failures}
+            if stopped is not None:
+                result.stopped = stopped
+                return
+        done = done + segment
+
+
+def _flow(
+    chain: Chain, done: list[Stage], segment: list[Stage], shards: list[int], engine: _Engine
+) -> tuple[list[Failure], str | None]:
+    """Passes over the pending shards until none is missing; a shard that vanished without a word is tried again."""
+    failures: list[Failure] = []
+    for _ in range(MAX_PASSES):
+        given_up = {failure.shard for failure in failures}
+        left = [shard for shard in shards if shard not in given_up]
+        if not _pending(chain, done + segment, left):
+            return failures, None
+        engine.start()
+        import ray
+
+        with engine.progress.watch(engine.monitor, [stage.name for stage in segment], len(left)):
+            came_back = run_flow(chain, done, segment, left, engine.monitor)
+        snapshot = ray.get(engine.monitor.snapshot.remote())
+        engine.totals = snapshot["stages"]
+        failures += [failure for failure in came_back if failure.error != "stopped"]
+        if snapshot["stop"]:
+            return failures, snapshot["stop"]
+    given_up = {failure.shard for failure in failures}
+    for shard in _pending(chain, done + segment, [shard for shard in shards if shard not in given_up], every=True):
+        failures.append(Failure(shard, segment[0].name, f"was lost {MAX_PASSES} times on its way", ""))
+    return failures, None
+
+
+def _pending(chain: Chain, stages: Sequence[Stage], shards: list[int], every: bool = False) -> list[int]:
+    """The shards that `stages` have not finished; only the first one unless `every`."""
+    found = []
+    for shard in shards:
+        if chain.advance(View(shard), stages)[1] is not None:
+            found.append(shard)
+            if not every:
+                break
+    return found
+
+
+def reach(chain: Chain, shards: Sequence[int]) -> dict[int, tuple[View, Stage | None]]:
+    """How far every shard has come, global stages included: shard → its view and the first stage still to do."""
+    at: dict[int, tuple[View, Stage | None]] = {shard: (View(shard), None) for shard in shards}
+    for segment in chain.recipe.segments():
+        going = [shard for shard, (_, stage) in at.items() if stage is None]
+        if segment[0].kind == "global" and going:
+            chain.globals[segment[0].name] = global_fingerprint(chain, segment[0], [at[shard][0] for shard in going])
+        for shard in going:
+            at[shard] = chain.advance(at[shard][0], segment)
+    return at
+
+
+def global_fingerprint(chain: Chain, stage: Stage, views: Sequence[View]) -> str:
+    """What the verdict over all shards depends on: the operator, and the columns it reads of every shard."""
+    inputs = [[view.shard, view.uids, chain.inputs(stage, view)] for view in views]
+    return digest({"made_by": chain.made_by(stage), "inputs": inputs})
+
+
+def _global(chain: Chain, stage: Stage, done: list[Stage], shards: list[int], engine: _Engine) -> None:
+    views = [chain.advance(View(shard), done)[0] for shard in shards]
+    fingerprint = global_fingerprint(chain, stage, views)
+    chain.globals[stage.name] = fingerprint
+    missing = [view.shard for view in views if chain.ledger.get(stage.name, fingerprint, view.shard) is None]
+    if not missing:
+        return
+    engine.start()
+    import ray
+
+    engine.progress.say(f"{stage.name} over {len(shards):,} shards")
+    ray.get(run_global.remote(chain, stage, done, shards, fingerprint))
+
+
+def handoff(chain: Chain, shards: list[int]) -> None:
+    """Make `shards/` exactly the committed tars of this recipe, as links, and write the index of all samples."""
+    pack = next((stage for stage in chain.recipe.stages if stage.kind == "pack"), None)
+    if pack is None:
+        return
+    folder = chain.run / "shards"
+    folder.mkdir(exist_ok=True)
+    wanted: dict[str, Path] = {}
+    for shard in chain.shards():
+        view, at = chain.advance(View(shard), chain.recipe.stages)
+        if at is None and view.rows:
+            entry = chain.ledger.get(pack.name, view.entries[pack.name], shard)
+            assert entry is not None
+            wanted[f"{shard_name(shard)}.tar"] = chain.run / entry.files["shard"].path
+    for name, committed in wanted.items():
+        target = folder / name
+        if target.exists() and target.samefile(committed):
+            continue
+        scratch = folder / f".{name}.{uuid4().hex[:12]}"
+        os.link(committed, scratch)
+        os.replace(scratch, target)
+    for old in folder.glob("*.tar"):
+        if old.name not in wanted:
+            old.unlink()
+    write_card = getattr(pack.operator, "write_card", None)
+    if write_card is not None:
+        write_card(folder)
+
+
+def _record(chain: Chain, options: Options, result: Result) -> None:
+    """Keep what this run was called with and what it did: for the report; nothing reads it to decide."""
+    record = {
+        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+        "recipe": chain.recipe.name,
+        "overrides": list(chain.recipe.overrides),
+        "options": {
+            key: value for key, value in asdict(options).items() if key not in ("address", "prompts") and value is not None
+        },
+        "seconds": round(result.seconds, 1),
+        "stopped": result.stopped,
+        "failures": [asdict(failure) for failure in result.failures],
+        "stages": {
+            name: {
+                key: dict(value) if isinstance(value, dict) else value
+                for key, value in count.items()
+                if key not in ("live", "active")
+            }
+            for name, count in result.stages.items()
+        },
+    }
+    name = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid4().hex[:6]}.json"
+    replace(chain.run / "runs" / name, json.dumps(record, indent=1, ensure_ascii=False, default=str).encode())

@@ -1,0 +1,102 @@
+"""The shard map: which rows of which table are shard 42. Written once per table, never renumbered.
+
+    tables/0000.json, tables/0000.<attempt>.parquet     table file, its digest, and where each of its shards lies in it
+
+A table keeps its numbers for ever: new tables, and samples put back by `fineloom rejects --requeue`, get the next free ones.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.durable import canonical_json, create_if_absent, write_new
+
+REQUEUED = "requeued"
+"""Source name of tables made of samples that were put back."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """One registered table file. `slices` names the Parquet file with one row per shard, as `index_table` cut them."""
+
+    index: int
+    source: str
+    path: str
+    digest: str
+    rows: int
+    first_shard: int
+    shards: int
+    slices: str
+    size: int  # bytes and modification time of the file when it was read: an untouched file is not read again
+    mtime_ns: int
+
+
+class Tables:
+    """The tables registered below one run's folder, and the shards they were cut into."""
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        self.all: list[Table] = []
+        self._slices: dict[int, pa.Table] = {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        folder = self.run / "tables"
+        self.all = [Table(**json.loads(file.read_bytes())) for file in sorted(folder.glob("[0-9]*.json"))]
+        self._first = [table.first_shard for table in self.all]
+
+    def known(self, source: str, path: Path) -> Table | None:
+        """The table registered from this very file, if the file was not touched since."""
+        stat = path.stat()
+        for table in reversed(self.all):
+            if (table.source, table.path, table.size, table.mtime_ns) == (source, str(path), stat.st_size, stat.st_mtime_ns):
+                return table
+        return None
+
+    def register(self, source: str, path: Path, digest: str, rows: int, slices: Sequence[Mapping[str, Any]]) -> Table:
+        """Give the shards of a table their numbers. A table of the same source and content keeps those it has."""
+        stat = path.stat()
+        while True:
+            for table in self.all:
+                if (table.source, table.digest) == (source, digest):
+                    return table
+            index = len(self.all)
+            first = self.all[-1].first_shard + self.all[-1].shards if self.all else 0
+            cut = self.run / "tables" / f"{index:04d}.{uuid4().hex[:12]}.parquet"
+            write_new(cut, lambda p: pq.write_table(pa.Table.from_pylist(slices), p))
+            table = Table(
+                index, source, str(path), digest, rows, first, len(slices), f"tables/{cut.name}", stat.st_size, stat.st_mtime_ns
+            )
+            if create_if_absent(self.run / "tables" / f"{index:04d}.json", canonical_json(asdict(table))):
+                self.refresh()
+                return table
+            cut.unlink()
+            self.refresh()
+
+    def table_of(self, shard: int) -> Table:
+        return self.all[bisect_right(self._first, shard) - 1]
+
+    def file(self, table: Table) -> Path:
+        """Where the table lies: samples that were put back lie in the run's folder, which may have been moved."""
+        return self.run / "tables" / Path(table.path).name if table.source == REQUEUED else Path(table.path)
+
+    def slice_of(self, shard: int) -> dict[str, Any]:
+        """Where a shard lies in its table file: first_row, rows and what else the source's reader recorded."""
+        table = self.table_of(shard)
+        if table.index not in self._slices:
+            self._slices[table.index] = pq.read_table(self.run / table.slices)
+        (cut,) = self._slices[table.index].slice(shard - table.first_shard, 1).to_pylist()
+        return cut
+
+    def shards(self, tables: list[Table]) -> Iterator[int]:
+        for table in tables:
+            yield from range(table.first_shard, table.first_shard + table.shards)

@@ -1,0 +1,257 @@
+"""One stage at work on one shard: read what it needs, run its operators, commit. No Ray in here.
+
+Refusals are data and are committed. Everything else that goes wrong raises: a defect of a stage or shard fails the shard, and
+`StopRun` (dead server, full disk, spent budget) stops the whole run, because every other shard would meet it too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from operators.base import ModelOperator, Operator, Outcome, Reject
+from operators.pictures import BadPicture, LazyPicture, decode
+from pipelines.answers import AnswerStore
+from pipelines.chain import Chain
+from pipelines.commit import Attempt, Made
+from pipelines.config import Stage
+from pipelines.durable import free_bytes
+from pipelines.ledger import Entry, shard_name
+from pipelines.model_client import BudgetExceeded, ModelChanged, ModelClient, ServerUnavailable
+from pipelines.sources import read_slice
+from pipelines.tables import REQUEUED
+from pipelines.view import View, read_columns
+
+DECODE_ROWS = 128
+"""Pictures held decoded at a time by a batch stage."""
+
+Progress = Callable[[dict[str, int]], Any]
+"""Called now and then with the counts so far of the shard at work; raises StopRun when the run is to stop."""
+
+
+class StopRun(RuntimeError):
+    """Something that no shard can get past; the message says what and what to do."""
+
+
+class Worker:
+    """Runs one stage. Operators are set up once; a model stage keeps one client for all its shards."""
+
+    def __init__(self, chain: Chain, stage: Stage) -> None:
+        self.chain = chain
+        self.stage = stage
+        self.run = chain.run
+        for operator in stage.operators.values():
+            if hasattr(operator, "setup"):
+                operator.setup()
+        self.client = ModelClient(chain.recipe.model) if stage.kind == "model" else None
+
+    async def process(self, view: View, progress: Progress) -> Entry:
+        """Commit this stage for the shard of `view`, or find that it is committed already."""
+        fingerprint = self.chain.fingerprint(self.stage, view)
+        done = self.chain.ledger.get(self.stage.name, fingerprint, view.shard)
+        if done is not None:
+            return done
+        self._check_disk()
+        attempt = Attempt(self.run, self.stage.name, view.shard, fingerprint)
+        try:
+            if self.stage.kind == "model":
+                return await self._ask(view, attempt, progress)
+            return await asyncio.to_thread(self._make, view, attempt)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise StopRun(f"the disk is full: {error}. Free some space and run again; nothing committed is lost") from error
+            raise
+        except (ServerUnavailable, ModelChanged, BudgetExceeded) as error:
+            raise StopRun(str(error)) from error
+
+    def _check_disk(self) -> None:
+        floor = self.chain.recipe.disk_floor_gb
+        free = free_bytes(self.run) / 1e9
+        if free < floor:
+            raise StopRun(
+                f"{self.run}: {free:.1f} GB free, below the floor of {floor:g} GB (disk_floor_gb). Free some space and run again"
+            )
+
+    # The kinds of stage that need no model.
+
+    def _make(self, view: View, attempt: Attempt) -> Entry:
+        if self.stage.kind == "source":
+            return self._source(view, attempt)
+        wanted = self.chain.columns_before(self.stage) if self.stage.kind == "pack" else self.stage.reads()
+        if self.stage.kind == "pack":
+            wanted = pa.schema([column for column in wanted if column.name in view.columns])
+        table = read_columns(self.run, view, wanted, self.stage.optional())
+        make = {"batch": self._batch, "download": self._download, "pack": self._pack}[self.stage.kind]
+        return self._commit(view, attempt, table["uid"], make(view, table, attempt))
+
+    def _commit(self, view: View, attempt: Attempt, uids: pa.ChunkedArray, made: Made) -> Entry:
+        inputs, made_by = self.chain.inputs(self.stage, view), self.chain.made_by(self.stage)
+        return attempt.commit(self.chain.ledger, uids, made, self.stage.writes(), inputs, made_by)
+
+    def _source(self, view: View, attempt: Attempt) -> Entry:
+        tables = self.chain.tables
+        table, cut = tables.table_of(view.shard), tables.slice_of(view.shard)
+        path = Path(self.chain.paths[table.index])
+        if table.source == REQUEUED:
+            rows, rejects = pq.read_table(path).slice(cut["first_row"], cut["rows"]), []
+        else:
+            rows, rejects = read_slice(self.chain.sources[table.source], path, table.digest, cut)
+        whole = {reject.uid for reject in rejects if reject.item is None}
+        # A row that was refused has an identity too: rows of the slice = samples + rejects.
+        if rows.num_rows + len(whole) != cut["rows"]:
+            raise RuntimeError(
+                f"{path}: rows {cut['first_row']}…: {cut['rows']} expected, {rows.num_rows} read, {len(whole)} refused"
+            )
+        came = pa.array([*rows["uid"].to_pylist(), *sorted(whole)], pa.string())
+        made = Made(rows, rejects)
+        record = self.chain.source_record(view.shard)
+        return attempt.commit(
+            self.chain.ledger, came, made, self.stage.writes(), {"table": record["digest"]}, {"source": record}
+        )
+
+    def _download(self, view: View, table: pa.Table, attempt: Attempt) -> Made:
+        tar, stats = attempt.file("images", ".tar"), attempt.file("images", "_stats.json")
+        tar.parent.mkdir(parents=True, exist_ok=True)
+        outcome: Outcome = self.stage.operator.fetch(table, tar, stats)
+        return Made(outcome.kept, outcome.rejects, {"images": tar, "stats": stats})
+
+    def _pack(self, view: View, table: pa.Table, attempt: Attempt) -> Made:
+        tar = attempt.file("pack", ".tar")
+        tar.parent.mkdir(parents=True, exist_ok=True)
+        with self._pictures(view) as read:
+            outcome: Outcome = self.stage.operator.write(table, read, tar, self.chain.provenance(view))
+        return Made(outcome.kept, outcome.rejects, {"shard": tar})
+
+    def _batch(self, view: View, table: pa.Table, attempt: Attempt) -> Made:
+        if not self.stage.needs_image:
+            return self._operate(table, None)
+        pieces: list[Made] = []
+        with self._pictures(view) as read:
+            for start in range(0, max(table.num_rows, 1), DECODE_ROWS):
+                piece = table.slice(start, DECODE_ROWS)
+                pictures, bad = _decode_all(piece, read)
+                good = piece.take(pa.array([i for i, p in enumerate(pictures) if p is not None], pa.int64()))
+                made = self._operate(good, [p for p in pictures if p is not None])
+                pieces.append(Made(made.kept, [*bad, *made.rejects]))
+        return Made(pa.concat_tables([p.kept for p in pieces]), [reject for p in pieces for reject in p.rejects])
+
+    def _operate(self, table: pa.Table, pictures: list[Image.Image] | None) -> Made:
+        """Run the stage's operators one after another; each sees the survivors and the columns of those before it."""
+        rejects: list[Reject] = []
+        for operator in self.stage.operators.values():
+            assert isinstance(operator, Operator)
+            outcome = operator(table, pictures if operator.needs_image else None)
+            rejects += outcome.rejects
+            if outcome.kept.num_rows < table.num_rows:
+                left = set(outcome.kept["uid"].to_pylist())
+                rows = [i for i, uid in enumerate(table["uid"].to_pylist()) if uid in left]
+                table = table.take(pa.array(rows, pa.int64()))
+                pictures = [pictures[i] for i in rows] if pictures is not None else None
+            for name in outcome.kept.column_names:
+                if name != "uid":
+                    table = table.drop_columns([name]) if name in table.column_names else table
+                    table = table.append_column(operator.writes.field(name), outcome.kept[name])
+        gone = {reject.uid for reject in rejects if reject.item is None}
+        return Made(table, [r for r in rejects if r.item is None or r.uid not in gone])
+
+    def _pictures(self, view: View) -> PictureReader:
+        if view.images is None:
+            raise RuntimeError(
+                f"stage {self.stage.name} needs pictures, but no download stage was committed for shard {view.shard}"
+            )
+        return PictureReader(self.run / view.images)
+
+    # The stage that asks a model.
+
+    async def _ask(self, view: View, attempt: Attempt, progress: Progress) -> Entry:
+        operator: ModelOperator = self.stage.operator
+        assert self.client is not None
+        table = await asyncio.to_thread(read_columns, self.run, view, self.stage.reads(), self.stage.optional())
+        answers = self.run / "answers" / self.stage.name / shard_name(view.shard)
+        store = await asyncio.to_thread(AnswerStore, answers, attempt.id)
+        samples = table.to_pylist()
+        results: list[tuple[dict[str, Any] | None, list[Reject]] | None] = [None] * len(samples)
+        usage = {"requests": 0, "answers_found": 0, "prompt_tokens": 0, "output_tokens": 0}
+        done = 0
+        queue = iter(enumerate(samples))
+
+        async def work(read: PictureReader) -> None:
+            nonlocal done
+            for i, sample in queue:
+                picture = LazyPicture((sample["width"], sample["height"]), lambda s=sample: decode(read(s)))
+                ask = self.client.ask_for(store, sample["sha256"], self.chain.prompts, usage)  # type: ignore[union-attr]
+                results[i] = await operator(sample, picture if operator.needs_image else None, ask)
+                done += 1
+                await progress({"samples": done, **usage})
+
+        with self._pictures(view) as read:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    # Twice the slots of the server, so that one shard alone can fill them while others parse.
+                    for _ in range(min(len(samples), 2 * self.client.settings.concurrency)):
+                        group.create_task(work(read))
+            except ExceptionGroup as failures:
+                raise _first(failures) from failures
+            finally:
+                await asyncio.to_thread(store.close)
+        await self.client.check_identity()
+        rejects = [reject for result in results if result for reject in result[1]]
+        rows = [{"uid": s["uid"], **r[0]} for s, r in zip(samples, results, strict=True) if r is not None and r[0] is not None]
+        kept = pa.Table.from_pylist(rows, schema=pa.schema([("uid", pa.string()), *self.stage.writes()]))
+        return await asyncio.to_thread(self._commit, view, attempt, table["uid"], Made(kept, rejects, usage=usage))
+
+
+class PictureReader:
+    """Reads members of a picture tar by the offset and size that the image table recorded, without walking the tar."""
+
+    def __init__(self, tar: Path) -> None:
+        self.tar = tar
+
+    def __enter__(self) -> PictureReader:
+        self._fd = os.open(self.tar, os.O_RDONLY)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+    def __call__(self, sample: dict[str, Any]) -> bytes:
+        data = os.pread(self._fd, sample["image_size"], sample["image_offset"])
+        if len(data) != sample["image_size"]:
+            raise OSError(errno.EIO, f"{self.tar}: picture of sample {sample.get('uid')} is cut short")
+        return data
+
+
+def _decode_all(table: pa.Table, read: PictureReader) -> tuple[list[Image.Image | None], list[Reject]]:
+    pictures: list[Image.Image | None] = []
+    rejects = []
+    for sample in table.select(["uid", "image_offset", "image_size"]).to_pylist():
+        try:
+            pictures.append(decode(read(sample)))
+        except BadPicture as error:
+            pictures.append(None)
+            rejects.append(Reject(sample["uid"], error.reason, error.detail))
+    return pictures, rejects
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The exception that began it: infrastructure before anything else, else the first."""
+    flat: list[BaseException] = []
+    stack: list[BaseException] = [group]
+    while stack:
+        item = stack.pop(0)
+        if isinstance(item, BaseExceptionGroup):
+            stack = [*item.exceptions, *stack]
+        else:
+            flat.append(item)
+    return next((e for e in flat if isinstance(e, StopRun | ServerUnavailable | ModelChanged | BudgetExceeded)), flat[0])
+
+
+__all__ = ["PictureReader", "StopRun", "Worker"]

@@ -1,0 +1,131 @@
+"""Cleaning of texts and cells that strangers wrote.
+
+`clean_text` undoes damage that has one right answer and touches nothing else: HTML entities and the few tags that alt
+texts carry, UTF-8 that was read as Latin-1 or Windows-1252 (ftfy), control and zero-width characters, runs of blanks,
+decomposed accents (NFC). Spelling, punctuation, case and full-width forms stay as they were written.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+import re
+import unicodedata
+from typing import Any
+from urllib.parse import urlsplit
+
+import ftfy
+from ftfy.badness import is_bad
+
+MAX_URL = 4096
+MAX_SIDE = 100_000
+
+_ORDINARY = re.compile(r"[^ -%'-;=?-~]")
+"""Anything but printable ASCII without `&`, `<` and `>`: a text without it needs only its blanks tidied."""
+_DROPPED = re.compile("[\x00-\x08\x0e-\x1f\x7f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\ufeff\ud800-\udfff]")
+_C1 = re.compile("[\x80-\x9f]")
+_BLANKS = re.compile(r"\s+")
+_TAGS = re.compile(
+    r"</?(?:a|b|i|u|p|br|hr|em|strong|span|div|font|img|li|ul|ol|td|tr|table|h[1-6]|sub|sup|small|big)\b[^<>]{0,500}>", re.I
+)
+_LOST = re.compile("\ufffd|锟斤拷|烫烫烫|屯屯屯")
+"""What is left when characters were lost: the replacement character, and its traces after a trip through GBK."""
+_NOTHING = {"", "none", "null", "nan", "n/a", "undefined", "\\n", "(null)"}
+
+
+def clean_text(text: str) -> str:
+    """The text as its author meant it, on one line; empty when there is nothing in it."""
+    if _ORDINARY.search(text):
+        if "&" in text:
+            text = html.unescape(html.unescape(text))
+        if "<" in text:
+            text = _TAGS.sub(" ", text)
+        text = _DROPPED.sub("", text)
+        if is_bad(text):
+            text = ftfy.fix_encoding(text)
+        text = unicodedata.normalize("NFC", _C1.sub("", text))
+    text = _BLANKS.sub(" ", text).strip()
+    return "" if text.lower() in _NOTHING else text
+
+
+def is_lost(text: str) -> bool:
+    """Whether characters were lost beyond repair."""
+    return bool(_LOST.search(text))
+
+
+def texts_of(cell: Any) -> list[str]:
+    """The texts in a cell: nothing, one, or a list of them."""
+    if cell is None:
+        return []
+    if isinstance(cell, str):
+        return [cell]
+    if isinstance(cell, list | tuple):
+        return [text for part in cell for text in texts_of(part)]
+    if isinstance(cell, float) and math.isnan(cell):
+        return []
+    if isinstance(cell, bytes):
+        return [cell.decode("utf-8", "replace")]
+    return [str(cell)] if isinstance(cell, int | float) else []
+
+
+def side_of(cell: Any) -> int | None:
+    """A width or height in pixels from an int, float or text; None when it is absent or absurd. It is a hint only: the
+    download measures the picture."""
+    number = number_of(cell)
+    return int(number) if number is not None and 1 <= number <= MAX_SIDE else None
+
+
+def number_of(cell: Any) -> float | None:
+    """A finite number from an int, float or text."""
+    if cell is None or isinstance(cell, bool):
+        return None
+    try:
+        number = float(cell)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def word_of(cell: Any) -> str | None:
+    """A short text (licence, NSFW mark); None when there is nothing in it."""
+    text = clean_text(str(cell))[:500] if cell is not None else ""
+    return text if text and text != "?" else None
+
+
+def language_of(cell: Any) -> str | None:
+    """Primary language subtag: `zh-CN` is `zh`."""
+    word = word_of(cell)
+    return re.split("[-_]", word.lower())[0] if word else None
+
+
+def sha256_of(cell: Any) -> str | None:
+    """64 lower-case hex digits, or nothing."""
+    word = word_of(cell)
+    return word.lower() if word and re.fullmatch("[0-9a-fA-F]{64}", word) else None
+
+
+def check_url(cell: Any) -> tuple[str | None, str, str]:
+    """(address, "", "") or (None, reason, detail). Only what can never be fetched is refused here."""
+    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
+        return None, "no_url", "no address"
+    if not isinstance(cell, str):
+        return None, "bad_url", f"{type(cell).__name__} instead of a text"
+    url = _DROPPED.sub("", cell).strip()
+    if url.lower() in _NOTHING:
+        return None, "no_url", "empty address"
+    if len(url) > MAX_URL:
+        return None, "bad_url", f"{len(url)} characters > {MAX_URL}"
+    if url.startswith("//"):
+        url = f"https:{url}"
+    if _BLANKS.search(url):
+        url = _BLANKS.sub("%20", url)
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        return None, "bad_url", f"{url[:100]}: {error}"
+    if parts.scheme.lower() not in ("http", "https"):
+        return None, "bad_url", f"{url[:100]}: scheme {parts.scheme[:20] or 'missing'} instead of http or https"
+    if not parts.hostname or port == 0:
+        return None, "bad_url", f"{url[:100]}: no host" if port != 0 else f"{url[:100]}: port 0"
+    return url, "", ""

@@ -1,0 +1,92 @@
+"""CSV with a header (Wukong), quoted the way Python's csv module reads it.
+
+Cells may hold quoted commas and newlines, NUL bytes, bad UTF-8 (a damaged caption is refused by itself) and stray quotes.
+A row with another number of fields than the header is a reject.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from operators.base import Reject
+from pipelines.sources.base import Slice, Source, SourceError, TableIndex, bare, check_columns
+from pipelines.sources.records import SplitCsv, index_records, is_gz, read_piece, record_bytes
+from pipelines.sources.rows import build
+
+MAX_ROW = 4 << 20
+"""Bytes of one row."""
+HEAD = 1 << 20
+
+
+class CsvSource(Source):
+    format: Literal["csv"]
+    delimiter: str = ","
+    header: list[str] | None = None
+    """Names of the columns of a table that has no header line."""
+    encoding: str = "utf-8"
+    """Any in which commas, quotes and line ends are the ASCII ones (utf-8, gb18030, latin-1 …; not utf-16)."""
+
+    def index(self, path: str, shard_size: int) -> TableIndex:
+        names, start = self._head(path)
+        check_columns(self, path, names)
+        return index_records(self, path, shard_size, SplitCsv(self.delimiter), start)
+
+    def read(self, path: str, digest: str, piece: Slice) -> tuple[pa.Table, list[Reject]]:
+        names, _ = self._head(path)
+        rows, bad = self._rows(read_piece(self, path, piece), piece["rows"])
+        wanted = {name: names.index(name) for name in self.columns.names() if name in names}
+        for i, row in enumerate(rows):
+            if len(row) != len(names) and i not in bad:
+                bad[i] = ("bad_row", f"{len(row)} fields instead of {len(names)}: {str(row)[:120]}")
+        cells: dict[str, list[Any]] = {name: [row[k] if k < len(row) else None for row in rows] for name, k in wanted.items()}
+        return build(self, digest, piece["first_row"], piece["rows"], cells, bad)
+
+    def _rows(self, data: bytes, expected: int) -> tuple[list[list[str]], dict[int, tuple[str, str]]]:
+        csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW))
+        split = SplitCsv(self.delimiter)
+        if data.count(b'"') % 2 == 0:  # the whole slice at once, when the csv module agrees on where rows end
+            try:
+                rows = [row for row in self._parse(data) if row]
+            except csv.Error:
+                rows = []
+            if len(rows) == expected:
+                return rows, {}
+        rows, bad = [], {}
+        for i, record in enumerate(record_bytes(data, split)):
+            if len(record) > MAX_ROW:
+                bad[i] = ("row_too_long", f"{len(record)} bytes > {MAX_ROW}")
+            elif split.has_unclosed_quote(record):
+                bad[i] = ("unclosed_quote", record[:120].decode(self.encoding, "replace"))
+            rows.append([] if i in bad else next(iter(self._parse(record)), []))
+        return rows, bad
+
+    def _parse(self, data: bytes) -> Any:
+        return csv.reader(io.StringIO(data.decode(self.encoding, "replace"), newline=""), delimiter=self.delimiter)
+
+    def _head(self, path: str) -> tuple[list[str], int]:
+        """Column names, and the byte at which the first row begins."""
+        import gzip
+
+        with gzip.open(path, "rb") if is_gz(path) else open(path, "rb") as file:
+            try:
+                block = file.read(HEAD)
+            except (OSError, EOFError) as error:
+                raise SourceError(f"source {self.name}: {path}: cannot be read: {error}") from error
+        if block[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            raise SourceError(f"source {self.name}: {path}: UTF-16; convert it to UTF-8")
+        if block[:4] in (b"PAR1", b"PK\x03\x04") or block[:2] == b"\x1f\x8b":
+            raise SourceError(f"source {self.name}: {path}: not CSV, it begins with {block[:4]!r}")
+        bom = 3 if block.startswith(b"\xef\xbb\xbf") else 0
+        if self.header is not None:
+            return self.header, bom
+        end = SplitCsv(self.delimiter).record_end(block[bom:], 0, len(block) < HEAD)
+        if end is None or not block[bom:].strip():
+            raise SourceError(f"source {self.name}: {path}: " + ("no header line in the first MiB" if block else "empty file"))
+        names = [name.strip().replace("\0", "") for name in next(iter(self._parse(block[bom : bom + end])), [])]
+        if any(bare(name) != name for name in names):
+            raise SourceError(f"source {self.name}: {path}: a column name ends in `?`: {names}")
+        return names, bom + end

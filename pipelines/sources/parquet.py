@@ -1,0 +1,120 @@
+"""Parquet tables (LAION, GRIT, COYO), read by row group in bounded memory."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from operators.base import Reject
+from pipelines.sources.base import Slice, Source, SourceError, TableIndex, changed, check_columns
+from pipelines.sources.rows import build
+
+BATCH = 2048
+"""Rows decoded at a time."""
+
+
+class ParquetSource(Source):
+    format: Literal["parquet"]
+
+    def index(self, path: str, shard_size: int) -> TableIndex:
+        with _open(self, path) as file:
+            check_columns(self, path, file.schema_arrow.names)
+            sizes = [file.metadata.row_group(k).num_rows for k in range(file.metadata.num_row_groups)]
+        starts = np.concatenate(([0], np.cumsum(sizes, dtype=np.int64)))
+        rows = int(starts[-1])
+        check = _footer(path)
+        slices = []
+        for first in range(0, rows, shard_size):
+            count = min(shard_size, rows - first)
+            group = int(np.searchsorted(starts, first, "right")) - 1
+            end = int(np.searchsorted(starts, first + count, "left"))
+            slices.append(Slice(first_row=first, rows=count, offset=group, end=end, check=check))
+        with open(path, "rb") as raw:
+            digest = hashlib.file_digest(raw, "sha256").hexdigest()
+        return TableIndex(digest, rows, slices)
+
+    def read(self, path: str, digest: str, piece: Slice) -> tuple[pa.Table, list[Reject]]:
+        if _footer(path) != piece["check"]:
+            raise changed(self, path, piece, "another size or footer")
+        stat = os.stat(path)
+        key = (path, stat.st_size, stat.st_mtime_ns, tuple(self.columns.names()))
+        cursor = _cursors.pop(key, None)
+        first = piece["first_row"]
+        if cursor is None or cursor.at > first or cursor.group_of(cursor.at) < cursor.group_of(first):
+            cursor = _Cursor(self, path, piece["offset"])
+        table = cursor.take(first, piece["rows"])
+        _cursors[key] = cursor
+        while len(_cursors) > 4:
+            _cursors.popitem(last=False)
+        if len(table) != piece["rows"]:
+            raise changed(self, path, piece, f"only {len(table)} rows")
+        cells = {name: table[name].to_pylist() for name in table.column_names}
+        return build(self, digest, piece["first_row"], piece["rows"], cells)
+
+
+class _Cursor:
+    """Reads a table forward. Row groups may hold a million rows and can only be decoded from their start, so a reader that
+    asks for slices in order keeps its place."""
+
+    def __init__(self, source: Source, path: str, group: int) -> None:
+        self.file = _open(source, path)
+        sizes = [self.file.metadata.row_group(k).num_rows for k in range(self.file.metadata.num_row_groups)]
+        self.starts = np.concatenate(([0], np.cumsum(sizes, dtype=np.int64)))
+        self.at = int(self.starts[group])
+        there = self.file.schema_arrow.names
+        self.names = [name for name in source.columns.names() if name in there]
+        self.batches: Iterator[pa.RecordBatch] = self.file.iter_batches(
+            BATCH, row_groups=list(range(group, len(sizes))), columns=self.names, use_threads=False
+        )
+        self.rest: pa.RecordBatch | None = None
+
+    def group_of(self, row: int) -> int:
+        return int(np.searchsorted(self.starts, row, "right")) - 1
+
+    def take(self, first: int, count: int) -> pa.Table:
+        parts: list[pa.RecordBatch] = []
+        while count:
+            batch = self.rest if self.rest is not None else next(self.batches, None)
+            self.rest = None
+            if batch is None:
+                break
+            skip = min(first - self.at, len(batch))
+            part = batch.slice(skip, count)
+            used = skip + len(part)
+            if used < len(batch):
+                self.rest = batch.slice(used)
+            self.at += used
+            first = max(first, self.at)
+            if len(part):
+                parts.append(part)
+                count -= len(part)
+        return pa.Table.from_batches(parts) if parts else pa.table({name: [] for name in self.names})
+
+
+_cursors: OrderedDict[tuple[str, int, int, tuple[str, ...]], _Cursor] = OrderedDict()
+
+
+def _open(source: Source, path: str) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)
+    except (pa.ArrowException, OSError) as error:
+        with open(path, "rb") as file:
+            head = file.read(4)
+        raise SourceError(f"source {source.name}: {path}: not a Parquet file (it begins with {head!r}): {error}") from error
+
+
+def _footer(path: str) -> str:
+    """Hash of the size and the footer, which holds the place and size of every column chunk."""
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        file.seek(max(size - 8, 0))
+        length = int.from_bytes(file.read(4), "little")
+        file.seek(max(size - 8 - length, 0))
+        return hashlib.sha256(f"{size}\0".encode() + file.read(length + 8)).hexdigest()[:16]

@@ -1,0 +1,90 @@
+"""What one rank gets for one step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SHORT_TOKENS, LONG_TOKENS = 64, 196
+TEXTS_PER_GROUP = 11
+"""One positive and ten negatives, exactly: the shard format promises ten or none."""
+
+
+@dataclass
+class Batch:
+    """One rank's step: B images, S box slots per image, R regions, H hard groups, U distinct phrases.
+
+    Regions and groups are packed over the batch and padded to a multiple that the collate chooses, never below one row, so that
+    every loss has something to run on; `region_valid` and `hard_valid` say which rows count. Indices into slots count over the
+    batch: image · S + slot.
+
+    patches       [B, T, 768] uint8      resized pictures cut into patches, zero beyond rows · columns
+    grid          [B, 2] int64           rows, columns of patches
+    short, long   [B, 64], [B, 196]      token ids
+    picture, text [B] int64              hashes of the picture and of the (short, long) texts: equal ones are no negatives
+    boxes         [B, S, 4] float32      x1 y1 x2 y2 as fractions of the upright picture; an empty slot is all zero
+    phrases       [U, 64] int64          token ids of the box walk, each distinct text once
+    region_slot, region_phrase  [R]      where the region lies, which phrase describes it
+    region_language             [R]      0 English, 1 Chinese
+    hard_slot [H], hard_phrases [H, 11]  the group's box, its positive and its ten negatives
+    extent        int                    bound on rows and columns of any picture here
+    """
+
+    patches: Tensor
+    grid: Tensor
+    short: Tensor
+    long: Tensor
+    picture: Tensor
+    text: Tensor
+    boxes: Tensor
+    phrases: Tensor
+    region_slot: Tensor
+    region_phrase: Tensor
+    region_language: Tensor
+    region_valid: Tensor
+    hard_slot: Tensor
+    hard_phrases: Tensor
+    hard_valid: Tensor
+    extent: int
+    uids: list[str] = field(default_factory=list)
+    info: dict[str, Any] = field(default_factory=dict)
+    """Host-side notes of the reader (position after this batch, counters); never read by model or losses."""
+
+    def __len__(self) -> int:
+        return len(self.patches)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {item.name: value for item in fields(self) if isinstance(value := getattr(self, item.name), Tensor)}
+
+    def to(self, device: torch.device | str) -> Batch:
+        moved: dict[str, Any] = {name: value.to(device, non_blocking=True) for name, value in self.tensors().items()}
+        return replace(self, **moved)
+
+    def pin_memory(self) -> Batch:
+        pinned: dict[str, Any] = {name: value.pin_memory() for name, value in self.tensors().items()}
+        return replace(self, **pinned)
+
+
+def pack_phrases(regions: list[Tensor], groups: list[Tensor], multiple: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+    """Distinct rows among region phrases [64] and hard groups [11, 64], and where each one went.
+
+    -> phrases [U, 64], region_phrase [R], hard_phrases [H, 11]; U padded with empty rows to `multiple`.
+    """
+    flat = [*regions, *(row for group in groups for row in group)]
+    if not flat:
+        return (
+            torch.zeros(multiple, SHORT_TOKENS, dtype=torch.int64),
+            torch.zeros(0).long(),
+            torch.zeros(0, TEXTS_PER_GROUP).long(),
+        )
+    phrases, where = torch.stack(flat).unique(dim=0, return_inverse=True)
+    return pad_rows(phrases, multiple), where[: len(regions)], where[len(regions) :].view(-1, TEXTS_PER_GROUP)
+
+
+def pad_rows(rows: Tensor, multiple: int) -> Tensor:
+    """Zero rows up to a multiple, and at least to one: shapes repeat, so compiled kernels and allocations are reused."""
+    wanted = max(1, -(-len(rows) // multiple)) * multiple
+    return torch.cat([rows, rows.new_zeros(wanted - len(rows), *rows.shape[1:])])

@@ -1,0 +1,81 @@
+"""`config.json` of an FG-CLIP 2 checkpoint: SigLIP 2's, plus the two lengths of the long text walk.
+
+Class names, `model_type`s and keys are those of the released `qihoo360/fg-clip2-*` checkpoints, so that their files load here and
+ours load in their code.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from huggingface_hub.dataclasses import strict
+from transformers import Siglip2Config, Siglip2TextConfig, Siglip2VisionConfig
+
+AUTO_MAP = {
+    "AutoConfig": "configuration_fgclip2.Fgclip2Config",
+    "AutoModelForCausalLM": "modeling_fgclip2.Fgclip2Model",
+}
+"""What a released checkpoint's config.json says to `trust_remote_code`; `export` writes it."""
+
+
+@strict
+class Fgclip2TextConfig(Siglip2TextConfig):
+    """keep_len: positions of the long walk that stay as learnt; longtext_len: its fixed number of tokens."""
+
+    model_type = "fgclip2_text_model"
+
+    keep_len: int = 20
+    longtext_len: int = 196
+    # The Gemma tokenizer's; SigLIP's own defaults lie outside a small vocabulary.
+    pad_token_id: int | None = 0
+    bos_token_id: int | None = 2
+    eos_token_id: int | list[int] | None = 1
+
+
+@strict
+class Fgclip2VisionConfig(Siglip2VisionConfig):
+    model_type = "fgclip2_vision_model"
+
+
+@strict
+class Fgclip2Config(Siglip2Config):
+    model_type = "fgclip2"
+    sub_configs = {"text_config": Fgclip2TextConfig, "vision_config": Fgclip2VisionConfig}  # noqa: RUF012
+
+    def __post_init__(self, **kwargs):
+        # A SigLIP 2 config's parts become ours, whatever their class; their own `model_type` must not win.
+        self.text_config = Fgclip2TextConfig(**_plain(self.text_config))
+        self.vision_config = Fgclip2VisionConfig(**_plain(self.vision_config))
+        super().__post_init__(**kwargs)
+
+    @property
+    def text(self) -> Fgclip2TextConfig:
+        return cast(Fgclip2TextConfig, self.text_config)
+
+    @property
+    def vision(self) -> Fgclip2VisionConfig:
+        return cast(Fgclip2VisionConfig, self.vision_config)
+
+
+def _plain(config) -> dict:
+    values = config if isinstance(config, dict) else config.to_dict() if config is not None else {}
+    return {key: value for key, value in values.items() if key not in ("model_type", "transformers_version", "architectures")}
+
+
+def sized(width: int, layers: int, heads: int, mlp: int, vocabulary: int, text_layers: int | None = None) -> Fgclip2Config:
+    """A config whose two towers have the same width, as in every published SigLIP 2 NaFlex model."""
+    common = {"hidden_size": width, "num_attention_heads": heads, "intermediate_size": mlp}
+    return Fgclip2Config(
+        text_config=common | {"num_hidden_layers": text_layers or layers, "vocab_size": vocabulary, "projection_size": width},
+        vision_config=common | {"num_hidden_layers": layers},
+    )
+
+
+GEMMA_VOCABULARY = 256_000
+FAMILY = {
+    "base": {"width": 768, "layers": 12, "heads": 12, "mlp": 3072},
+    "large": {"width": 1024, "layers": 24, "heads": 16, "mlp": 4096},
+    "so400m": {"width": 1152, "layers": 27, "heads": 16, "mlp": 4304},
+    "tiny": {"width": 128, "layers": 4, "heads": 4, "mlp": 512, "text_layers": 3},
+}
+"""Sizes by name: B/16, L/16 and So400m/16 of SigLIP 2, and one that trains on a CPU."""

@@ -1,0 +1,103 @@
+"""Start FG-CLIP 2 from a plain SigLIP 2 NaFlex checkpoint of transformers, or from nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import Siglip2Config, Siglip2Model
+
+from fgclip2_train.model.configuration import Fgclip2Config
+from fgclip2_train.model.model import TEMPERATURE, Fgclip2Model
+
+
+def stretch_positions(short: Tensor, keep: int, length: int) -> Tensor:
+    """The long walk's position table from the short one's: [n, D] -> [keep + 4 (n − keep), D] = [length, D].
+
+    The first `keep` rows are copied. Every later row becomes four, each a quarter of the way further towards its successor; the
+    last one runs on in the direction in which it arrived.
+    """
+    tail = short[keep:]
+    if keep + 4 * len(tail) != length:
+        raise ValueError(
+            f"{len(short)} positions with the first {keep} kept stretch to {keep + 4 * len(tail)}, not to {length}"
+        )
+    following = torch.cat([tail[1:], (2 * tail[-1] - tail[-2])[None]])
+    quarter = torch.arange(4, dtype=short.dtype, device=short.device)[None, :, None] / 4
+    stretched = (1 - quarter) * tail[:, None] + quarter * following[:, None]
+    return torch.cat([short[:keep], stretched.flatten(0, 1)])
+
+
+@torch.no_grad()
+def adopt_siglip2(model: Fgclip2Model) -> None:
+    """Fill what SigLIP 2 does not have from what it has: long positions, the two text heads, the dense head, the temperatures."""
+    embeddings, config = model.text_model.embeddings, model.config.text
+    stretched = stretch_positions(embeddings.position_embedding.weight, config.keep_len, config.longtext_len)
+    embeddings.position_embedding_ori.weight.copy_(stretched)
+    embeddings.position_embedding_res.weight.copy_(stretched)
+    model.longtext_head.load_state_dict(model.text_model.head.state_dict())
+    adopt_region_heads(model)
+
+
+@torch.no_grad()
+def adopt_region_heads(model: Fgclip2Model) -> None:
+    """Copy the box head and the dense head from the heads that stage 1 trains, and reset the region temperatures.
+
+    Part of starting from SigLIP 2; again at stage 2 only where stage 1 trained from scratch, since the copies are stale then.
+    """
+    model.boxtext_head.load_state_dict(model.text_model.head.state_dict())
+    model.dense_feature_head.load_state_dict(model.vision_model.head.state_dict())
+    model.logit_scale_finegraind.fill_(TEMPERATURE)
+    model.logit_scale_hardneg.fill_(TEMPERATURE)
+
+
+def from_siglip2(state: dict[str, Tensor], config: Siglip2Config | dict) -> Fgclip2Model:
+    """FG-CLIP 2 with the weights of a SigLIP 2 state dict."""
+    values = config if isinstance(config, dict) else config.to_dict()
+    ours = Fgclip2Config(text_config=values["text_config"], vision_config=values["vision_config"])
+    model = Fgclip2Model(ours)
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    allowed = ("boxtext_head", "longtext_head", "dense_feature_head", "logit_scale_", "rank_threshold")
+    lacking = [name for name in missing if not name.startswith(allowed) and "position_embedding_" not in name]
+    if lacking or unexpected:
+        raise ValueError(f"not a SigLIP 2 NaFlex checkpoint: missing {lacking[:3]}, unexpected {list(unexpected)[:3]}")
+    adopt_siglip2(model)
+    return model
+
+
+def from_scratch(config: Fgclip2Config, seed: int, logit_scale: float, logit_bias: float) -> Fgclip2Model:
+    """A random model: SigLIP's own initialisation, its heads copied as from a SigLIP 2 start."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Fgclip2Model(config)
+    with torch.no_grad():
+        model.logit_scale.fill_(logit_scale)
+        model.logit_bias.fill_(logit_bias)
+    adopt_siglip2(model)
+    return model
+
+
+def load_model(start: str | Path) -> Fgclip2Model:
+    """A model from a folder or hub name: an FG-CLIP 2 checkpoint (ours or a released one) or a plain SigLIP 2 NaFlex one."""
+    kind = _model_type(start)
+    if kind == "siglip2":
+        siglip = Siglip2Model.from_pretrained(str(start))
+        return from_siglip2(siglip.state_dict(), siglip.config)
+    if kind != "fgclip2":
+        raise ValueError(f"{start}: model_type is {kind!r}; expected 'fgclip2' or 'siglip2'")
+    return Fgclip2Model.from_pretrained(str(start))
+
+
+def _model_type(start: str | Path) -> str:
+    file = Path(start) / "config.json"
+    if file.is_file():
+        return json.loads(file.read_text()).get("model_type", "")
+    if Path(start).exists() or str(start).startswith((".", "/")):
+        raise FileNotFoundError(
+            f"{start}: no config.json there. Give a checkpoint's folder, for instance <out>/checkpoints/last"
+        )
+    from transformers import PretrainedConfig
+
+    return PretrainedConfig.get_config_dict(str(start))[0].get("model_type", "")

@@ -1,0 +1,110 @@
+"""The parts of SigLIP 2 that FG-CLIP 2 needs otherwise than transformers writes them; names and shapes stay the official ones.
+
+Encoder layers are transformers' own. Replaced: position resize (a loop over images there), attention pooling (masks repeated per
+head there), and pooled text (all positions normalised there, one needed).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.models.siglip2 import modeling_siglip2 as siglip2
+
+from fgclip2_train.model.configuration import Fgclip2TextConfig, Fgclip2VisionConfig
+from fgclip2_train.model.geometry import resize_positions, token_places
+
+
+class VisionEmbeddings(siglip2.Siglip2VisionEmbeddings):
+    def forward(self, pixels: Tensor, grid: Tensor, row: Tensor, column: Tensor) -> Tensor:  # type: ignore[override]
+        """pixels [B, T, 3·p·p] -> [B, T, D]"""
+        patches = self.patch_embedding(pixels)
+        return patches + resize_positions(self.position_embedding.weight, grid, row, column).to(patches.dtype)
+
+
+class AttentionHead(siglip2.Siglip2MultiheadAttentionPoolingHead):
+    """SigLIP 2's pooling head; FG-CLIP 2 also uses a copy of it as a self-attention block over all tokens."""
+
+    def forward(self, tokens: Tensor, keys: Tensor | None) -> Tensor:  # type: ignore[override]
+        """Pool by the learned probe. tokens [B, T, D], keys [B, 1, 1, T] true where a token counts -> [B, D]"""
+        probe = self.probe.to(tokens.dtype).expand(tokens.shape[0], 1, -1)
+        return self._attend(probe, tokens, keys)[:, 0]
+
+    def dense(self, tokens: Tensor, keys: Tensor | None) -> Tensor:
+        """Every token attends to the tokens that count; the input is not added back. -> [B, T, D]"""
+        return self._attend(tokens, tokens, keys)
+
+    def _attend(self, queries: Tensor, tokens: Tensor, keys: Tensor | None) -> Tensor:
+        attention, width = self.attention, tokens.shape[-1]
+        weight, bias = attention.in_proj_weight, attention.in_proj_bias
+        if queries is tokens:
+            query, key, value = F.linear(tokens, weight, bias).chunk(3, dim=-1)
+        else:
+            query = F.linear(queries, weight[:width], bias[:width])
+            key, value = F.linear(tokens, weight[width:], bias[width:]).chunk(2, dim=-1)
+        query, key, value = self._heads(query), self._heads(key), self._heads(value)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=keys)
+        mixed = attention.out_proj(mixed.transpose(1, 2).flatten(2))
+        return mixed + self.mlp(self.layernorm(mixed))
+
+    def _heads(self, tokens: Tensor) -> Tensor:
+        return tokens.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+class VisionTower(nn.Module):
+    def __init__(self, config: Fgclip2VisionConfig):
+        super().__init__()
+        self.embeddings = VisionEmbeddings(config)
+        self.encoder = siglip2.Siglip2Encoder(config)  # type: ignore[arg-type]
+        self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.head = AttentionHead(config)
+
+    def forward(self, pixels: Tensor, grid: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+        """Tokens after the last norm [B, T, D], and row, column, validity of each [B, T]."""
+        places = row, column, valid = token_places(grid, pixels.shape[1])
+        hidden = self.embeddings(pixels, grid, row, column)
+        hidden = self.encoder(hidden, attention_mask=key_mask(valid)).last_hidden_state
+        return self.post_layernorm(hidden), places
+
+
+class TextEmbeddings(siglip2.Siglip2TextEmbeddings):
+    def __init__(self, config: Fgclip2TextConfig):
+        super().__init__(config)
+        self.keep = config.keep_len
+        self.position_embedding_ori = nn.Embedding(config.longtext_len, config.hidden_size)
+        self.position_embedding_res = nn.Embedding(config.longtext_len, config.hidden_size)
+
+    def forward(self, ids: Tensor, long: bool) -> Tensor:  # type: ignore[override]
+        """ids [B, L] -> [B, L, D]. L is part of the function: pads are attended to, and the last position is pooled."""
+        if long:
+            # Rows beyond `keep` of the one table and below it of the other exist only in the file.
+            positions = torch.cat(
+                [self.position_embedding_ori.weight[: self.keep], self.position_embedding_res.weight[self.keep :]]
+            )
+        else:
+            positions = self.position_embedding.weight
+        if ids.shape[-1] != positions.shape[0]:
+            raise ValueError(
+                f"the {'long' if long else 'short'} text walk takes exactly {positions.shape[0]} tokens, got {ids.shape[-1]}: "
+                "pad on the right and truncate to that length"
+            )
+        return self.token_embedding(ids) + positions
+
+
+class TextTower(nn.Module):
+    def __init__(self, config: Fgclip2TextConfig):
+        super().__init__()
+        self.embeddings = TextEmbeddings(config)
+        self.encoder = siglip2.Siglip2Encoder(config)  # type: ignore[arg-type]
+        self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.head = nn.Linear(config.hidden_size, config.projection_size or config.hidden_size)
+
+    def forward(self, ids: Tensor, long: bool = False) -> Tensor:
+        """Hidden state of the last position, before any head: [B, L] -> [B, D]. Not causal, no mask, as FG-CLIP 2 is trained."""
+        hidden = self.encoder(self.embeddings(ids, long), attention_mask=None).last_hidden_state
+        return self.final_layer_norm(hidden[:, -1])
+
+
+def key_mask(valid: Tensor) -> Tensor:
+    """[B, T] -> [B, 1, 1, T] for SDPA: true where a key may be attended to."""
+    return valid[:, None, None]

@@ -1,0 +1,131 @@
+"""All terms of a step, weighted and summed: FG-CLIP 2's total loss under the rules that a preset chooses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from fgclip2_train import losses
+from fgclip2_train.batch import Batch
+from fgclip2_train.model import Features, Fgclip2Model
+
+
+class Weights(BaseModel):
+    """What each term counts in the total. Defaults: the released code's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    short: float = 1.0
+    long: float = 1.0
+    fgv: float = 0.2
+    tic: float = 0.1
+    hard_batch: float = 0.3
+    hard_group: float = 1.5
+    hard_rank: float = 0.2
+
+
+class LossSettings(BaseModel):
+    """Rules of the terms. Every default is the released code's; docs/trainer.md names what the paper says otherwise."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    weights: Weights = Weights()
+    tic_remove_above: float = 0.95
+    tic_hardest: int = 10
+    tic_removed: Literal["zeroed", "dropped"] = "zeroed"
+    tic_reduce: Literal["mean", "sum"] = "mean"
+    tic_within_language: bool = False
+    rank_similarity: Literal["logit", "cosine"] = "logit"
+    threshold_over: Literal["ranks", "pairs"] = "ranks"
+    threshold_clamp: tuple[float, float] = (0.0, 10.0)
+    mask_duplicates: bool = False
+    """Leave out pairs whose picture or text is the same instead of counting them as negatives."""
+    chunk: int = 1024
+
+
+@dataclass
+class Terms:
+    """One step's outcome on this rank; all scalars on the device, nothing waits for them.
+
+    values     unweighted, by the names of `Weights`     total  their weighted sum
+    threshold  the rank loss's, for the next step        counts of what the terms saw
+    """
+
+    total: Tensor
+    values: dict[str, Tensor]
+    threshold: Tensor
+    regions: Tensor
+    groups: Tensor
+
+
+def compute(
+    features: Features,
+    batch: Batch,
+    model: Fgclip2Model,
+    settings: LossSettings,
+    group: dist.ProcessGroup | None = None,
+) -> Terms:
+    """Terms of one rank's step. Region terms only if `features` has them; the threshold's collective runs either way.
+
+    `model` lends its four scalars and its threshold; the new threshold is returned, not written.
+    """
+    threshold = model.rank_threshold
+    identity = torch.stack([batch.picture, batch.text], dim=-1) if settings.mask_duplicates else None
+    scale, bias = model.logit_scale.exp(), model.logit_bias
+    contrast = partial(losses.sigmoid_contrastive, identity=identity, chunk=settings.chunk, group=group)
+    values = {
+        "short": contrast(features.image, features.short, scale, bias),
+        "long": contrast(features.image, features.long, scale, bias),
+    }
+    margin = count = torch.zeros_like(threshold)
+    regions = groups = batch.hard_valid.new_zeros((), dtype=torch.int64)
+    if features.region is not None:
+        hard = _regional(features, batch, model, settings, threshold, values)
+        margin, count = hard.margin.to(threshold), batch.hard_valid.sum().to(threshold)
+        regions, groups = batch.region_valid.sum(), batch.hard_valid.sum()
+    weights = settings.weights.model_dump()
+    return Terms(
+        total=sum(weights[name] * value for name, value in values.items()),
+        values=values,
+        threshold=losses.next_threshold(
+            margin, count, threshold, over=settings.threshold_over, clamp=settings.threshold_clamp, group=group
+        ),
+        regions=regions,
+        groups=groups,
+    )
+
+
+def _regional(features, batch, model, settings, threshold, values) -> losses.HardNegatives:
+    """Adds the region terms to `values`, and gives the hard-negative block back for its margin."""
+    alike = None
+    if settings.mask_duplicates:
+        same = batch.region_phrase[None] == batch.region_phrase[:, None]
+        alike = same & ~torch.eye(len(same), dtype=torch.bool, device=same.device)
+    values["fgv"] = losses.region_contrastive(
+        features.region, features.region_text, model.logit_scale_finegraind.exp(), batch.region_valid, alike
+    )
+    values["tic"] = losses.text_intra_modal(
+        features.region_text,
+        batch.region_valid,
+        remove_above=settings.tic_remove_above,
+        hardest=settings.tic_hardest,
+        removed=settings.tic_removed,
+        reduce=settings.tic_reduce,
+        language=batch.region_language if settings.tic_within_language else None,
+    )
+    hard = losses.hard_negatives(
+        features.hard_region,
+        features.hard_text,
+        model.logit_scale_hardneg.exp(),
+        threshold,
+        batch.hard_valid,
+        similarity=settings.rank_similarity,
+    )
+    values |= {"hard_batch": hard.batch, "hard_group": hard.group, "hard_rank": hard.rank}
+    return hard

@@ -1,0 +1,57 @@
+"""All checks of one folder, and the table that says how far off each quantity is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import groupby
+from pathlib import Path
+
+import torch
+
+from fgclip2_train.parity.features import check_features, check_images, check_initialisation
+from fgclip2_train.parity.golden import Finding, Golden
+from fgclip2_train.parity.steps import check_edges, check_step, check_synthetic, check_two_ranks
+
+LOSS64, GRADIENT64 = 1e-9, 1e-8
+LOSS32, FEATURE32, GRADIENT32 = 1e-5, 5e-5, 2e-4
+
+
+def check_folder(folder: Path) -> list[Finding]:
+    """Every quantity of a folder in the golden format. Raises ValueError naming what a folder lacks."""
+    lacking = [name for name in ("config.json", "weights.safetensors", "expected.json") if not (folder / name).is_file()]
+    if lacking:
+        raise ValueError(f"{folder}: not a folder of reference numbers, no {', '.join(lacking)}")
+    golden = Golden(folder)
+    steps = [key for key in golden.json("expected") if key.startswith("threshold_")]
+    checks: list[Callable[[], list[Finding]]] = [
+        lambda: check_images(golden),
+        lambda: check_initialisation(golden),
+        lambda: check_features(golden, torch.float64, LOSS64, "features"),
+        *(lambda key=key: check_step(golden, key, torch.float64, LOSS64, GRADIENT64, f"step at {key}") for key in steps),
+        lambda: check_edges(golden, LOSS64),
+        lambda: check_synthetic(golden, LOSS64),
+        lambda: check_two_ranks(golden, LOSS64, GRADIENT64),
+        lambda: check_features(golden, torch.float32, FEATURE32, "features, float32"),
+        *(lambda key=key: check_step(golden, key, torch.float32, LOSS32, GRADIENT32, f"{key}, float32") for key in steps),
+    ]
+    return [finding for check in checks for finding in check()]
+
+
+def table(findings: list[Finding], verbose: bool = False) -> str:
+    """One line per area and tolerance with its worst quantity; every quantity if `verbose`, every failure in any case."""
+    lines = [f"{'area':<28} {'quantities':>10} {'largest':>10} {'allowed':>10}  where"]
+    for (area, tolerance), items in groupby(
+        sorted(findings, key=lambda item: (item.area, item.tolerance)), lambda item: (item.area, item.tolerance)
+    ):
+        group = list(items)
+        worst = max(group, key=lambda item: item.deviation if item.deviation == item.deviation else float("inf"))
+        lines.append(
+            f"{area:<28} {len(group):>10} {worst.deviation:>10.1e} {tolerance:>10.1e}  {worst.name if worst.deviation else '-'}"
+        )
+        shown = group if verbose else [item for item in group if not item.ok]
+        lines += [f"  {'ok  ' if item.ok else 'FAIL'} {item.deviation:.3e}  {item.name}" for item in shown]
+    bad = sum(not item.ok for item in findings)
+    lines.append(
+        f"{len(findings)} quantities, {bad} beyond tolerance" if bad else f"{len(findings)} quantities, all within tolerance"
+    )
+    return "\n".join(lines)

@@ -1,0 +1,187 @@
+"""Losses, gradients and the threshold of whole steps: both thresholds, small counts, made-up features, two processes."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as multiprocessing
+from torch import Tensor
+
+from fgclip2_train import losses
+from fgclip2_train.model import Fgclip2Model
+from fgclip2_train.objective import Terms, compute
+from fgclip2_train.parity.golden import Finding, Golden, furthest
+
+TERMS = {
+    "L_sig_short": "short",
+    "L_sig_long": "long",
+    "fgv": "fgv",
+    "tic": "tic",
+    "hard_A": "hard_batch",
+    "hard_G": "hard_group",
+    "hard_C": "hard_rank",
+}
+
+
+def check_step(golden: Golden, key: str, dtype: torch.dtype, loss: float, gradient: float, area: str) -> list[Finding]:
+    """One step at the stored threshold: terms, total, threshold, the norm of every gradient and the stored gradients."""
+    expected = golden.json("expected")[key]
+    model = golden.model(dtype)
+    model.rank_threshold.fill_(expected["threshold_before"])
+    batch = golden.batch()
+    terms = compute(model(batch), batch, model, golden.settings)
+    terms.total.backward()
+    findings = compare_terms(terms, expected, loss, area)
+    findings += compare_norms(model, expected["grad_norms"], gradient, area)
+    if expected["threshold_before"] == 0 and dtype == torch.float64:
+        gradients = dict(model.named_parameters())
+        for name, theirs in golden.tensors("expected").items():
+            if name.startswith("grad."):
+                ours = gradients[name.removeprefix("grad.")].grad
+                missing = torch.full_like(theirs, torch.nan)
+                findings.append(Finding(area, name, furthest(missing if ours is None else ours, theirs), loss))
+    return findings
+
+
+def compare_terms(terms: Terms, expected: dict[str, Any], tolerance: float, area: str) -> list[Finding]:
+    ours = {theirs: terms.values[name] for theirs, name in TERMS.items() if name in terms.values}
+    ours |= {"total": terms.total, "threshold_after": terms.threshold}
+    if "hard_batch" in terms.values:
+        a, g, c = (terms.values[name] for name in ("hard_batch", "hard_group", "hard_rank"))
+        ours["hard_block"] = 0.6 * a + 3 * g + 0.4 * c
+    return [
+        Finding(area, name, abs(value.item() - expected[name]), tolerance)
+        for name, value in ours.items()
+        if expected.get(name) is not None
+    ]
+
+
+def compare_norms(model: Fgclip2Model, expected: dict[str, float | None], tolerance: float, area: str) -> list[Finding]:
+    """Relative deviation of every gradient's norm; where the reference has none or zero, our norm itself."""
+    findings = []
+    for name, parameter in model.named_parameters():
+        ours = parameter.grad.norm().item() if parameter.grad is not None else 0.0
+        theirs = expected[name] or 0.0
+        if theirs:
+            findings.append(Finding(area, f"|grad {name}|", abs(ours - theirs) / theirs, tolerance))
+        else:
+            findings.append(Finding(area, f"|grad {name}| = 0", ours, tolerance))
+    return findings
+
+
+def check_edges(golden: Golden, tolerance: float) -> list[Finding]:
+    """The same batch with fewer valid slots, down to none."""
+    findings = []
+    for case in golden.json("expected")["edge_cases"]:
+        model = golden.model(torch.float64)
+        model.rank_threshold.fill_(case["threshold_before"])
+        batch = golden.batch(box_nums=case["box_nums"], hard_nums=case["hard_nums"])
+        terms = compute(model(batch), batch, model, golden.settings)
+        terms.total.backward()
+        area = "edge cases"
+        findings += [
+            Finding(area, f"{case['name']} {item.name}", item.deviation, item.tolerance)
+            for item in compare_terms(terms, case["expected"], tolerance, area)
+        ]
+        bad = sum(not p.grad.isfinite().all().item() for p in model.parameters() if p.grad is not None)
+        findings.append(Finding(area, f"{case['name']} gradients that are not finite", float(bad), 0.0))
+    return findings
+
+
+def check_synthetic(golden: Golden, tolerance: float) -> list[Finding]:
+    """Losses on made-up features."""
+    stored, findings, area = golden.tensors("synthetic"), [], "synthetic"
+    settings = golden.settings
+    for case in golden.json("expected")["synthetic"]:
+        name = case["name"]
+        text = stored[f"{name}.text"]
+        if "tic" in case:
+            everything = torch.ones(len(text), dtype=torch.bool)
+            value = losses.text_intra_modal(
+                text, everything, remove_above=settings.tic_remove_above, hardest=settings.tic_hardest
+            )
+            findings.append(Finding(area, f"{name} tic", abs(value.item() - case["tic"]), tolerance))
+            continue
+        region = stored[f"{name}.region"]
+        everything = torch.ones(len(region), dtype=torch.bool)
+        scale = torch.tensor(case["logit_scale_hardneg"], dtype=torch.float64).exp()
+        for threshold, expected in case["by_threshold"].items():
+            start = torch.tensor(float(threshold), dtype=torch.float64)
+            hard = losses.hard_negatives(region, text.view(len(region), -1, text.shape[-1]), scale, start, everything)
+            ours = {"hard_A": hard.batch, "hard_G": hard.group, "hard_C": hard.rank}
+            for term, value in ours.items():
+                findings.append(Finding(area, f"{name} {term} at {threshold}", abs(value.item() - expected[term]), tolerance))
+            after = losses.next_threshold(hard.margin, everything.sum(), start, clamp=settings.threshold_clamp)
+            findings.append(Finding(area, f"{name} delta", abs(hard.margin.item() - case["delta"]), tolerance))
+            findings.append(Finding(area, f"{name} threshold", abs(after.item() - case["threshold_after"]), tolerance))
+    return findings
+
+
+# -- two processes ------------------------------------------------------------------------------------------------------------
+
+
+def check_two_ranks(golden: Golden, loss: float, gradient: float) -> list[Finding]:
+    """Every stored case in two real processes joined by gloo, gradients averaged as DDP averages them."""
+    cases = golden.json("expected")["two_rank"]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    results = multiprocessing.get_context("spawn").SimpleQueue()
+    world = max(len(case["per_rank"]) for case in cases.values())
+    context = multiprocessing.start_processes(
+        _rank_main,
+        args=(world, port, str(golden.folder), loss, gradient, results),
+        nprocs=world,
+        join=False,
+        start_method="spawn",
+    )
+    findings: list[Finding] = []
+    while not context.join(timeout=0.1):
+        while not results.empty():
+            findings += results.get()
+    while not results.empty():
+        findings += results.get()
+    seen = {item.name.split()[0] for item in findings}
+    findings.append(Finding("two ranks", "cases not run", float(len(set(cases) - seen)), 0.0))
+    return findings
+
+
+def _rank_main(rank: int, world: int, port: int, folder: str, loss: float, gradient: float, results) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    try:
+        golden = Golden(Path(folder))
+        for name, case in golden.json("expected")["two_rank"].items():
+            results.put(_rank_case(golden, name, case, rank, loss, gradient))
+            dist.barrier()
+    finally:
+        dist.destroy_process_group()
+
+
+def _rank_case(golden: Golden, name: str, case: dict[str, Any], rank: int, loss: float, gradient: float):
+    area, expected = "two ranks", case["per_rank"][rank]
+    ranks = case["per_rank"]
+    boxes, hard = (any(key in one for one in ranks) for key in ("fgv", "hard_G"))
+    none = [0] * len(golden.tensors("batch")["box_nums"])
+    batch = golden.batch(expected["images"], None if boxes else none, None if hard else none)
+    model = golden.model(torch.float64)
+    model.rank_threshold.fill_(case["threshold_before"])
+    terms = compute(model(batch, regional=boxes or hard), batch, model, golden.settings)
+    terms.total.backward()
+    for parameter in model.parameters():
+        gradient_of = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
+        dist.all_reduce(gradient_of)
+        parameter.grad = gradient_of / len(ranks)
+    means: dict[str, Tensor] = {}
+    for key, value in (("L_sig_short", terms.values["short"]), ("L_sig_long", terms.values["long"]), ("total", terms.total)):
+        mean = value.detach().clone()
+        dist.all_reduce(mean)
+        means[f"mean_{key}"] = mean / len(ranks)
+    found = compare_terms(terms, expected, loss, area)
+    found += [Finding(area, key, abs(mean.item() - case[key]), loss) for key, mean in means.items() if key in case]
+    found += compare_norms(model, case["grad_norms_of_rank_mean"], gradient, area)
+    return [Finding(area, f"{name} rank {rank} {item.name}", item.deviation, item.tolerance) for item in found]

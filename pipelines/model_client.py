@@ -1,0 +1,538 @@
+"""Ask a model over an OpenAI-compatible HTTP address: many requests in flight, each answer kept, nothing asked twice.
+
+A request is looked for in the answer store, then among the requests in flight, and only then sent. What may go wrong falls
+into three kinds, and the difference is what a run's truth rests on:
+
+* trouble that passes (429, 5xx, time-outs, broken connections, bodies that are no JSON): tried again, with back-off and the
+  server's Retry-After;
+* a request that the server will not answer although it is well (400, or 500 each time for this one picture): an `Answer` whose
+  `finish` begins with "error:", on which the operator refuses that one sample. Not kept in the store: a requeue asks again;
+* a server that is gone, hung, misaddressed or serves another model: `ServerUnavailable`, `ModelChanged`. Never a refusal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import json
+import math
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import httpx2
+import openai
+from PIL import Image
+from pydantic import Field, field_validator
+
+from operators.base import Answer, Settings
+from pipelines.answers import AnswerStore, request_hash
+from pipelines.model_identity import ModelChanged, describe, same_model
+from pipelines.sent_picture import SentPicture
+from prompts.load import Prompt, load
+
+LONGEST_WAIT = 30.0
+"""Seconds; where the doubling of the back-off ends."""
+TRIES_BEFORE_DOUBT = 3
+"""Failures of one request after which the client looks whether the server is well without it."""
+QUIET = 10.0
+"""Seconds without an answer after which the server may have been restarted with another model."""
+OPENAI_SAMPLING = {"temperature", "top_p", "max_tokens", "seed", "presence_penalty", "frequency_penalty", "stop", "logit_bias"}
+"""Sampling settings that the OpenAI API knows; others (top_k, repetition_penalty …) go to the server as they are."""
+
+
+class ServerUnavailable(RuntimeError):
+    """The model server cannot be used: infrastructure, never a refusal of a sample."""
+
+
+class BudgetExceeded(RuntimeError):
+    """The run's budget of requests or tokens is spent; what was answered is kept, and a later run goes on from there."""
+
+
+class ModelSettings(Settings):
+    """Where and how to ask. Only `name`, `revision`, `quantization` and the picture's settings can change an answer.
+
+    base_url       of the API, mostly ending in /v1
+    name           under which the model is served
+    revision       of the weights, where the server's files cannot be read from here (a commit of the model hub)
+    api_key_env    name of the environment variable that holds the key; the key itself is in no file
+    max_pixels     budget to which a picture is scaled before it is sent
+    concurrency    requests in flight
+    timeout        seconds for one try, until the answer's last byte
+    deadline       seconds for one request with all its tries and waits
+    retries        tries after the first; with `backoff` (seconds, doubled each time) 8 outlast a server's restart of 90 s
+    """
+
+    base_url: str = "http://127.0.0.1:8000/v1"
+    name: str
+    revision: str | None = None
+    quantization: str | None = None
+    api_key_env: str = "FINELOOM_API_KEY"
+    max_pixels: int = Field(200704, ge=784)
+    min_pixels: int = Field(3136, ge=784)
+    picture_format: Literal["jpeg", "png"] = "jpeg"
+    concurrency: int = Field(32, ge=1)
+    timeout: float = Field(120.0, gt=0)
+    deadline: float = Field(600.0, gt=0)
+    retries: int = Field(8, ge=0)
+    backoff: float = Field(0.5, gt=0)
+    max_answer_bytes: int = Field(4_000_000, ge=1000)
+    max_requests: int | None = Field(None, ge=0)
+    max_output_tokens: int | None = Field(None, ge=0)
+
+    @field_validator("base_url")
+    @classmethod
+    def _address(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"expected an address such as http://127.0.0.1:8000/v1, found {parts.scheme}://{parts.hostname}")
+        if parts.username or parts.password:
+            raise ValueError("an address must not hold a password; name the variable that holds the key in api_key_env")
+        return url.rstrip("/")
+
+
+class ModelClient:
+    """One per process and event loop; `concurrency` holds over all shards that share it.
+
+    expected   identity as the run began with, when another process found it out; None: what is served now is right
+    """
+
+    def __init__(self, settings: ModelSettings, expected: dict[str, Any] | None = None) -> None:
+        self.settings = settings
+        self._key = os.environ.get(settings.api_key_env) or "none"
+        self._http = openai.DefaultAsyncHttpxClient(event_hooks={"response": [self._bound]})
+        self._openai = openai.AsyncOpenAI(
+            base_url=settings.base_url,
+            api_key=self._key,
+            max_retries=0,
+            timeout=settings.timeout,
+            http_client=self._http,
+        )
+        self._slots = asyncio.Semaphore(settings.concurrency)
+        # Encoded pictures wait here for a slot, so that a slot never waits for an encoding; more would only cost memory.
+        self._room = asyncio.Semaphore(2 * settings.concurrency)
+        self._flights: dict[str, _Flight] = {}
+        self._identity = expected
+        self._verified = False
+        self._answers_as: str | None = None
+        self._last_answer = -math.inf
+        self._resume_at = 0.0
+        self._counts: dict[str, float] = dict.fromkeys(
+            ("requests", "from_store", "shared", "retries", "errors", "prompt_tokens", "output_tokens", "in_flight"), 0
+        )
+        self._counts["request_seconds"] = 0.0
+
+    def __repr__(self) -> str:
+        return f"ModelClient({self.settings.name} at {self.settings.base_url})"
+
+    async def close(self) -> None:
+        await self._openai.close()
+
+    def counters(self) -> dict[str, float]:
+        """Since the start, for progress and reports.
+
+        requests          sent to the server (a request tried thrice is one)
+        from_store        answered by the store; `shared`: by a request already in flight
+        retries, errors   tries after the first; requests given up as "error:…"
+        request_seconds   sum over answers of the time from sending to the last byte: / (concurrency × wall) = slots' load
+        """
+        return dict(self._counts)
+
+    def ask_for(
+        self,
+        store: AnswerStore,
+        image_sha256: str | None,
+        prompts_folder: Path | None = None,
+        usage: dict[str, int] | None = None,
+    ) -> SampleAsk:
+        """The `ask` of one sample, whose answers go to `store`.
+
+        image_sha256     of the picture's file; None if the sample has no picture to send
+        prompts_folder   of the recipe's own prompts; None: the project's
+        usage            the shard's own counts of requests, answers_found, prompt_tokens and output_tokens, added to
+        """
+        return SampleAsk(self, store, image_sha256, prompts_folder, usage)
+
+    async def identity(self) -> dict[str, Any]:
+        """{name, weights, quantization, server} of the served model, checked against `expected`. Cached."""
+        if not self._verified:
+            await self.check_identity()
+        assert self._identity is not None
+        return self._identity
+
+    async def check_identity(self) -> None:
+        """Look at the server again; ModelChanged if it is another model than at the start."""
+        deadline = time.monotonic() + self.settings.deadline
+        for attempt in range(self.settings.retries + 1):
+            try:
+                return await self._together("identity", self._compare_identity)
+            except _Trouble as trouble:
+                if not await self._wait(trouble, attempt, deadline):
+                    raise self._unavailable(trouble) from None
+
+    async def _compare_identity(self) -> None:
+        now = await self._served_identity()
+        if self._identity is None:
+            self._identity = now
+        elif not same_model(self._identity, now):
+            raise ModelChanged(
+                f"{self.settings.base_url} now serves {json.dumps(now)}, the run began with {json.dumps(self._identity)}. "
+                "Serve the first model again, or start a new run: its model stages will be asked anew."
+            )
+        self._verified = True
+        self._last_answer = time.monotonic()
+
+    async def _served_identity(self) -> dict[str, Any]:
+        s = self.settings
+        root = s.base_url.removesuffix("/v1")
+        with _trouble_named(self._clean):
+            async with asyncio.timeout(min(s.timeout, 30)):
+                listed = await self._openai.models.with_raw_response.list()
+                version = await self._http.get(f"{root}/version")
+        try:
+            cards = {card["id"]: card for card in json.loads(listed.content)["data"]}
+            server = json.loads(version.content)["version"] if version.status_code == 200 else None
+        except (ValueError, KeyError, TypeError) as error:
+            raise _Trouble("invalid", f"/models answered what is no list of models: {error}") from None
+        if s.name not in cards:
+            message = f"{s.base_url} serves {', '.join(sorted(cards)) or 'no model'}, not {s.name}"
+            raise ModelChanged(message) if self._verified else ServerUnavailable(f"{message}; set model.name to one of these")
+        return await asyncio.to_thread(describe, cards[s.name], server, s.name, s.revision, s.quantization)
+
+    async def _together(self, key: str, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        """Do `work` once for all who want `key` now. It ends when the last of them has been cancelled."""
+        flight = self._flights.get(key)
+        if flight is None:
+            flight = self._flights[key] = _Flight(asyncio.ensure_future(work()))
+        flight.waiting += 1
+        try:
+            return await asyncio.shield(flight.task)
+        finally:
+            flight.waiting -= 1
+            if flight.task.done() or not flight.waiting:
+                flight.task.cancel()
+                if self._flights.get(key) is flight:
+                    del self._flights[key]
+
+    async def _request(self, prompt: Prompt, system: str, user: str, picture: SentPicture | None) -> dict[str, Any]:
+        """The record of one question, asked of the server."""
+        async with self._room:
+            body = _body(self.settings.name, prompt, system, user, await picture.data_url() if picture else None)
+            return await self._until_answered(body)
+
+    async def _until_answered(self, body: dict[str, Any]) -> dict[str, Any]:
+        deadline = time.monotonic() + self.settings.deadline
+        charged = False
+        for attempt in range(self.settings.retries + 1):
+            try:
+                if time.monotonic() - self._last_answer > QUIET:
+                    await self._together("identity", self._compare_identity)
+                await asyncio.sleep(max(0.0, self._resume_at - time.monotonic()))
+                async with self._slots:
+                    if not charged:
+                        self._charge()
+                        charged = True
+                    return await self._send(body)
+            except _Trouble as error:
+                trouble = error
+            except ServerUnavailable:
+                await self._together("identity", self._compare_identity)  # if it is another model, that is what to say
+                raise
+            self._last_answer = -math.inf  # the server may come back as another model
+            tries = attempt + 1
+            if (
+                trouble.kind in ("500", "invalid")
+                and tries >= TRIES_BEFORE_DOUBT
+                and await self._together("probe", self._is_well)
+            ):
+                break
+            if not await self._wait(trouble, attempt, deadline):
+                if trouble.kind != "429" and await self._together("probe", self._is_well):
+                    break
+                raise self._unavailable(trouble)
+        self._counts["errors"] += 1
+        return _error(trouble.kind, f"after {tries} tries: {trouble}")
+
+    async def _send(self, body: dict[str, Any]) -> dict[str, Any]:
+        begun = time.monotonic()
+        self._counts["in_flight"] += 1
+        try:
+            with _trouble_named(self._clean):
+                async with asyncio.timeout(self.settings.timeout):
+                    raw = await self._openai.chat.completions.with_raw_response.create(**body)
+            record, served = _read_body(raw.content)
+        except _Refused as refused:
+            self._counts["errors"] += 1
+            return _error(refused.kind, str(refused))
+        finally:
+            self._counts["in_flight"] -= 1
+        now = time.monotonic()
+        self._last_answer = now
+        if self._answers_as is None:
+            self._answers_as = served
+        elif served != self._answers_as:
+            raise ModelChanged(f"{self.settings.base_url} answers as {served!r}, before as {self._answers_as!r}")
+        record["seconds"] = round(now - begun, 3)
+        self._counts["request_seconds"] += now - begun
+        self._counts["prompt_tokens"] += record["prompt_tokens"]
+        self._counts["output_tokens"] += record["output_tokens"]
+        return record
+
+    def _charge(self) -> None:
+        s, counts = self.settings, self._counts
+        for spent, limit, what in (
+            (counts["requests"], s.max_requests, "requests"),
+            (counts["output_tokens"], s.max_output_tokens, "output tokens"),
+        ):
+            if limit is not None and spent >= limit:
+                raise BudgetExceeded(
+                    f"the budget of {limit:,} {what} is spent; what was answered is kept, and a later run uses it"
+                )
+        counts["requests"] += 1
+
+    async def _wait(self, trouble: _Trouble, attempt: int, deadline: float) -> bool:
+        """Back off before the next try. False if there is none: tries or time are used up."""
+        pause = random.uniform(0.5, 1) * min(LONGEST_WAIT, self.settings.backoff * 2**attempt)
+        now = time.monotonic()
+        if trouble.retry_after is not None:
+            pause = max(pause, trouble.retry_after)
+            if now + pause < deadline:
+                self._resume_at = max(self._resume_at, now + trouble.retry_after)  # the others hold back as well
+        if attempt == self.settings.retries or now + pause >= deadline:
+            return False
+        self._counts["retries"] += 1
+        await asyncio.sleep(pause)
+        return True
+
+    async def _is_well(self) -> bool:
+        """Whether the server answers something else than the request in doubt."""
+        try:
+            async with asyncio.timeout(min(self.settings.timeout, 30)):
+                await self._openai.models.with_raw_response.list()
+                await self._openai.chat.completions.with_raw_response.create(
+                    model=self.settings.name, messages=[{"role": "user", "content": "Say yes."}], max_tokens=1
+                )
+        except (openai.OpenAIError, TimeoutError):
+            return False
+        return True
+
+    def _unavailable(self, trouble: _Trouble) -> ServerUnavailable:
+        limited = "; it limits the rate: lower model.concurrency" if trouble.kind == "429" else ""
+        return ServerUnavailable(f"model server {self.settings.base_url}: {trouble}{limited}")
+
+    def _clean(self, text: str) -> str:
+        """A server's own words, cut to what a person reads, the key taken out."""
+        text = " ".join(text[:2000].split())[:500]
+        return text if self._key == "none" else text.replace(self._key, "***")
+
+    async def _bound(self, response: httpx2.Response) -> None:
+        assert isinstance(response.stream, httpx2.AsyncByteStream)
+        response.stream = _Bounded(response.stream, self.settings.max_answer_bytes)
+
+
+class SampleAsk:
+    """`operators.base.Ask` for one sample: its picture is scaled and encoded once for all questions about it."""
+
+    def __init__(
+        self,
+        client: ModelClient,
+        store: AnswerStore,
+        image_sha256: str | None,
+        folder: Path | None,
+        usage: dict[str, int] | None,
+    ) -> None:
+        self._client = client
+        self._store = store
+        self._sha256 = image_sha256
+        self._folder = folder
+        self._usage = Counter[str]() if usage is None else usage
+        self._pictures: dict[tuple[int, int, int, int] | None, SentPicture] = {}
+        self._image_size: tuple[int, int] | None = None
+
+    async def __call__(
+        self,
+        prompt: str,
+        variables: dict[str, Any],
+        image: Image.Image | None = None,
+        region: tuple[int, int, int, int] | None = None,
+    ) -> Answer:
+        """image: the sample's whole picture; region: x1, y1, x2, y2 in its pixels, to send only that part of it."""
+        client, question = self._client, load(prompt, self._folder)
+        system, user = question.render(variables)
+        picture = None if image is None else self._picture(image, region)
+        identity = await client.identity()
+        key = request_hash(
+            self._sha256 if picture else None,
+            picture.how if picture else None,
+            [{"role": "system", "content": system}, {"role": "user", "content": user}],
+            question.answer_schema,
+            question.sampling,
+            identity,
+        )
+        record = self._store.get(key)
+        if record is not None:
+            client._counts["from_store"] += 1
+            self._usage["answers_found"] += 1
+        else:
+            if key in client._flights:
+                client._counts["shared"] += 1
+            record = await client._together(key, lambda: client._request(question, system, user, picture))
+            for what, n in (("requests", 1), *((t, record[t]) for t in ("prompt_tokens", "output_tokens"))):
+                self._usage[what] += n
+            if not record["finish"].startswith("error:"):
+                origin = {
+                    "prompt": f"{question.name}@{question.version}",
+                    "image": self._sha256 if picture else None,
+                    "sent": picture.how if picture else None,
+                    "identity": identity,
+                }
+                self._store.put(key, {**record, **origin})
+        return Answer(record["text"], record["finish"], record["prompt_tokens"], record["output_tokens"], key)
+
+    def _picture(self, image: Image.Image, region: tuple[int, int, int, int] | None) -> SentPicture:
+        if self._sha256 is None:
+            raise ValueError("a picture was given for a sample without one: its answers could not be told apart")
+        if self._image_size not in (None, image.size):
+            raise ValueError("another picture than before: to send a part of the sample's picture, give `region`")
+        self._image_size = image.size
+        if region not in self._pictures:
+            s = self._client.settings
+            self._pictures[region] = SentPicture(image, region, s.max_pixels, s.min_pixels, s.picture_format)
+        return self._pictures[region]
+
+
+class _Flight:
+    def __init__(self, task: asyncio.Future[Any]) -> None:
+        self.task = task
+        self.waiting = 0
+
+
+class _Trouble(Exception):
+    """It may pass. kind: "429", "500" …, "timeout", "connection", "invalid"."""
+
+    def __init__(self, kind: str, detail: str, retry_after: float | None = None) -> None:
+        super().__init__(detail)
+        self.kind = kind
+        self.retry_after = retry_after
+
+
+class _Refused(Exception):
+    """It will not pass, and concerns this request alone."""
+
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(detail)
+        self.kind = kind
+
+
+class _TooLong(Exception):
+    pass
+
+
+class _Bounded(httpx2.AsyncByteStream):
+    """A response's bytes, up to a limit: a server gone mad must not fill the memory."""
+
+    def __init__(self, stream: httpx2.AsyncByteStream, limit: int) -> None:
+        self._stream = stream
+        self._left = limit
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for chunk in self._stream:
+            self._left -= len(chunk)
+            if self._left < 0:
+                raise _TooLong
+            yield chunk
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+class _trouble_named:
+    """Turn what the HTTP side raises inside into `_Trouble`, `_Refused` or `ServerUnavailable`."""
+
+    def __init__(self, clean: Callable[[str], str]) -> None:
+        self._clean = clean
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if error is None:
+            return
+        if isinstance(error, openai.APIStatusError):
+            raise self._of_status(error) from None
+        if isinstance(error, openai.APITimeoutError | httpx2.TimeoutException | TimeoutError):
+            raise _Trouble("timeout", "no whole answer within the time-out") from None
+        if isinstance(error, _TooLong) or isinstance(error.__cause__, _TooLong):
+            raise _Refused("too-long", "the server's answer is longer than model.max_answer_bytes") from None
+        if isinstance(error, openai.APIConnectionError | httpx2.HTTPError):
+            raise _Trouble("connection", self._clean(f"cannot be reached: {error.__cause__ or error}")) from None
+
+    def _of_status(self, error: openai.APIStatusError) -> Exception:
+        status, detail = error.status_code, self._clean(f"HTTP {error.status_code}: {error.message}")
+        if status in (408, 409, 425, 429) or status >= 500:
+            return _Trouble(str(status), detail, _retry_after(error.response.headers.get("retry-after")))
+        if status in (401, 403):
+            return ServerUnavailable(
+                f"the model server does not accept the key; model.api_key_env names its variable. {detail}"
+            )
+        if status == 404:
+            return ServerUnavailable(
+                f"the model server knows no such address or model; see model.base_url, model.name. {detail}"
+            )
+        return _Refused(str(status), detail)
+
+
+def _retry_after(header: str | None) -> float | None:
+    """Seconds, from either form of the header (seconds, HTTP date)."""
+    if header is None:
+        return None
+    with suppress(ValueError):
+        return max(0.0, float(header))
+    with suppress(ValueError, TypeError):
+        return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
+    return None
+
+
+def _body(model: str, prompt: Prompt, system: str, user: str, data_url: str | None) -> dict[str, Any]:
+    """Arguments of chat.completions.create. The system text is the same for all pictures, so it comes first."""
+    content: Any = user
+    if data_url is not None:
+        content = [{"type": "image_url", "image_url": {"url": data_url}}, {"type": "text", "text": user}]
+    messages = [{"role": "system", "content": system}] if system else []
+    body: dict[str, Any] = {"model": model, "messages": [*messages, {"role": "user", "content": content}]}
+    body |= {key: value for key, value in prompt.sampling.items() if key in OPENAI_SAMPLING}
+    extra = {key: value for key, value in prompt.sampling.items() if key not in OPENAI_SAMPLING}
+    if extra:
+        body["extra_body"] = extra
+    if prompt.answer_schema is not None:
+        body["response_format"] = {"type": "json_schema", "json_schema": {"name": prompt.name, "schema": prompt.answer_schema}}
+    return body
+
+
+def _read_body(content: bytes) -> tuple[dict[str, Any], str]:
+    """The record of an answer, and the model's name in it. What is no chat completion is trouble that may pass."""
+    try:
+        data = json.loads(content)
+        choice, usage = data["choices"][0], data.get("usage") or {}
+        text, refusal = choice["message"].get("content") or "", choice["message"].get("refusal")
+        if not isinstance(text, str):
+            raise TypeError(f"content is a {type(text).__name__}")
+        record = {
+            "text": text,
+            "finish": str(choice.get("finish_reason") or "unknown"),
+            "prompt_tokens": int(usage.get("prompt_tokens") or 0),
+            "output_tokens": int(usage.get("completion_tokens") or 0),
+        }
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise _Trouble("invalid", f"the answer is no chat completion ({type(error).__name__}: {error})"[:500]) from None
+    return record | ({"refusal": refusal} if refusal else {}), str(data.get("model"))
+
+
+def _error(kind: str, detail: str) -> dict[str, Any]:
+    return {"text": detail, "finish": f"error:{kind}", "prompt_tokens": 0, "output_tokens": 0}

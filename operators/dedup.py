@@ -13,24 +13,23 @@ Rule     Samples are taken in order (`keep: first`: as given; `largest`: most pi
 Source   near pairs by multi-index hashing with combinations of blocks (Manku et al., "Detecting near-duplicates for web
          crawling", 2007)
 
-This needs the whole data set at once, hence it is a global step: the engine calls `verdicts` over the columns of all shards,
-with the survivors of earlier waves as `known`. Memory: about 200 bytes per sample besides the columns.
+This needs the whole data set at once, hence it is a global step: it is called once over the columns of all shards, and
+`verdicts` also takes the survivors of earlier waves as `known`. Memory: about 200 bytes per sample besides the columns.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from PIL import Image
 from pydantic import Field
 
-from operators.base import Operator, Outcome, keep, schema
+from operators.base import GlobalOperator, Outcome, keep, schema
 
 VERDICTS = schema(uid=pa.string(), duplicate_of=pa.string(), reason=pa.string(), distance=pa.int8())
 BASE_ROWS = 2048
@@ -39,7 +38,7 @@ CANDIDATES = 1 << 21
 """Candidate pairs looked at in one go (16 bytes each, some copies)."""
 
 
-class Dedup(Operator):
+class Dedup(GlobalOperator):
     exact: bool = True
     max_distance: int | None = Field(3, ge=0, le=12)
     """Bits of 64 that near-duplicates may differ in; None: only exact ones. Work grows steeply beyond 6."""
@@ -126,9 +125,8 @@ class Dedup(Operator):
         }
         return keep(verdicts, {"duplicate_of": keeper}, unless=refused)
 
-    def __call__(self, batch: pa.Table, images: Sequence[Image.Image] | None = None) -> Outcome:
-        """The batch taken as the whole data set."""
-        return self.outcome(self.verdicts(batch))
+    def __call__(self, samples: pa.Table) -> Outcome:
+        return self.outcome(self.verdicts(samples))
 
 
 def _first_of_equal(values: pa.ChunkedArray) -> np.ndarray:

@@ -59,7 +59,8 @@ Names = Annotated[list[str], BeforeValidator(_listed)]
 class Columns(Settings):
     """Which column of the table means what. A name ending in `?` may be missing from the table; any other must be there.
 
-    captions and long_captions are lists: all texts found in all named columns are kept (a cell may itself hold a list).
+    captions and long_captions are lists: all texts found in all named columns are kept (a cell may itself hold a list). A
+    row without any usable text is refused, unless all of these columns are optional. In YAML, quote names with `?` in `[…]`.
     """
 
     url: str | None = None

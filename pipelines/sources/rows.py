@@ -54,7 +54,7 @@ def build(
     widths, heights = column(columns.width), column(columns.height)
     similarities, nsfws, hashes = column(columns.similarity), column(columns.nsfw), column(columns.sha256)
     licenses, languages = column(columns.license), column(columns.language)
-    wants_caption = bool(captions or longs)
+    needs_caption = any(not name.endswith("?") for name in [*columns.captions, *columns.long_captions])
 
     out: dict[str, list[Any]] = {name: [] for name in BASE.names}
     rejects: list[Reject] = []
@@ -86,7 +86,7 @@ def build(
             more, refused = regions_of([c[i] for c in boxes], raw[0] if raw else None)
             found += more
             items += [Reject(uid, reason, detail, item) for reason, detail, item in refused]
-        if wants_caption and not short and not long:
+        if needs_caption and not short and not long:
             why = "; ".join(f"{item.item}: {item.reason}" for item in items if item.item and "caption" in item.item)
             rejects.append(Reject(uid, "no_caption", why or "all captions are empty"))
             continue

@@ -19,7 +19,7 @@ import json
 import math
 import re
 import tarfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -78,14 +78,13 @@ class Pack(Settings):
     def writes(self) -> pa.Schema:
         return WRITES
 
-    def check_columns(self, available: Mapping[str, pa.DataType]) -> None:
+    def check(self, available: pa.Schema) -> None:
         """ValueError for a score that no stage writes, or one that is no number."""
         for name in self.scores:
-            if name not in available:
-                raise ValueError(
-                    f"scores: no stage before it writes a column {name!r}; columns: {', '.join(sorted(available))}"
-                )
-            kind = available[name]
+            if name not in available.names:
+                known = ", ".join(sorted(available.names))
+                raise ValueError(f"scores: no stage before it writes a column {name!r}; columns: {known}")
+            kind = available.field(name).type
             if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
                 raise ValueError(f"scores: column {name!r} is {kind}, expected a number")
 

@@ -273,9 +273,9 @@ def test_damaged_bytes_and_broken_contracts_stop_the_shard_instead_of_refusing_s
 
 def test_scores_are_checked_before_the_run():
     with pytest.raises(ValueError, match=r"no stage before it writes a column 'clip'; columns: clip_score, url"):
-        Pack(scores=("clip",)).check_columns({"url": pa.string(), "clip_score": pa.float32()})
+        Pack(scores=("clip",)).check(pa.schema({"url": pa.string(), "clip_score": pa.float32()}))
     with pytest.raises(ValueError, match="column 'url' is string, expected a number"):
-        Pack(scores=("url",)).check_columns({"url": pa.string()})
+        Pack(scores=("url",)).check(pa.schema({"url": pa.string()}))
 
 
 def test_no_samples_make_an_empty_tar(tmp_path):

@@ -63,7 +63,7 @@ def sample(seed: int, held_out: bool | None = None) -> tuple[bytes, dict[str, An
         for thing in scene.things
         for language in ("en", "zh")
     ]
-    record = {
+    record: dict[str, Any] = {
         "format": "fineloom/1",
         "uid": hashlib.sha256(f"demo scene {seed} {held_out}".encode()).hexdigest()[:32],
         "source": "demo_scenes",

@@ -1,14 +1,13 @@
 """Ten texts that are false for a thing of a rendered scene, and known to be: one or two of its visible attributes are swapped.
 
-Half of the groups swap along one attribute (mostly colour), the other half are drawn from a grid of two attributes. In both,
-the true text stands in the same relation to the rest as any other, so that "the one most like the others" does not find it.
+Half of the groups swap the colour (and something else in one text), the other half are cells of a grid of two attributes. In
+both the true text has a random place among the eleven, so that "the one most like the others" does not find it.
 """
 
 from __future__ import annotations
 
 import random
 from dataclasses import dataclass, replace
-from itertools import product
 from typing import Any
 
 from demo.scenes import Scene, Thing
@@ -44,19 +43,27 @@ def negatives(scene: Scene, thing: Thing, language: str, rng: random.Random) -> 
     """Ten negatives of a thing's short expression, as `docs/shard-format.md` describes them."""
     true = claim_of(thing)
     values = _values(true)
-    slots = list(values)
-    if rng.random() < 0.5:
-        others = [slot for slot in slots if slot != "colour"]
-        pool = [_with(true, colour=value) for value in values["colour"] if value != true.colour]
-        slot = rng.choice(others)
-        pool.append(_with(true, **{slot: rng.choice([value for value in values[slot] if value != getattr(true, slot)])}))
-    else:
-        second = rng.choice([slot for slot in slots if slot != "colour"])
-        own, other = _sample(rng, values["colour"], true.colour, 6), _sample(rng, values[second], getattr(true, second), 4)
-        pool = [_with(true, **{"colour": a, second: b}) for a, b in product(own, other)]
-        pool = [claim for claim in pool if claim != true]
-    chosen = rng.sample(pool, 10)
+    second = rng.choice([slot for slot in values if slot != "colour"])
+    chosen = (_along_colour if rng.random() < 0.5 else _in_grid)(true, values, second, rng)
+    rng.shuffle(chosen)
     return [_record(scene, true, claim, language) for claim in chosen]
+
+
+def _along_colour(true: Claim, values: dict[str, list[Any]], second: str, rng: random.Random) -> list[Claim]:
+    """All nine other colours, and one text made from a random one of the ten colours by changing the second attribute."""
+    colours = [replace(true, colour=colour) for colour in values["colour"]]
+    other = rng.choice([value for value in values[second] if value != getattr(true, second)])
+    return [claim for claim in colours if claim != true] + [_with(rng.choice(colours), {second: other})]
+
+
+def _in_grid(true: Claim, values: dict[str, list[Any]], second: str, rng: random.Random) -> list[Claim]:
+    """Ten cells of a grid of colours and values of the second attribute; the true text is a random eleventh."""
+    columns = min(4, len(values[second]))
+    cells = rng.sample([(row, column) for row in range(6) for column in range(columns)], 11)
+    own_row, own_column = cells.pop()
+    colours = _around(rng, values["colour"], true.colour, 6, own_row)
+    others = _around(rng, values[second], getattr(true, second), columns, own_column)
+    return [_with(true, {"colour": colours[row], second: others[column]}) for row, column in cells]
 
 
 def _values(claim: Claim) -> dict[str, list[Any]]:
@@ -69,13 +76,14 @@ def _values(claim: Claim) -> dict[str, list[Any]]:
     return values
 
 
-def _with(claim: Claim, **changes: Any) -> Claim:
+def _with(claim: Claim, changes: dict[str, Any]) -> Claim:
     return replace(claim, **changes)
 
 
-def _sample(rng: random.Random, values: list[Any], own: Any, size: int) -> list[Any]:
-    """Up to `size` of the values, the own one among them."""
-    return [own, *rng.sample([value for value in values if value != own], min(size, len(values)) - 1)]
+def _around(rng: random.Random, values: list[Any], own: Any, size: int, place: int) -> list[Any]:
+    """`size` of the values in random order, the own one at `place`."""
+    chosen = rng.sample([value for value in values if value != own], size - 1)
+    return [*chosen[:place], own, *chosen[place:]]
 
 
 def _record(scene: Scene, true: Claim, false: Claim, language: str) -> dict[str, Any]:

@@ -160,10 +160,10 @@ def _mixed(a: np.ndarray, b: np.ndarray, blend: np.ndarray) -> np.ndarray:
 def background(kind: str, tone: str, width: int, height: int, rng: np.random.Generator) -> np.ndarray:
     """Background colours [height, width, 3], 0–255 float32."""
     base = np.array(TONES[tone][1], np.float32)
-    bright = np.ones((height, width), np.float32)
+    bright: np.ndarray = np.ones((height, width), np.float32)
     if kind == "gradient":
         angle = rng.uniform(0, 2 * math.pi)
-        y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
+        y, x = np.linspace(-1, 1, height, dtype=np.float32)[:, None], np.linspace(-1, 1, width, dtype=np.float32)[None, :]
         bright = 0.92 + 0.22 * (x * math.cos(angle) + y * math.sin(angle)) / (abs(math.cos(angle)) + abs(math.sin(angle)))
     elif kind == "grainy":
         coarse = rng.normal(0, 1, (height // 2 + 1, width // 2 + 1)).astype(np.float32)
@@ -188,7 +188,7 @@ def shade(relief: np.ndarray, style: str) -> np.ndarray:
     strength = {"flat": 0.55, "outlined": 0.75, "shaded": 0.9}[style]
     bright = 1 + strength * (relief.astype(np.float32) - 128) / 160
     if style == "shaded":
-        y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
+        y, x = np.linspace(-1, 1, height, dtype=np.float32)[:, None], np.linspace(-1, 1, width, dtype=np.float32)[None, :]
         bright *= 1.06 - 0.17 * (x * 0.6 + y) - 0.10 * (x * x + y * y)
     return bright[..., None]
 

@@ -18,6 +18,7 @@ import json
 import math
 import os
 import random
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -393,7 +394,13 @@ class SampleAsk:
                     "identity": identity,
                 }
                 self._store.put(key, {**record, **origin})
+            if first:
+                self._count("prompt_tokens", record["prompt_tokens"])
+                self._count("output_tokens", record["output_tokens"])
         return Answer(record["text"], record["finish"], record["prompt_tokens"], record["output_tokens"], key)
+
+    def _count(self, what: str, number: int) -> None:
+        self._usage[what] = self._usage.get(what, 0) + number
 
     def _picture(self, image: Image.Image, region: tuple[int, int, int, int] | None) -> SentPicture:
         if self._sha256 is None:
@@ -403,7 +410,7 @@ class SampleAsk:
         self._image_size = image.size
         if region not in self._pictures:
             s = self._client.settings
-            self._pictures[region] = SentPicture(image, region, s.max_pixels, s.min_pixels, s.picture_format)
+            self._pictures[region] = SentPicture(image, region, s.max_pixels, s.min_pixels, s.picture_format, self._loading)
         return self._pictures[region]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import threading
 from typing import Literal
 
 from PIL import Image
@@ -15,7 +16,7 @@ from prompts.images import fit
 class SentPicture:
     """One picture on its way to the model; scaled and encoded in a thread when it is first needed.
 
-    image    decoded, upright
+    image    upright; may still have to be decoded, which one thread at a time does under `loading`
     region   x1, y1, x2, y2 in its pixels: the part to send; None: all of it
     how      what was done to it, as it enters the request's hash: "448x336 jpeg", with " of x1,y1,x2,y2" for a part
     """
@@ -27,6 +28,7 @@ class SentPicture:
         max_pixels: int,
         min_pixels: int,
         encoding: Literal["jpeg", "png"],
+        loading: threading.Lock | None = None,
     ) -> None:
         width, height = image.size
         x1, y1, x2, y2 = region or (0, 0, width, height)
@@ -37,6 +39,7 @@ class SentPicture:
         self.how = f"{self.size[0]}x{self.size[1]} {encoding}" + (f" of {x1},{y1},{x2},{y2}" if region else "")
         self._box = (x1, y1, x2, y2)
         self._encoding = encoding
+        self._loading = loading or threading.Lock()
         self._encoded: asyncio.Future[str] | None = None
 
     async def data_url(self) -> str:
@@ -45,6 +48,8 @@ class SentPicture:
         return await asyncio.shield(self._encoded)
 
     def _encode(self) -> str:
+        with self._loading:
+            self.image.load()
         picture = self.image if self.image.mode == "RGB" else self.image.convert("RGB")
         # Bicubic, as the model's own processor scales.
         picture = picture.resize(self.size, Image.Resampling.BICUBIC, box=self._box)

@@ -355,6 +355,7 @@ class SampleAsk:
         self._usage = Counter[str]() if usage is None else usage
         self._pictures: dict[tuple[int, int, int, int] | None, SentPicture] = {}
         self._image_size: tuple[int, int] | None = None
+        self._loading = threading.Lock()
 
     async def __call__(
         self,
@@ -381,11 +382,14 @@ class SampleAsk:
             client._counts["from_store"] += 1
             self._usage["answers_found"] += 1
         else:
-            if key in client._flights:
+            sent = key not in client._flights
+            if not sent:
                 client._counts["shared"] += 1
             record = await client._together(key, lambda: client._request(question, system, user, picture))
-            for what, n in (("requests", 1), *((t, record[t]) for t in ("prompt_tokens", "output_tokens"))):
-                self._usage[what] += n
+            self._usage["requests" if sent else "answers_found"] += 1
+            if sent:
+                self._usage["prompt_tokens"] += record["prompt_tokens"]
+                self._usage["output_tokens"] += record["output_tokens"]
             if not record["finish"].startswith("error:"):
                 origin = {
                     "prompt": f"{question.name}@{question.version}",
@@ -394,13 +398,7 @@ class SampleAsk:
                     "identity": identity,
                 }
                 self._store.put(key, {**record, **origin})
-            if first:
-                self._count("prompt_tokens", record["prompt_tokens"])
-                self._count("output_tokens", record["output_tokens"])
         return Answer(record["text"], record["finish"], record["prompt_tokens"], record["output_tokens"], key)
-
-    def _count(self, what: str, number: int) -> None:
-        self._usage[what] = self._usage.get(what, 0) + number
 
     def _picture(self, image: Image.Image, region: tuple[int, int, int, int] | None) -> SentPicture:
         if self._sha256 is None:

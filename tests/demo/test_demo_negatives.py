@@ -76,3 +76,11 @@ def test_evaluation_shards_hold_truth_in_the_shard_format(small):
                     assert len(region["negatives"]) == 10 and region["short"] in region["long"]
                 seen.append(record["uid"])
     assert len(seen) == len(set(seen)) == 5
+
+
+def test_evaluation_shards_pass_the_validator(small):
+    from pipelines.shard_format import validate_shard
+
+    folder, _, _ = small
+    for path in sorted((folder / "eval").glob("*.tar")):
+        assert validate_shard(path).errors == []

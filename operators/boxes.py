@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from operators.base import Ask
-from prompts.images import fit
 
 Box = tuple[float, float, float, float]
 
@@ -53,13 +52,12 @@ def repair(box: Box, width: float = 1.0, height: float = 1.0) -> Box:
 
 
 def sent_size(size: tuple[int, int], ask: Ask) -> tuple[int, int]:
-    """Sides of the picture as the model sees it: the client resizes to `fit` under its own pixel budget, `ask.max_pixels`."""
-    budget = getattr(ask, "max_pixels", None)
-    if budget is None:
-        raise RuntimeError(
-            "this `ask` does not say its max_pixels, so boxes in pixels of the sent picture cannot be mapped back"
-        )
-    return fit(*size, max_pixels=budget)
+    """Sides in pixels of a picture of this size as the model sees it: what `ask.sent_size` says, since the client holds the budget."""
+    tell = getattr(ask, "sent_size", None)
+    if tell is None:
+        raise RuntimeError("this `ask` has no sent_size(size), so boxes in pixels of the sent picture cannot be mapped back")
+    width, height = tell(size)
+    return width, height
 
 
 def to_pixels(box: Sequence[float], width: int, height: int) -> list[int]:

@@ -9,6 +9,8 @@ ABBREVIATIONS = frozenset(
 )
 END = re.compile(r"""[.!?…]+["'”’)\]]*(?=\s|$)|[。！？…]+["'”’」』）)]*""")
 QUOTED = re.compile(r"“[^“”]*”|\"[^\"]*\"|「[^「」]*」|『[^『』]*』|《[^《》]*》|‘[^‘’]*’|(?<!\w)'[^'\n]{1,80}'(?!\w)")
+UNIT = re.compile(r"[A-Za-zÀ-ɏ]+|[^\W\d_A-Za-zÀ-ɏ]")
+"""A Latin word, or a letter of another script."""
 TERMINAL = re.compile(r"""[.!?…。！？]["'”’」』）)\]]*$""")
 
 
@@ -17,7 +19,8 @@ def split(text: str) -> list[str]:
     inside = [(m.start(), m.end()) for m in QUOTED.finditer(text)]
     sentences, start = [], 0
     for match in END.finditer(text):
-        if any(a < match.start() and match.end() < b for a, b in inside):
+        around = next(((a, b) for a, b in inside if a < match.start() and match.end() <= b), None)
+        if around and (match.end() < around[1] or not _closes(text, start, around)):
             continue
         if match[0].startswith(".") and _abbreviation(text[start : match.start()]):
             continue
@@ -25,6 +28,16 @@ def split(text: str) -> list[str]:
         start = match.end()
     sentences.append(text[start:].strip())
     return [s for s in sentences if s]
+
+
+def _closes(text: str, start: int, quotation: tuple[int, int]) -> bool:
+    """Whether a full stop at the end of a quotation also ends the sentence around it, which began at `start`."""
+    after = text[quotation[1] :].lstrip()
+    if not after:
+        return True
+    if after[0].isascii():
+        return after[0].isupper()
+    return bool(text[start : quotation[0]].strip())
 
 
 def join(sentences: list[str], language: str) -> str:
@@ -39,10 +52,11 @@ def ends_whole(text: str) -> bool:
 def outside_quotes(text: str) -> str:
     """The text with quoted words blanked out: what is written in the picture is not the caption's own voice.
 
-    Where quotations make up most of the text they are no quotations, and the text is given back as it is.
+    Where quotations make up two thirds of the text they are no quotations, and the text is given back as it is.
     """
     blanked = QUOTED.sub(lambda m: " " * len(m[0]), text)
-    return blanked if len(blanked.split()) and len(blanked.replace(" ", "")) * 2 >= len(text.replace(" ", "")) else text
+    own, all_ = len(UNIT.findall(blanked)), len(UNIT.findall(text))
+    return blanked if own >= 3 and own * 3 >= all_ else text
 
 
 def _abbreviation(before: str) -> bool:

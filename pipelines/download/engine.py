@@ -7,10 +7,14 @@ keeps the untouched bytes in a temporary file without a name, so that nothing is
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import io
 import os
+import sys
 import tempfile
 import threading
+import types
 import urllib.request
 import uuid
 from dataclasses import dataclass, field
@@ -22,7 +26,7 @@ import fsspec
 import pyarrow as pa
 
 from pipelines.download.fetcher import Fetcher
-from pipelines.download.reasons import FetchError
+from pipelines.download.reasons import REASONS, FetchError
 from pipelines.download.verify import Picture, verify
 
 
@@ -84,9 +88,6 @@ def fetch_urls(urls: dict[int, str], fetcher: Fetcher, threads: int, max_pixels:
 
 def _run(urls: dict[int, str], rows: list[int], fetcher: Fetcher, threads: int, max_pixels: int, spool: Spool) -> None:
     try:
-        os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # img2dataset's imports would ask the network for news
-        from img2dataset.downloader import Downloader
-
         token = f"fineloom-{uuid.uuid4().hex}"
         folder = f"memory://{token}"
         memory = fsspec.filesystem("memory")
@@ -97,7 +98,7 @@ def _run(urls: dict[int, str], rows: list[int], fetcher: Fetcher, threads: int, 
             with memory.open(shard, "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
                 writer.write_table(table)
             hooks = _Hooks(rows, max_pixels, spool)
-            Downloader(
+            _downloader()(
                 sample_writer_class=lambda *_: hooks,
                 resizer=hooks.check,
                 thread_count=max(1, min(threads, len(rows))),
@@ -121,6 +122,23 @@ def _run(urls: dict[int, str], rows: list[int], fetcher: Fetcher, threads: int, 
                 memory.rm(folder, recursive=True)
     except BaseException as error:
         spool.fail(error)
+
+
+def _downloader() -> Any:
+    """img2dataset's Downloader, without the package around it: that imports torch, albumentations, wandb's and Ray's whole
+    trees (600 MB a process, and a question to the network for a newer version), of which a download needs nothing."""
+    if "img2dataset" in sys.modules or "img2dataset.downloader" in sys.modules:
+        return importlib.import_module("img2dataset.downloader").Downloader
+    found = importlib.util.find_spec("img2dataset")
+    if found is None or found.submodule_search_locations is None:
+        raise ModuleNotFoundError("img2dataset is not installed: make setup")
+    bare = types.ModuleType("img2dataset")
+    bare.__path__ = list(found.submodule_search_locations)
+    sys.modules["img2dataset"] = bare
+    try:
+        return importlib.import_module("img2dataset.downloader").Downloader
+    finally:
+        del sys.modules["img2dataset"]
 
 
 class _Hooks:
@@ -149,8 +167,7 @@ class _Hooks:
         row = self.rows[int(key)]
         try:
             if data is None or self.picture is None:
-                reason, _, detail = str(meta["error_message"]).partition(": ")
-                self.spool.errors[row] = FetchError(reason, detail)
+                self.spool.errors[row] = _told(str(meta["error_message"]))
             else:
                 self.spool.keep(row, data, self.picture)
         except BaseException as error:
@@ -158,6 +175,14 @@ class _Hooks:
 
     def close(self) -> None:
         pass
+
+
+def _told(message: str) -> FetchError:
+    """A FetchError back from the text that img2dataset made of it."""
+    reason, colon, detail = message.partition(": ")
+    if colon and (reason in REASONS or reason.startswith("http_")):
+        return FetchError(reason, detail)
+    return FetchError("bad_url", message)  # urllib could not even make a request of the address
 
 
 class _Body:

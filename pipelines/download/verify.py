@@ -24,6 +24,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 programs (EPS) or refers to other files (SVG)."""
 ORIENTATION = 0x0112
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `max_pixels` decides here
+warnings.filterwarnings("ignore", module=r"PIL\.")  # remarks on odd tags of strangers' pictures
 _BROKEN = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, struct.error, zlib.error, EOFError, OverflowError)
 """What Pillow's readers raise over broken files. MemoryError is not among them: it is the machine's, not the picture's."""
 

@@ -1,0 +1,206 @@
+"""What becomes of pictures that strangers made: decoded the same way everywhere, or refused with a reason."""
+
+import hashlib
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from picture_server import picture
+from PIL import Image
+
+from pipelines.download import FetchError, decode, verify
+
+LIMIT = 4_000_000
+
+
+def saved(image, kind, **options):
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+def refusal(data, limit=LIMIT):
+    with pytest.raises(FetchError) as caught:
+        verify(data, limit)
+    with pytest.raises(FetchError) as again:
+        decode(data, limit)
+    assert caught.value.reason == again.value.reason
+    return caught.value.reason
+
+
+def png_claiming(width, height, depth=8, colour=2):
+    """A PNG whose header promises this size, with next to nothing behind it."""
+
+    def chunk(name, body):
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    head = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_every_raster_format_is_known_by_its_bytes(kind):
+    found = verify(picture(50, 40, kind), LIMIT)
+    assert (found.format, found.width, found.height) == (kind, 50, 40)
+    assert decode(picture(50, 40, kind)).size == (50, 40)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_sizes_and_pixels_are_those_of_the_upright_picture(orientation):
+    upright = Image.new("RGB", (60, 40), "white")
+    upright.paste("red", (0, 0, 30, 20))  # top left
+    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # Pillow's transpositions that the viewer will turn back
+    stored = upright.transpose(Image.Transpose(undo[orientation])) if orientation in undo else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for kind in ("JPEG", "PNG", "WEBP"):
+        data = saved(stored, kind, exif=exif)
+        found = verify(data, LIMIT)
+        assert (found.width, found.height) == (60, 40), kind
+        seen = decode(data)
+        assert seen.size == (60, 40)
+        red, white = seen.getpixel((8, 8)), seen.getpixel((52, 32))
+        assert red[0] > 200 and red[1] < 60 and min(white) > 200, kind
+
+
+def test_a_broken_exif_block_is_no_orientation():
+    data = picture(50, 40)
+    block = b"Exif\0\0MM\0*\xff\xff\xff\xff garbage"
+    broken = data[:2] + b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block + data[2:]
+    assert (verify(broken, LIMIT).width, decode(broken).size) == (50, (50, 40))
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [
+        ("L", "PNG"),
+        ("1", "PNG"),
+        ("P", "GIF"),
+        ("LA", "PNG"),
+        ("RGBA", "WEBP"),
+        ("CMYK", "JPEG"),
+        ("I;16", "PNG"),
+        ("F", "TIFF"),
+    ],
+)
+def test_every_pixel_mode_becomes_8_bit_rgb(mode, kind):
+    image = Image.merge("CMYK", [Image.linear_gradient("L")] * 4) if mode == "CMYK" else None
+    if mode == "I;16":
+        image = Image.fromarray((np.arange(256, dtype=np.uint16) * 257).reshape(1, 256).repeat(16, 0))
+    image = image or Image.linear_gradient("L").convert(mode)
+    data = saved(image, kind)
+    assert verify(data, LIMIT).format == kind
+    seen = decode(data)
+    assert seen.mode == "RGB"
+    values = np.asarray(seen)
+    assert values.max() > 200 and values.min() < 60  # neither black nor white throughout
+
+
+def test_16_bits_are_scaled_not_clipped():
+    image = Image.fromarray(np.full((4, 4), 32768, np.uint16))
+    assert abs(decode(saved(image, "PNG")).getpixel((0, 0))[0] - 128) <= 1
+
+
+def test_transparency_is_seen_on_white():
+    see_through = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
+    assert decode(saved(see_through, "PNG")).getpixel((4, 4)) == (255, 255, 255)
+    palette = Image.new("P", (8, 8), 3)
+    palette.putpalette([0, 0, 0, 0, 255, 0, 0, 0, 255, 255, 0, 0])
+    assert decode(saved(palette, "PNG", transparency=3)).getpixel((4, 4)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_of_an_animation_the_first_frame_is_the_picture(kind):
+    frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "blue", "green")]
+    data = saved(frames[0], kind, save_all=True, append_images=frames[1:])
+    red = decode(data).getpixel((10, 10))
+    assert verify(data, LIMIT).width == 20 and red[0] > 200 and red[2] < 60
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_a_picture_that_ends_early_is_refused_wherever_it_ends(kind):
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 255, (80, 80, 3), np.uint8))
+    data = saved(image, kind)
+    for share in (0.3, 0.6, 0.9):
+        assert refusal(data[: int(len(data) * share)]) in ("truncated", "undecodable", "not_an_image")
+
+
+@pytest.mark.parametrize(
+    "options", [{"progressive": True}, {"progressive": False}, {"subsampling": 0}, {"restart_marker_rows": 1}]
+)
+def test_the_quick_check_of_a_jpeg_sees_a_cut_that_the_slow_one_sees(options):
+    rng = np.random.default_rng(1)
+    data = saved(Image.fromarray(rng.integers(0, 255, (200, 300, 3), np.uint8)), "JPEG", **options)
+    verify(data, LIMIT)
+    for cut in (1000, 400, 100, 20):
+        assert refusal(data[:-cut]) == "truncated"
+
+
+def test_bombs_are_refused_by_their_header():
+    assert refusal(png_claiming(100_000, 100_000)) == "too_many_pixels"
+    assert refusal(png_claiming(3000, 3000)) == "too_many_pixels"
+    assert refusal(png_claiming(2**31 - 1, 2**31 - 1, 16, 6)) == "too_many_pixels"
+    gif = bytearray(picture(10, 10, "GIF"))
+    gif[6:10] = struct.pack("<HH", 65535, 65535)
+    assert refusal(bytes(gif)) == "too_many_pixels"
+    bmp = bytearray(picture(10, 10, "BMP"))
+    bmp[18:26] = struct.pack("<ii", 60_000, 60_000)
+    assert refusal(bytes(bmp)) == "too_many_pixels"
+
+
+def test_a_text_chunk_that_unpacks_to_gigabytes_is_refused():
+    def chunk(name, body):
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    data = picture(10, 10, "PNG")
+    bomb = chunk(b"zTXt", b"note\0\0" + zlib.compress(b"\0" * 80_000_000, 9))
+    at = data.index(b"IDAT") - 4
+    assert refusal(data[:at] + bomb + data[at:]) in ("undecodable", "truncated")
+
+
+def test_an_empty_side_and_half_a_header():
+    assert refusal(png_claiming(0, 10)) in ("undecodable", "not_an_image")
+    assert refusal(picture()[:3]) in ("not_an_image", "undecodable", "truncated")
+    assert refusal(b"") == "empty"
+
+
+def test_a_polyglot_is_what_its_first_bytes_say():
+    assert verify(picture() + b"<html><script>alert(1)</script>", LIMIT).format == "JPEG"
+    assert refusal(b"<html>" + picture()) == "not_an_image"
+
+
+def test_formats_that_run_or_refer_to_other_things_are_no_pictures():
+    assert refusal(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\nshowpage\n") == "not_an_image"
+    assert refusal(b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>') == "svg"
+    assert refusal(b"%PDF-1.7\n") == "not_an_image"
+
+
+def test_noise_never_gets_past_with_another_error():
+    """Pictures with bytes turned over: accepted or refused, never anything else."""
+    rng = np.random.default_rng(2)
+    for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"):
+        data = picture(40, 30, kind)
+        for _ in range(150):
+            noisy = np.frombuffer(data, np.uint8).copy()
+            places = rng.integers(0, len(noisy), rng.integers(1, 12))
+            noisy[places] = rng.integers(0, 255, len(places), np.uint8)
+            try:
+                found = verify(noisy.tobytes(), LIMIT)
+                assert decode(noisy.tobytes(), LIMIT).size == (found.width, found.height)
+            except FetchError:
+                pass
+
+
+def test_real_photographs(pytestconfig):
+    folder = Path(__file__).parents[3] / "shared" / "data" / "photos"
+    if not folder.is_dir():
+        pytest.skip("no folder shared/data/photos beside the repository")
+    for path in sorted(folder.glob("*.jpg"))[:20]:
+        data = path.read_bytes()
+        found = verify(data, 80_000_000)
+        assert found.sha256 == hashlib.sha256(data).hexdigest()
+        assert decode(data).size == (found.width, found.height)

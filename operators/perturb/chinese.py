@@ -1,0 +1,334 @@
+"""Find and replace attributes in Chinese expressions.
+
+jieba gives words and parts of speech; the lexicon decides what is an attribute. A match must begin and end where words do
+(黑板 is not a black 板), except in compounds such as 木桌 and 红裙子 whose second half is listed.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+from operators import lexicon
+from operators.lexicon import Value
+from operators.perturb.phrase import Edit, Option, Phrase, Slot
+
+QUOTED = re.compile(r"“[^”]*”|\"[^\"]*\"|‘[^’]*’|「[^」]*」|『[^』]*』|《[^》]*》")
+NUMERALS = "一二两三四五六七八九十"
+MADE_BEFORE = re.compile(r"(?:由|用|以)[^，。、]{0,4}$")
+MADE_AFTER = re.compile(r"(?:制成|做成|制作|打造|编织|材质|材料|和|与|、)")
+PLACES = "上下里中内外前后旁边"
+
+
+@lru_cache
+def tagger() -> Any:
+    """jieba's part-of-speech tagger with a dictionary of its own, so that no other user of jieba sees our words."""
+    import jieba
+    import jieba.posseg
+
+    jieba.setLogLevel(logging.WARNING)
+    words = jieba.Tokenizer()
+    lex = lexicon.load("zh")
+    words.initialize()
+    for phrase in lex.phrases():
+        words.add_word(phrase)
+    return jieba.posseg.POSTokenizer(words)
+
+
+def parse(texts: Sequence[str], families: Iterable[str] = lexicon.FAMILIES) -> list[Phrase]:
+    wanted = frozenset(families)
+    return [_phrase(text, wanted) for text in texts]
+
+
+def options(slot: Slot, weights: dict[str, float] | None = None) -> list[Option]:
+    """Every replacement that makes the slot surely false and still reads well, with how often to draw it."""
+    lex = lexicon.load("zh")
+    family = lex.families[slot.family]
+    found = []
+    for value in family.values.values():
+        if not value.use or value.object != slot.value.object or not lex.fits(value, slot.noun):
+            continue
+        if not all(family.excludes(other, value) for other in (slot.value, *slot.mates)):
+            continue
+        word = _surface(slot, value)
+        if word is None:
+            continue
+        weight = value.weight if weights is None else sum(weights.get(form, 0.0) for form in {word, *value.words})
+        if weight > 0:
+            found.append(Option(word, value, weight))
+    return found
+
+
+def own_weight(slot: Slot, weights: dict[str, float] | None = None) -> float:
+    return slot.value.weight if weights is None else sum(weights.get(form, 0.0) for form in slot.value.words)
+
+
+def render(phrase: Phrase, changes: dict[int, Option]) -> str:
+    """The phrase with some slots' words replaced."""
+    edit = Edit()
+    for index, option in changes.items():
+        slot = phrase.slots[index]
+        new = option.text
+        if slot.family == "pattern" and new.endswith("图案") and phrase.text[slot.end :].startswith(("图案", "花纹")):
+            new = new.removesuffix("图案")
+        edit.parts.append((slot.start, slot.end, new))
+    return edit.apply(phrase.text)
+
+
+def _surface(slot: Slot, value: Value) -> str | None:
+    """How a value is written in the slot's form; None where it has no such form."""
+    if slot.form == "char":
+        return value.char
+    if slot.form == "digits":
+        return str(value.number)
+    if slot.form == "made":
+        return value.made or value.words[0]
+    ending = slot.form[-1]
+    alike = [word for word in value.words if word.endswith(ending) and len(word) > 1]
+    if slot.form.endswith(("型", "着")):
+        return alike[0] if alike else None
+    if slot.family in ("state", "size", "action") and len(slot.form) > 1:
+        longer = [word for word in value.words if len(word) > 1]
+        return (alike or longer or [value.words[0]])[0]
+    return value.words[0]
+
+
+def ends_in_noun(text: str) -> bool:
+    """Whether a text is one word that names a thing."""
+    tokens = _Tokens(text.rstrip("。"))
+    return len(tokens.words) == 1 and tokens.flags[0].startswith("n")
+
+
+@lru_cache
+def _patterns() -> tuple[re.Pattern[str], re.Pattern[str]]:
+    lex = lexicon.load("zh")
+    words = sorted((word for word in lex.words() if not re.fullmatch(rf"[{NUMERALS}\d]+", word)), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, words))), re.compile(
+        "|".join(map(re.escape, sorted(lex.phrases(), key=len, reverse=True)))
+    )
+
+
+@lru_cache
+def _counted() -> re.Pattern[str]:
+    measures = lexicon.load("zh").families["count"].extra
+    usable = [measure for measure in measures["measures"] if measure not in measures["pair_measures"]]
+    return re.compile(rf"(?<![第每这那几数{NUMERALS}\d.])([{NUMERALS}]+|\d+)(?:{'|'.join(usable)})(?![{PLACES}])")
+
+
+class _Tokens:
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.words: list[str] = []
+        self.flags: list[str] = []
+        self.start: list[int] = []
+        at = 0
+        for pair in tagger().cut(text):
+            self.words.append(pair.word)
+            self.flags.append(pair.flag)
+            self.start.append(at)
+            at += len(pair.word)
+        self.starts = {start: i for i, start in enumerate(self.start)}
+        self.bounds = set(self.start) | {at}
+
+    def holding(self, position: int) -> int:
+        """Index of the token that covers a character."""
+        return next(i for i in reversed(range(len(self.start))) if self.start[i] <= position)
+
+    def noun_after(self, end: int) -> str:
+        """The noun that words ending at `end` describe: the end of the first run of nouns."""
+        noun = ""
+        for i, start in enumerate(self.start):
+            if start < end:
+                continue
+            if (
+                self.flags[i].startswith(("n", "l", "i"))
+                and self.words[i] not in ("颜色", "材质", "材料", "图案", "花纹")
+                and not _is_attribute(self.words[i])
+            ):
+                noun = self.words[i]
+            elif (
+                noun or (self.flags[i].startswith(("v", "p")) and not _is_attribute(self.words[i])) or self.words[i] in "，。；"
+            ):
+                break
+        return noun
+
+    def noun_before(self, start: int) -> str:
+        for i in reversed(range(len(self.words))):
+            if self.start[i] < start and self.flags[i].startswith("n") and not _is_attribute(self.words[i]):
+                return self.words[i]
+        return ""
+
+
+def _is_attribute(word: str) -> bool:
+    return any(value.family in ("colour", "material", "pattern") for value in lexicon.load("zh").lookup(word))
+
+
+def _phrase(text: str, wanted: frozenset[str]) -> Phrase:
+    attributes, traps = _patterns()
+    tokens = _Tokens(text)
+    protected = [match.span() for match in QUOTED.finditer(text)]
+    protected += [match.span() for match in traps.finditer(text) if tokens.bounds.issuperset(match.span())]
+    slots: list[Slot] = []
+    for match in attributes.finditer(text):
+        if any(a < match.end() and match.start() < b for a, b in protected):
+            continue
+        for value in lexicon.load("zh").lookup(match.group()):
+            slot = _slot(tokens, value, match.start(), match.end())
+            if slot is not None:
+                slots.append(slot)
+                break
+    for match in _counted().finditer(text):
+        slot = _count(tokens, match)
+        if slot and not any(a < match.end() and match.start() < b for a, b in protected):
+            slots.append(slot)
+    slots = sorted((slot for slot in slots if slot.family in wanted), key=lambda slot: slot.start)
+    slots = [
+        replace(
+            slot,
+            mates=tuple(
+                o.value
+                for o in slots
+                if o is not slot and not o.value.vague and o.family == slot.family and o.noun == slot.noun
+            ),
+        )
+        if slot.family not in ("relation", "action", "count")
+        else slot
+        for slot in slots
+    ]
+    return Phrase(text, "zh", _head(tokens, slots), tuple(slots), _contradiction(slots))
+
+
+def _head(tokens: _Tokens, slots: Sequence[Slot]) -> str:
+    """Chinese heads come last, except when the phrase goes on with what the thing does."""
+    first_action = next((slot for slot in slots if slot.family == "action"), None)
+    if first_action:
+        before = tokens.noun_before(first_action.start)
+        if before:
+            return before
+    return tokens.noun_before(len(tokens.text))
+
+
+def _slot(tokens: _Tokens, value: Value, start: int, end: int) -> Slot | None:
+    text = tokens.text
+    word, after, before = text[start:end], text[end:], text[:start]
+    aligned = start in tokens.bounds and end in tokens.bounds
+    family = value.family
+    noun = tokens.noun_after(end) or tokens.noun_before(start)
+    if family in ("colour", "material") and len(word) == 1:
+        return _compound(tokens, value, start, end)
+    if not aligned and family == "material" and start in tokens.bounds:  # 玻璃杯 is one word
+        return _compound(tokens, value, start, end)
+    if not aligned and not (family == "colour" and word.endswith("色")):
+        return None
+    if family == "colour":
+        if re.search(r"[相调染肤]$", before) or after.startswith(("系", "素", "调")):
+            return None
+        return Slot("colour", start, end, value, "word", noun)
+    if family == "material":
+        if MADE_BEFORE.search(before) and MADE_AFTER.match(after):
+            return Slot(
+                "material", start, end, value, "made", tokens.noun_before(start) if after.endswith(("成", "成。")) else noun
+            )
+        following = tokens.starts.get(end)
+        describes = after.startswith("的") or (
+            following is not None and tokens.flags[following].startswith("n") and not after.startswith(tuple(PLACES))
+        )
+        return Slot("material", start, end, value, "word", noun) if describes else None
+    if family == "pattern":
+        following = tokens.starts.get(end)
+        describes = (
+            after.startswith("的")
+            or (following is not None and tokens.flags[following].startswith("n"))
+            or bool(re.search(r"(?:带有|印有|有)$", before))
+        )
+        return Slot("pattern", start, end, value, "word", noun) if describes else None
+    if family in ("size", "state"):
+        return _adjective(tokens, value, start, end, noun)
+    if family == "relation":
+        if not tokens.noun_before(start) or not value.use:
+            return None
+        return Slot("relation", start, end, value, word, tokens.noun_before(len(text)))
+    if family == "action" and value.use:
+        return _action(tokens, value, start, end)
+    return None
+
+
+def _compound(tokens: _Tokens, value: Value, start: int, end: int) -> Slot | None:
+    """红裙子, 木桌: one character and a listed second half that ends a word."""
+    traps = lexicon.load("zh").traps
+    heads = traps["heads_after_char"] if value.family == "colour" else traps["compound_heads"]
+    after = tokens.text[end:]
+    if start not in tokens.bounds:
+        return None
+    head = next(
+        (head for head in sorted(heads, key=len, reverse=True) if after.startswith(head) and end + len(head) in tokens.bounds),
+        None,
+    )
+    if head is None or (re.search(r"[深浅淡暗亮大小]$", tokens.text[:start]) and value.family == "colour"):
+        return None
+    return Slot(value.family, start, end, value, "char" if end - start == 1 else "word", head)
+
+
+def _adjective(tokens: _Tokens, value: Value, start: int, end: int, noun: str) -> Slot | None:
+    text, after = tokens.text, tokens.text[end:]
+    following = tokens.starts.get(end)
+    lex = lexicon.load("zh")
+    if value.fits and not lex.fits(value, noun):
+        return None
+    if after.startswith("的"):
+        form = text[start:end]
+        return Slot(value.family, start, end, value, form if len(form) > 1 else "word", noun)
+    if following is None or not tokens.flags[following].startswith("n"):
+        return None
+    if end - start == 1:
+        alone = tokens.starts.get(start) is not None and tokens.flags[tokens.starts[start]].startswith("a")
+        return Slot(value.family, start, end, value, "char", noun) if alone and value.char else None
+    return (
+        Slot(value.family, start, end, value, text[start:end], noun)
+        if text[end - 1] in "型形" or value.axis == "overall"
+        else None
+    )
+
+
+def _action(tokens: _Tokens, value: Value, start: int, end: int) -> Slot | None:
+    text = tokens.text
+    after, before = text[end:], text[:start]
+    noun = tokens.noun_before(start) or tokens.noun_before(len(text))
+    if not noun:
+        return None
+    if end - start == 1:
+        if value.object and not after.startswith("着"):
+            return None
+        if not after.startswith(("着", "在")):
+            return None
+        return Slot("action", start, end, value, "char", noun)
+    if value.axis != "motion" or not re.search(r"(?:正在|在[^，。]{0,6})$", before):
+        return None
+    return Slot("action", start, end, value, "word", noun)
+
+
+def _count(tokens: _Tokens, match: re.Match[str]) -> Slot | None:
+    word = match.group(1)
+    values = [value for value in lexicon.load("zh").lookup(word) if value.family == "count"]
+    noun = tokens.noun_after(match.end())
+    if not values or not noun or word == "二" or values[0].number == 1:
+        return None
+    return Slot("count", match.start(1), match.end(1), values[0], "digits" if word.isdigit() else "word", noun)
+
+
+def _contradiction(slots: Sequence[Slot]) -> str:
+    families = lexicon.load("zh").families
+    for i, a in enumerate(slots):
+        for b in slots[i + 1 :]:
+            if (
+                a.family == b.family
+                and a.family in ("size", "state")
+                and a.noun == b.noun
+                and families[a.family].excludes(a.value, b.value)
+            ):
+                return f"{a.value.words[0]}与{b.value.words[0]}：{a.noun}"
+    return ""

@@ -1,0 +1,219 @@
+"""Choose the ten negatives of a group so that the text alone does not give the positive away.
+
+Two things betray a positive without any picture: it is the text most like the other ten (all were made from it), and its words
+are the usual ones (replacements are drawn evenly, positives are not). So:
+
+* A group is built around a random *other* member where it can be: the positive is then one of ten neighbours of the centre.
+  With a single slot to vary, all eleven texts differ in that one slot and none is the centre.
+* Values are drawn by their share among positives, with inclusion probabilities proportional to it and the positive's own value
+  among them (systematic sampling, conditional on it). For such a set S of eleven values every member is equally likely to be
+  the true one: P(v | S) ∝ p(v)·P(S | v ∈ S) = P(S)·p(v)/π_v, and π_v ∝ p(v). Exact while no value has a share above 1/11.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from operators import lexicon
+from operators.perturb.phrase import Option, Phrase
+
+SIZE = 10
+"""Negatives in a group: the released trainer reshapes to 1 + 10."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to build a group.
+
+    pivot             share of groups built around another member than the positive, where that is possible
+    families_changed  most families in which a negative may differ from its positive
+    max_same          most negatives of a slot that share one root meaning (small, tiny, miniature)
+    """
+
+    pivot: float
+    families_changed: int
+    max_same: int
+
+
+Change = dict[int, Option]
+"""Slot index → what stands there instead."""
+
+
+class Sampler:
+    """Draws replacement values for one phrase's slots.
+
+    choices[i]   options of slot i (already without those that may be true)
+    own[i]       weight of the value that the positive has there
+    """
+
+    def __init__(self, phrase: Phrase, choices: Sequence[list[Option]], own: Sequence[float], plan: Plan, rng: random.Random):
+        self.phrase, self.choices, self.own, self.plan, self.rng = phrase, choices, own, plan, rng
+        families = lexicon.load(phrase.language).families
+        self.clusters: list[dict[str, list[Option]]] = []
+        for slot, options in zip(phrase.slots, choices, strict=True):
+            clusters: dict[str, list[Option]] = {}
+            for option in options:
+                value = option.value
+                root = f"{families[slot.family].root(value)}/{value.shade or ''}"
+                clusters.setdefault(root, []).append(option)
+            self.clusters.append(clusters)
+
+    def capacity(self, slot: int) -> int:
+        return sum(min(len(options), self.plan.max_same) for options in self.clusters[slot].values())
+
+    def commonness(self, slot: int) -> float:
+        """Share of the positive's own value among what the slot could hold, 0..1."""
+        total = self.own[slot] + sum(option.weight for option in self.choices[slot])
+        return self.own[slot] / total if total else 0.0
+
+    def draw(self, slot: int, count: int) -> list[Option]:
+        """`count` different options of a slot, at most `max_same` of one root meaning, in random order."""
+        rounds = {root: list(options) for root, options in self.clusters[slot].items()}
+        taken: list[Option] = []
+        for _ in range(self.plan.max_same):
+            want = count - len(taken)
+            if want <= 0:
+                break
+            weights = {root: sum(option.weight for option in options) for root, options in rounds.items() if options}
+            for root in _systematic(weights, want, self.own[slot], self.rng):
+                option = _one(rounds[root], self.rng)
+                rounds[root] = [other for other in rounds[root] if other.value.id != option.value.id]
+                taken.append(option)
+        self.rng.shuffle(taken)
+        return taken[:count]
+
+
+def build(sampler: Sampler) -> list[Change]:
+    """Ten different changes, or fewer when the phrase does not offer enough."""
+    plan, rng, slots = sampler.plan, sampler.rng, sampler.phrase.slots
+    usable = [i for i in range(len(slots)) if sampler.capacity(i)]
+    if rng.random() < plan.pivot:
+        pools = [usable] if plan.families_changed > 1 else [
+            [i for i in usable if slots[i].family == family] for family in dict.fromkeys(slots[i].family for i in usable)
+        ]  # fmt: skip
+        plans: list[tuple[float, Callable[[], list[Change]]]] = []
+        for pool in pools:
+            full = [i for i in pool if sampler.capacity(i) >= SIZE]
+            for i in full:
+                plans.append((min(1.0, 1 / (SIZE + 1) / max(sampler.commonness(i), 1e-9)), lambda i=i: line(sampler, i)))  # type: ignore[misc]
+            if len(pool) > 1 and sum(sampler.capacity(i) for i in pool) >= SIZE:
+                plans.append((float(len(pool)), lambda pool=pool: around_another(sampler, pool)))  # type: ignore[misc]
+        while plans:
+            _, make = pick = rng.choices(plans, [weight for weight, _ in plans])[0]
+            for _ in range(3):
+                changes = make()
+                if len(changes) == SIZE:
+                    return changes
+            plans.remove(pick)
+    return around_positive(sampler, usable)
+
+
+def line(sampler: Sampler, slot: int) -> list[Change]:
+    """All eleven texts differ in one slot: none is nearer to the rest than another."""
+    return [{slot: option} for option in sampler.draw(slot, SIZE)]
+
+
+def around_another(sampler: Sampler, pool: Sequence[int]) -> list[Change]:
+    """A star of eleven whose centre is a negative: the positive is one of its ten neighbours, each of which differs from the
+    centre in one slot of `pool`."""
+    rng = sampler.rng
+    places = _places(sampler, pool, SIZE)
+    if places is None:
+        return []
+    mine = rng.choice(places)
+    # In the positive's own slot the centre takes one of the values, and the positive's place takes none.
+    values = {slot: sampler.draw(slot, places.count(slot)) for slot in dict.fromkeys(places)}
+    if any(len(values[slot]) < places.count(slot) for slot in values):
+        return []
+    centre = values[mine].pop()
+    slots = sampler.phrase.slots
+    changes: list[Change] = [{mine: centre}]
+    for slot, options in values.items():
+        if slot != mine and (slots[slot].family, slots[slot].noun) == (slots[mine].family, slots[mine].noun):
+            family = lexicon.load(sampler.phrase.language).families[slots[slot].family]
+            if not all(family.excludes(centre.value, option.value) for option in options):  # "a red and crimson shade"
+                return []
+        changes += [{slot: option} if slot == mine else {mine: centre, slot: option} for option in options]
+    allowed = sampler.plan.families_changed
+    if any(len({slots[i].family for i in change}) > allowed for change in changes):
+        return []
+    rng.shuffle(changes)
+    return changes
+
+
+def around_positive(sampler: Sampler, pool: Sequence[int]) -> list[Change]:
+    """A star around the positive: each negative changes one slot (several when the recipe allows several families)."""
+    rng, slots = sampler.rng, sampler.phrase.slots
+    places = _places(sampler, pool, SIZE)
+    if places is None:
+        return []
+    changes: list[Change] = [
+        {slot: option} for slot in dict.fromkeys(places) for option in sampler.draw(slot, places.count(slot))
+    ]
+    for change in changes:
+        (first,) = change
+        families = {slots[first].family}
+        for other in rng.sample(list(pool), len(pool)):
+            if len(families) >= sampler.plan.families_changed or rng.random() < 0.5:
+                break
+            if slots[other].family not in families:
+                change[other] = _one(sampler.choices[other], rng)
+                families.add(slots[other].family)
+    rng.shuffle(changes)
+    return changes
+
+
+def _places(sampler: Sampler, pool: Sequence[int], count: int) -> list[int] | None:
+    """Hand `count` places out to slots, as evenly as chance and what each slot can offer allow."""
+    room = {slot: sampler.capacity(slot) for slot in pool}
+    if sum(room.values()) < count:
+        return None
+    places: list[int] = []
+    while len(places) < count:
+        free = [slot for slot in pool if room[slot]]
+        slot = sampler.rng.choice(free)
+        room[slot] -= 1
+        places.append(slot)
+    return places
+
+
+def _one(options: Sequence[Option], rng: random.Random) -> Option:
+    return rng.choices(options, [option.weight for option in options])[0]
+
+
+def _systematic(weights: dict[str, float], count: int, own: float, rng: random.Random) -> list[str]:
+    """`count` keys with inclusion probability proportional to weight, given that a value of weight `own` is drawn with them."""
+    keys = list(weights)
+    if len(keys) <= count:
+        return keys
+    rng.shuffle(keys)
+    everything = [own or min(weights.values()), *(weights[key] for key in keys)]
+    shares = _inclusion(everything, count + 1)
+    tick = rng.random() * shares[0]  # the own value comes first: a tick inside it is the condition
+    chosen, upto = [], shares[0]
+    for key, share in zip(keys, shares[1:], strict=True):
+        if int(upto + share - tick) > int(upto - tick):
+            chosen.append(key)
+        upto += share
+    return chosen[:count]
+
+
+def _inclusion(weights: Sequence[float], count: int) -> list[float]:
+    """Probabilities proportional to weight that sum to `count`, none above 1."""
+    shares = [0.0] * len(weights)
+    free = set(range(len(weights)))
+    left = float(count)
+    while free:
+        total = sum(weights[i] for i in free)
+        certain = {i for i in free if weights[i] * left >= total * (1 - 1e-12)}
+        if not certain:
+            for i in free:
+                shares[i] = weights[i] * left / total
+            break
+        for i in certain:
+            shares[i] = 1.0
+        free -= certain
+        left -= len(certain)
+    return shares

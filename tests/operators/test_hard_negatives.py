@@ -1,0 +1,203 @@
+import pyarrow as pa
+import pytest
+from pydantic import ValidationError
+
+from operators.columns import NEGATIVES, REGIONS
+from operators.hard_negatives import HardNegatives, diff_span, judge
+from operators.perturb.inflect import mend_articles
+
+LEFT, RIGHT = [0.0, 0.0, 0.4, 1.0], [0.6, 0.0, 1.0, 1.0]
+
+
+def table(*samples):
+    """Each sample is a list of (text, box[, language])."""
+    regions = [
+        [
+            {"box": box, "score": None, "short": text, "long": text, "language": (rest or [None])[0], "origin": "human"}
+            for text, box, *rest in sample
+        ]
+        for sample in samples
+    ]
+    return pa.table({"uid": [f"{i:032x}" for i in range(len(samples))], "regions": pa.array(regions, REGIONS)})
+
+
+def run(*samples, **settings):
+    outcome = HardNegatives(**settings)(table(*samples))
+    return outcome.kept["negatives"].to_pylist(), outcome.rejects
+
+
+def group(text, **settings):
+    groups, rejects = run([(text, LEFT)], **settings)
+    assert rejects == []
+    return groups[0][0]
+
+
+@pytest.mark.parametrize("text", ["A small red wooden box.", "two brown dogs", "一只黑色的狗", "一把由金属制成的椅子"])
+def test_a_group_has_ten_texts_that_differ_from_the_positive_and_each_other(text):
+    texts = [negative["text"] for negative in group(text)]
+    assert len(texts) == 10 and len({*texts, text}) == 11
+
+
+def test_the_span_marks_exactly_what_was_changed():
+    for negative in group("A lamp with a red glass shade."):
+        start, end = negative["start"], negative["end"]
+        restored = negative["text"][:start] + negative["original"] + negative["text"][end:]
+        assert restored == "A lamp with a red glass shade."
+        assert negative["origin"] == "lexical" and negative["family"] in ("colour", "material")
+
+
+@pytest.mark.parametrize(
+    ("text", "head"),
+    [("an orange cat", "cat"), ("a black plastic trash can", "trash can"), ("一个木质的盒子", "盒子"), ("三朵黄色的花", "花")],
+)
+def test_the_object_is_kept(text, head):
+    assert all(head.removesuffix("s") in negative["text"] for negative in group(text))
+
+
+def test_articles_follow_the_next_word_and_capitals_and_punctuation_stay():
+    texts = [negative["text"] for negative in group("An orange fabric chair!", families=("colour",))]
+    assert all(text.endswith(" fabric chair!") for text in texts)
+    assert all(text.startswith("An " if text[2:].strip()[0] in "aeio" else "A ") for text in texts)
+    assert (
+        mend_articles("a orange unicorn in an uniform, a hour, an one-eyed cat")
+        == "an orange unicorn in a uniform, an hour, a one-eyed cat"
+    )
+
+
+def test_a_count_changes_nouns_and_verbs_with_it():
+    texts = {negative["text"] for negative in group("Two white dogs are running.", families=("count",))}
+    assert "Three white dogs are running." in texts
+    assert all("dogs are" in text or text.startswith("One white dog is") for text in texts)
+    assert {negative["text"] for negative in group("one child", families=("count",))} >= {"two children"}
+
+
+def test_chinese_counts_use_liang_before_a_measure_word():
+    texts = [negative["text"] for negative in group("三只狗", families=("count",))]
+    assert "两只狗" in texts and "二只狗" not in texts
+
+
+@pytest.mark.parametrize(
+    ("text", "never"),
+    [
+        ("a gray wall", {"grey", "silver", "charcoal", "light grey"}),
+        ("a red car", {"crimson", "scarlet", "burgundy", "dark red", "maroon"}),
+        ("a navy blue shirt", {"blue", "dark blue", "black"}),
+        ("a fabric bag", {"velvet", "cotton", "wool", "denim", "cloth"}),
+        ("a wooden table", {"oak", "wood", "bamboo"}),
+        ("一面灰色的墙", {"银色", "银灰色", "浅灰色", "灰"}),
+    ],
+)
+def test_what_may_also_be_true_is_never_a_negative(text, never):
+    groups, _ = run(*[[(text, LEFT)]] * 20)
+    words = {
+        sample[0][i]["text"][sample[0][i]["start"] : sample[0][i]["end"]] for sample in groups if sample[0] for i in range(10)
+    }
+    assert words and not words & never
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["an orange", "a glass of orange juice", "a gold medal", "The White House", "a black and white photo of a cat", "a rose",
+     "a cup of green tea",
+     "a sign that says \"red car\"", "a brown bear", "红绿灯", "一棵白菜", "一块黑板", "一条金鱼", "一块写着“红色”的牌子"],
+)  # fmt: skip
+def test_words_that_only_look_like_attributes_are_left_alone(text):
+    groups, rejects = run([(text, LEFT)])
+    assert groups == [[[]]] and [(reject.reason, reject.item) for reject in rejects] == [("no_attribute", "negatives[0]")]
+
+
+def test_a_single_size_word_is_too_little_for_ten():
+    groups, (reject,) = run([("a large umbrella", LEFT)])
+    assert groups == [[[]]] and reject.reason == "too_few" and "large umbrella" in reject.detail
+
+
+def test_true_elsewhere_in_the_picture_is_kept_and_flagged():
+    groups, _ = run([("a red car", LEFT), ("a blue car", RIGHT)], pivot=0.0)
+    flagged = {negative["text"] for negative in groups[0][0] if negative["flags"] == ["present_elsewhere"]}
+    assert flagged == {"a blue car"} & {negative["text"] for negative in groups[0][0]} == {"a blue car"}
+
+
+def test_what_an_overlapping_box_of_the_same_kind_bears_is_not_used():
+    inside = [0.0, 0.0, 0.2, 0.5]
+    groups, _ = run(*[[("a red car", LEFT), ("a navy car", inside)]] * 20)
+    used = {negative["text"] for sample in groups for negative in sample[0]}
+    assert "a green car" in used and not used & {
+        "a navy blue car",
+        "a blue car",
+        "a dark blue car",
+        "a royal blue car",
+        "a black car",
+    }
+
+
+def test_positives_that_contradict_each_other_or_repeat_are_not_used():
+    _, rejects = run(
+        [("a red car", LEFT), ("a green car", LEFT)],
+        [("a red car", LEFT), ("A red car.", LEFT)],
+        [("a large small red box", LEFT)],
+    )
+    assert [(reject.uid[-1], reject.item, reject.reason) for reject in rejects] == [
+        ("0", "negatives[0]", "contradiction"),
+        ("0", "negatives[1]", "contradiction"),
+        ("1", "negatives[1]", "duplicate"),
+        ("2", "negatives[0]", "contradiction"),
+    ]
+
+
+def test_odd_regions_are_refused_with_a_reason_and_the_sample_survives():
+    outcome = HardNegatives()(table([(None, LEFT), ("  ", LEFT), ("ein roter Ball", LEFT, "de"), ("🎈", LEFT)], []))
+    assert outcome.kept["negatives"].to_pylist() == [[[], [], [], []], []]
+    assert [reject.reason for reject in outcome.rejects] == ["no_text", "no_text", "language", "no_attribute"]
+    assert outcome.kept.schema.field("negatives").type == NEGATIVES
+
+
+def test_null_regions_are_no_regions():
+    batch = pa.table({"uid": ["a"], "regions": pa.array([None], REGIONS)})
+    assert HardNegatives()(batch).kept["negatives"].to_pylist() == [[]]
+
+
+def test_the_same_sample_gives_the_same_negatives_whatever_its_batch():
+    alone = HardNegatives()(table([("a red car", LEFT)])).kept["negatives"].to_pylist()[0]
+    together = HardNegatives()(table([("a red car", LEFT)], [("a blue wooden box", LEFT)])).kept["negatives"].to_pylist()[0]
+    assert alone == together
+
+
+def test_one_family_per_negative_unless_more_are_allowed():
+    text = "a small red wooden box with a shiny metal lid"
+    assert all(len(judge(text, negative["text"], "en").families) == 1 for negative in group(text, pivot=0.0))
+    groups, _ = run(*[[(text, LEFT)]] * 10, families_changed=2)
+    assert max(len(judge(text, negative["text"], "en").families) for sample in groups for negative in sample[0]) == 2
+
+
+def test_replacements_follow_a_given_distribution():
+    words = {
+        word: 1.0 for word in ["red", "blue", "green", "yellow", "black", "white", "orange", "purple", "pink", "brown", "grey"]
+    }
+    groups, _ = run(*[[("a red cube", LEFT)]] * 5, distribution={"colour": words})
+    used = {negative["text"].split()[1] for sample in groups for negative in sample[0]}
+    assert used == set(words) - {"red"}
+
+
+def test_a_negative_weight_and_an_unknown_family_are_errors():
+    with pytest.raises(ValidationError, match=r"distribution\.colour\.red"):
+        HardNegatives(distribution={"colour": {"red": -1.0}})
+    with pytest.raises(ValidationError):
+        HardNegatives(families=("flavour",))
+
+
+def test_paraphrases_are_written_on_request():
+    outcome = HardNegatives(positives=2)(table([("a grey sofa", LEFT), ("一只黑色的狗", RIGHT)]))
+    (english_ones, chinese_ones) = outcome.kept["positives"].to_pylist()[0]
+    assert {positive["text"] for positive in english_ones} <= {"a gray sofa", "a grey couch", "a gray couch"} and len(
+        english_ones
+    ) == 2
+    assert chinese_ones == [{"text": "一只黑色狗", "origin": "lexical"}]
+
+
+def test_diff_span_covers_whole_words_and_is_never_empty_for_different_texts():
+    assert diff_span("a red car", "a reddish car") == (2, 9, "red")
+    assert diff_span("a red car", "an orange car") == (0, 9, "a red")
+    assert diff_span("a red car", "a car") == (2, 5, "red car")
+    assert diff_span("a red car", "a red car") == (0, 0, "")
+    assert diff_span("红色的车", "蓝色的车") == (0, 1, "红")
+    assert diff_span("", "a car") == (0, 5, "")

@@ -6,8 +6,8 @@ wordings is taken follows the scene's seed, so equal scenes read alike and diffe
 
 from __future__ import annotations
 
-import hashlib
 import random
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from demo.words import BACKGROUNDS, COUNTS, LIGHTS, PLACES, RELATIONS, SHAPES, STYLES, TONES, listed
@@ -18,9 +18,14 @@ if TYPE_CHECKING:
 
 def caption(scene: Scene, language: str, length: str) -> str:
     """language "en" or "zh", length "short" or "long"."""
-    digest = hashlib.sha256(f"caption {scene.seed} {language} {length}".encode()).digest()
-    rng = random.Random(int.from_bytes(digest[:8], "big"))
-    return _WRITERS[language, length](scene, rng)
+    rng = random.Random(f"caption {scene.seed} {language} {length}")
+    if length == "short":
+        return short_pair(scene, rng)[language == "zh"]
+    return joined([pair[language == "zh"] for pair in long_pairs(scene, rng)], language)
+
+
+def joined(sentences: Sequence[str], language: str) -> str:
+    return ("" if language == "zh" else " ").join(sentences)
 
 
 def backdrop(scene: Scene, language: str) -> str:
@@ -50,20 +55,17 @@ def _related(scene: Scene, number: int) -> tuple[str, Thing] | None:
     return None
 
 
-def _short_en(scene: Scene, rng: random.Random) -> str:
+def short_pair(scene: Scene, rng: random.Random) -> tuple[str, str]:
+    """A short caption in English and its Chinese translation."""
     named = _most_seen(scene, rng)
     if len(named) == 2 and (relation := scene.relation(named[0], named[1])) and rng.random() < 0.5:
-        return f"{named[0].short('en')} {RELATIONS[relation][0]} {named[1].short('en')}"
-    things = listed("en", [thing.short("en") for thing in named])
-    return rng.choice(["{} on {}", "{} against {}", "{}", "{} in front of {}"]).format(things, backdrop(scene, "en"))
-
-
-def _short_zh(scene: Scene, rng: random.Random) -> str:
-    named = _most_seen(scene, rng)
-    if len(named) == 2 and (relation := scene.relation(named[0], named[1])) and rng.random() < 0.5:
-        return f"{named[0].short('zh')}在{named[1].short('zh')}的{RELATIONS[relation][1]}"
-    things = listed("zh", [thing.short("zh") for thing in named])
-    return rng.choice(["{1}前的{0}", "{0}，{1}", "{0}", "{1}上有{0}"]).format(things, backdrop(scene, "zh"))
+        (a, b), (en, zh) = named, RELATIONS[relation]
+        return f"{a.short('en')} {en} {b.short('en')}", f"{a.short('zh')}在{b.short('zh')}的{zh}"
+    english, chinese = rng.choice(_SHORT)
+    return (
+        english.format(listed("en", [thing.short("en") for thing in named]), backdrop(scene, "en")),
+        chinese.format(listed("zh", [thing.short("zh") for thing in named]), backdrop(scene, "zh")),
+    )
 
 
 def _most_seen(scene: Scene, rng: random.Random) -> list[Thing]:
@@ -73,63 +75,72 @@ def _most_seen(scene: Scene, rng: random.Random) -> list[Thing]:
     return [thing for thing in scene.things if thing in chosen]
 
 
-def _long_en(scene: Scene, rng: random.Random) -> str:
-    sentences = []
-    for number, thing in enumerate(scene.things):
-        name, place, many = thing.short("en"), PLACES[thing.place][0], thing.count > 1
-        if number == 0:
-            wording = rng.choice(["The picture shows {0} {1}", "{1}, there {2} {0}", "{0} can be seen {1}"])
-            sentences.append(wording.format(name, place, "are" if many else "is"))
-            continue
-        wording = rng.choice(["{1}, there {2} {0}", "{0} {3} {1}", "{0} can be seen {1}"])
-        sentence = wording.format(name, place, "are" if many else "is", "lie" if many else "lies")
-        if near := _related(scene, number):
-            sentence += f", {RELATIONS[near[0]][0]} {definite(near[1], 'en')}"
-        sentences.append(sentence)
-    behind = rng.choice(["Behind {1} is {0}", "The scene is set against {0}", "All of this stands in front of {0}"])
-    sentences.append(behind.format(backdrop(scene, "en"), "them"))
-    sentences.append(rng.choice(_light_en(scene.light)))
-    sentences.append(
-        rng.choice(["It looks like {}", "The style is that of {}", "Everything is drawn as in {}"]).format(
-            STYLES[scene.style][0]
-        )
-    )
-    return " ".join(sentence[0].upper() + sentence[1:] + "." for sentence in sentences)
+def long_pairs(scene: Scene, rng: random.Random) -> list[tuple[str, str]]:
+    """The sentences of a long caption in English, each with its Chinese translation."""
+    pairs = [_thing_pair(scene, number, rng) for number in range(len(scene.things))]
+    for english, chinese in (rng.choice(_BEHIND), rng.choice(_light(scene.light)), rng.choice(_STYLE)):
+        en = english.format(backdrop=backdrop(scene, "en"), style=STYLES[scene.style][0])
+        zh = chinese.format(backdrop=backdrop(scene, "zh"), style=STYLES[scene.style][1])
+        pairs.append((_sentence(en), zh + "。"))
+    return pairs
 
 
-def _light_en(light: str) -> list[str]:
+def _thing_pair(scene: Scene, number: int, rng: random.Random) -> tuple[str, str]:
+    thing = scene.things[number]
+    place, verbs = PLACES[thing.place], ("are", "lie") if thing.count > 1 else ("is", "lies")
+    english, chinese = rng.choice(_NEXT if number else _FIRST)
+    english = english.format(thing.short("en"), place[0], *verbs)
+    chinese = chinese.format(thing.short("zh"), place[1])
+    if number and (near := _related(scene, number)):
+        english += f", {RELATIONS[near[0]][0]} {definite(near[1], 'en')}"
+        chinese += f"，位于{definite(near[1], 'zh')}的{RELATIONS[near[0]][1]}"
+    return _sentence(english), chinese + "。"
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:] + "."
+
+
+def _light(light: str) -> list[tuple[str, str]]:
     if light == "even":
-        return ["The light is even across the whole scene", "Even light falls on every part of it"]
-    dark = {"left": "the right side", "right": "the left side", "above": "the lower part"}[light]
-    side = LIGHTS[light][0]
-    return [f"Light falls {side}, and {dark} is darker", f"The scene is lit {side}, with {dark} in shade"]
+        return [
+            ("The light is even across the whole scene", "光线均匀地照亮整个画面"),
+            ("Even light falls on every part of it", "整个画面光照均匀"),
+        ]
+    dark, shade = {"left": ("the right side", "右侧"), "right": ("the left side", "左侧"), "above": ("the lower part", "下方")}[
+        light
+    ]
+    en, zh = LIGHTS[light]
+    return [
+        (f"Light falls {en}, and {dark} is darker", f"光线{zh}，{shade}较暗"),
+        (f"The scene is lit {en}, with {dark} in shade", f"光源{zh}，{shade}处在阴影中"),
+    ]
 
 
-def _long_zh(scene: Scene, rng: random.Random) -> str:
-    sentences = []
-    for number, thing in enumerate(scene.things):
-        name, place = thing.short("zh"), PLACES[thing.place][1]
-        if number == 0:
-            sentences.append(
-                rng.choice(["这张图片展示了画面{1}的{0}", "图中{1}有{0}", "画面{1}可以看到{0}"]).format(name, place)
-            )
-            continue
-        sentence = rng.choice(["{1}是{0}", "画面{1}有{0}", "{0}出现在{1}"]).format(name, place)
-        if near := _related(scene, number):
-            sentence += f"，位于{definite(near[1], 'zh')}的{RELATIONS[near[0]][1]}"
-        sentences.append(sentence)
-    behind = rng.choice(["它们的后面是{}", "这些物体放在{}前", "衬托它们的是{}"])
-    sentences.append(behind.format(backdrop(scene, "zh")))
-    sentences.append(rng.choice(_light_zh(scene.light)))
-    sentences.append(rng.choice(["整体看起来像{}", "画面的风格如同{}", "整幅画的风格是{}"]).format(STYLES[scene.style][1]))
-    return "".join(sentence + "。" for sentence in sentences)
-
-
-def _light_zh(light: str) -> list[str]:
-    if light == "even":
-        return ["光线均匀地照亮整个画面", "整个画面光照均匀"]
-    dark = {"left": "右侧", "right": "左侧", "above": "下方"}[light]
-    return [f"光线{LIGHTS[light][1]}，{dark}较暗", f"光源{LIGHTS[light][1]}，{dark}处在阴影中"]
-
-
-_WRITERS = {("en", "short"): _short_en, ("zh", "short"): _short_zh, ("en", "long"): _long_en, ("zh", "long"): _long_zh}
+# English wordings with their Chinese translations. {0} is the thing and {1} its place, or {0} the things and {1} the background.
+_SHORT = [
+    ("{0} on {1}", "{1}上有{0}"),
+    ("{0} against {1}", "以{1}为衬托的{0}"),
+    ("{0}", "{0}"),
+    ("{0} in front of {1}", "{1}前的{0}"),
+]
+_FIRST = [
+    ("The picture shows {0} {1}", "这张图片展示了画面{1}的{0}"),
+    ("{1}, there {2} {0}", "图中{1}有{0}"),
+    ("{0} can be seen {1}", "画面{1}可以看到{0}"),
+]
+_NEXT = [
+    ("{1}, there {2} {0}", "画面{1}有{0}"),
+    ("{0} {3} {1}", "{1}是{0}"),
+    ("{0} can be seen {1}", "{0}出现在{1}"),
+]
+_BEHIND = [
+    ("Behind them is {backdrop}", "它们的后面是{backdrop}"),
+    ("The scene is set against {backdrop}", "衬托它们的是{backdrop}"),
+    ("All of this stands in front of {backdrop}", "这些物体放在{backdrop}前"),
+]
+_STYLE = [
+    ("It looks like {style}", "整体看起来像{style}"),
+    ("The style is that of {style}", "画面的风格如同{style}"),
+    ("Everything is drawn as in {style}", "整幅画的风格是{style}"),
+]

@@ -6,6 +6,7 @@ Anything that cannot be decoded whole, or that is larger than `MAX_PIXELS`, rais
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import warnings
@@ -39,10 +40,9 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
             if picture.width * picture.height > max_pixels:
                 raise BadPicture("too_many_pixels", f"{picture.width} x {picture.height} pixels > {max_pixels}")
             picture.load()
-            try:
+            # An unreadable EXIF block says nothing of the orientation.
+            with contextlib.suppress(ValueError, TypeError, KeyError, OSError, struct.error):
                 picture = ImageOps.exif_transpose(picture)
-            except (ValueError, TypeError, KeyError, OSError, struct.error):
-                pass  # an unreadable EXIF block says nothing of the orientation
             picture = _to_rgb(picture)
     except UnidentifiedImageError as error:
         raise BadPicture("not_an_image", f"starts with {data[:16]!r}") from error

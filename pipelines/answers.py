@@ -107,7 +107,7 @@ class AnswerStore:
                 return
             self._lines[key] = line
             if not self._waiting:
-                self._due = time.monotonic() + PATIENCE
+                self._due, self._flush_wanted = time.monotonic() + PATIENCE, False
             self._waiting.append(line)
             if self._writer is None:
                 self._writer = threading.Thread(target=self._write_segments, name="answers", daemon=True)
@@ -124,15 +124,12 @@ class AnswerStore:
             self._raise_failure()
 
     def close(self) -> None:
-        """Flush, and let the writing thread end. May be called twice."""
+        """Flush, and take no more answers. May be called twice."""
         try:
             self.flush()
         finally:
             with self._changed:
                 self._closed = True
-                self._changed.notify_all()
-            if self._writer is not None:
-                self._writer.join()
 
     def __enter__(self) -> AnswerStore:
         return self
@@ -145,12 +142,14 @@ class AnswerStore:
             raise RuntimeError(f"{self.folder}: answers cannot be kept: {self._failure}") from self._failure
 
     def _write_segments(self) -> None:
+        """Runs in a thread that ends when nothing waits, and is begun anew by the next `put`."""
         while True:
             with self._changed:
                 while not self._ready():
-                    if self._closed:
+                    if not self._waiting:
+                        self._writer = None
                         return
-                    self._changed.wait(max(0.0, self._due - time.monotonic()) if self._waiting else None)
+                    self._changed.wait(max(0.0, self._due - time.monotonic()))
                 lines, self._waiting = self._waiting, []
                 self._flush_wanted, self._writing = False, True
             failure = None
@@ -163,12 +162,11 @@ class AnswerStore:
                 self._failure = failure
                 self._changed.notify_all()
                 if failure is not None:
+                    self._writer = None
                     return
 
     def _ready(self) -> bool:
-        return bool(self._waiting) and (
-            self._flush_wanted or self._closed or len(self._waiting) >= BATCH or time.monotonic() >= self._due
-        )
+        return bool(self._waiting) and (self._flush_wanted or len(self._waiting) >= BATCH or time.monotonic() >= self._due)
 
     def _publish(self, data: bytes) -> None:
         while not create_if_absent(self.folder / f"{self.attempt}-{self._sequence:06d}.jsonl", data):

@@ -58,7 +58,8 @@ class Chain:
                     prompt.name: {"version": prompt.version, "content": digest(prompt.content())} for prompt in prompts
                 }
                 record["model"] = self.identity
-                record["max_pixels"] = self.recipe.model.max_pixels
+                pictures = ("max_pixels", "min_pixels", "picture_format")  # how a picture is sent changes what is said of it
+                record["pictures"] = {name: getattr(self.recipe.model, name) for name in pictures}
             self._made_by[stage.name] = record
         return self._made_by[stage.name]
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 def connect(address: str | None, cpus: int | None = None) -> None:
@@ -11,23 +15,38 @@ def connect(address: str | None, cpus: int | None = None) -> None:
 
     `address="local"` starts a cluster of its own: a head that was killed leaves state that a plain `ray.init()` would attach to.
     """
-    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # the default of 30 s is short for a busy machine
     import ray
 
+    if ray.is_initialized():
+        return
     for name in ("ray", "ray.data", "ray.data._internal"):
         logging.getLogger(name).setLevel(logging.ERROR)
     if address is None and os.environ.get("RAY_ADDRESS"):
         address = "auto"
-    if address is None:
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            include_dashboard=False,
-            logging_level="ERROR",
-            log_to_driver=False,
-            configure_logging=False,
-        )
-    else:
-        ray.init(address=address, logging_level="ERROR", log_to_driver=False)
+    with _native_stderr_held():
+        if address is None:
+            ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+        else:
+            ray.init(address=address, logging_level="ERROR", log_to_driver=False)
+
+
+@contextmanager
+def _native_stderr_held() -> Iterator[None]:
+    """Hold back what Ray's native code prints while it starts, and show it only if the start fails."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            os.dup2(kept, 2)
+            held.seek(0)
+            sys.stderr.write(held.read().decode(errors="replace"))
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)

@@ -286,7 +286,8 @@ def _stage(name: str, body: dict[str, Any], file: str) -> Stage:
         wanted = {operator: (where, body)}
     operators: dict[str, Settings] = {}
     for operator, (key, settings) in wanted.items():
-        target = {**OPERATORS, **ENGINE_STAGES}.get(operator)
+        # A user's own operator needs no line in this project: `operator: package.module:Class`.
+        target = operator if ":" in operator else {**OPERATORS, **ENGINE_STAGES}.get(operator)
         if target is None:
             raise ConfigError(
                 f"{file}: {key}: no stage or operator {operator!r}.{nearest(operator, [*OPERATORS, *ENGINE_STAGES])}"
@@ -322,7 +323,10 @@ def _kind(name: str, operator: Settings) -> Kind:
 
 def _load(target: str) -> Any:
     module, _, name = target.partition(":")
-    return getattr(importlib.import_module(module), name)
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"operator {target}: {error}") from error
 
 
 def _validate(model: type[Any], raw: Any, file: str, where: str) -> Any:
@@ -356,6 +360,13 @@ def _check_columns(recipe: Recipe) -> None:
     for stage in recipe.stages:
         if stage.name in RESERVED:
             raise ConfigError(f"{recipe.file}: stages.{stage.name}: the name is taken by a folder of every run; choose another")
+        for operator in stage.operators.values():
+            check = getattr(operator, "check", None)
+            if check is not None:  # what it reads follows from its settings, such as the expression of select
+                try:
+                    check(pa.schema(list(known.items())))
+                except ValueError as error:
+                    raise ConfigError(f"{recipe.file}: stages.{stage.name}: {error}") from error
         for column in stage.reads():
             if column.name not in known:
                 if column.name in stage.optional():
@@ -364,7 +375,7 @@ def _check_columns(recipe: Recipe) -> None:
                 raise ConfigError(
                     f"{recipe.file}: stages.{stage.name}: reads column {column.name!r}, which no stage before it writes.{hint}"
                 )
-            if known[column.name] != column.type:
+            if column.type not in (known[column.name], pa.null()):
                 raise ConfigError(
                     f"{recipe.file}: stages.{stage.name}: reads column {column.name!r} as {column.type}, but it is {known[column.name]}"
                 )
@@ -372,13 +383,6 @@ def _check_columns(recipe: Recipe) -> None:
             raise ConfigError(
                 f"{recipe.file}: stages.{stage.name} asks a model, but the recipe has no `model` (base_url, name)"
             )
-        for operator in stage.operators.values():
-            check = getattr(operator, "check_columns", None)
-            if check is not None:  # operators whose reads follow from an expression, such as select
-                try:
-                    check(known)
-                except ValueError as error:
-                    raise ConfigError(f"{recipe.file}: stages.{stage.name}: {error}") from error
         for column in stage.writes():
             if stage.kind != "source" and column.name in known and column.name in BASE.names:
                 raise ConfigError(f"{recipe.file}: stages.{stage.name}: writes {column.name!r}, a column of the source")

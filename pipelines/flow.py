@@ -11,17 +11,20 @@ import asyncio
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
+from ray.util.annotations import RayDeprecationWarning
 
 from pipelines.chain import Chain
+from pipelines.commit import Attempt, Made
 from pipelines.config import Stage
-from pipelines.view import View
+from pipelines.monitor import Failure
+from pipelines.view import View, read_columns
 from pipelines.worker import StopRun, Worker
 
 MAX_STARTS = 3
@@ -34,17 +37,10 @@ WAIT = 0.05
 """Seconds between looks at a full window."""
 
 
-@dataclass(frozen=True)
-class Failure:
-    shard: int
-    stage: str
-    error: str
-    trace: str
-
-
 def run_flow(chain: Chain, done: list[Stage], stages: list[Stage], shards: list[int], monitor: Any) -> list[Failure]:
     """Take every pending shard through `stages`; `done` are the stages of earlier segments. Returns the shards that failed."""
     _configure()
+    ray.get(monitor.begin_flow.remote())
     ranges = [{"shards": shards[i : i + RANGE]} for i in range(0, len(shards), RANGE)]
     flow = ray.data.from_items([{"index": i} for i in range(len(ranges))], override_num_blocks=len(ranges))
     source = _Source(chain, done, stages, ranges, monitor)
@@ -55,43 +51,39 @@ def run_flow(chain: Chain, done: list[Stage], stages: list[Stage], shards: list[
         model = stage.kind == "model"
         workers = stage.resources.workers
         least, most = (workers, workers) if isinstance(workers, int) else workers
-        flow = flow.map_batches(
-            _ModelActor if model else _Actor,
-            fn_constructor_args=(chain, stage, monitor, position == len(stages) - 1),
-            batch_size=1,
-            num_cpus=stage.resources.cpus * share,
-            num_gpus=stage.resources.gpus or None,
-            memory=stage.resources.memory_gb * 1e9 or None,
-            compute=ActorPoolStrategy(
-                min_size=least,
-                max_size=most,
-                max_tasks_in_flight_per_actor=2 * MODEL_SHARDS if model else 2,
-                max_concurrent_calls_per_actor=MODEL_SHARDS if model else None,
-            ),
-            ray_remote_args_fn=_remote_args,
-        )
+        with warnings.catch_warnings():
+            # `max_task_retries` has no named parameter yet, and its old way is deprecated.
+            warnings.simplefilter("ignore", RayDeprecationWarning)
+            flow = flow.map_batches(
+                _ModelActor if model else _Actor,
+                fn_constructor_args=(chain, stage, monitor, position == len(stages) - 1),
+                batch_size=1,
+                num_cpus=stage.resources.cpus * share,
+                num_gpus=stage.resources.gpus or None,
+                memory=stage.resources.memory_gb * 1e9 or None,
+                compute=ActorPoolStrategy(
+                    min_size=least,
+                    max_size=most,
+                    max_tasks_in_flight_per_actor=2 * MODEL_SHARDS if model else 2,
+                    max_concurrent_calls_per_actor=MODEL_SHARDS if model else None,
+                ),
+                # Ray's default retries the task of a dying actor for ever; MAX_STARTS ends it earlier, this is the second fence.
+                max_task_retries=2 * MAX_STARTS * MODEL_SHARDS,
+            )
     failures: list[Failure] = []
-    returned = 0
     for row in flow.iter_rows():
-        returned += 1
         if row["failed"]:
             failures.append(Failure(int(row["shard"]), row["stage"], row["failed"], row["trace"]))
     ray.get(monitor.end_of_flow.remote())
     return failures
 
 
-def _remote_args() -> dict[str, Any]:
-    # Ray's default retries the task of a dying actor for ever; MAX_STARTS ends it earlier, this is the second fence.
-    return {"max_task_retries": 2 * MAX_STARTS * MODEL_SHARDS}
-
-
 def _configure() -> None:
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.enable_operator_progress_bars = False
-    context.target_max_block_size = context.target_min_block_size = (
-        1  # one row per block: rows stream, nothing waits for a batch
-    )
+    # One row per block: rows stream, and no stage waits for a batch of them.
+    context.target_max_block_size = context.target_min_block_size = 1
     context.max_errored_blocks = -1
     context.print_on_execution_start = False
 
@@ -125,7 +117,7 @@ class _Source:
                 view, at = self.chain.advance(View(shard), self.done)
                 if at is not None:  # failed in an earlier segment; it was reported there
                     continue
-                reached, at = self.chain.advance(view, self.stages)
+                _, at = self.chain.advance(view, self.stages)
                 if at is None:
                     skipped += 1
                     continue
@@ -241,9 +233,6 @@ class _ModelActor(_Base):
 @ray.remote(num_cpus=0)
 def run_global(chain: Chain, stage: Stage, done: list[Stage], shards: list[int], fingerprint: str) -> None:
     """A global stage: narrow columns of all shards in, one committed verdict slice per shard out."""
-    from pipelines.commit import Attempt, Made
-    from pipelines.view import read_columns
-
     views = [chain.advance(View(shard), done)[0] for shard in shards]
     pieces = [read_columns(chain.run, view, stage.reads(), stage.optional()) for view in views]
     stage.operator.setup()

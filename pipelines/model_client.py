@@ -44,8 +44,6 @@ TRIES_BEFORE_DOUBT = 3
 """Failures of one request after which the client looks whether the server is well without it."""
 QUIET = 10.0
 """Seconds without an answer after which the server may have been restarted with another model."""
-OPENAI_SAMPLING = {"temperature", "top_p", "max_tokens", "seed", "presence_penalty", "frequency_penalty", "stop", "logit_bias"}
-"""Sampling settings that the OpenAI API knows; others (top_k, repetition_penalty …) go to the server as they are."""
 
 
 class ServerUnavailable(RuntimeError):
@@ -224,7 +222,7 @@ class ModelClient:
     async def _request(self, prompt: Prompt, system: str, user: str, picture: SentPicture | None) -> dict[str, Any]:
         """The record of one question, asked of the server."""
         async with self._room:
-            body = _body(self.settings.name, prompt, system, user, await picture.data_url() if picture else None)
+            body = request_body(self.settings.name, prompt, system, user, await picture.data_url() if picture else None)
             return await self._until_answered(body)
 
     async def _until_answered(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -266,8 +264,8 @@ class ModelClient:
         try:
             with _trouble_named(self._clean):
                 async with asyncio.timeout(self.settings.timeout):
-                    raw = await self._openai.chat.completions.with_raw_response.create(**body)
-            record, served = _read_body(raw.content)
+                    answer = await self._openai.post("/chat/completions", cast_to=httpx2.Response, body=body)
+            record, served = _read_body(answer.content)
         except _Refused as refused:
             self._counts["errors"] += 1
             return _error(refused.kind, str(refused))
@@ -479,7 +477,8 @@ class _trouble_named:
             raise _Trouble("connection", self._clean(f"cannot be reached: {error.__cause__ or error}")) from None
 
     def _of_status(self, error: openai.APIStatusError) -> Exception:
-        status, detail = error.status_code, self._clean(f"HTTP {error.status_code}: {error.message}")
+        status, words = error.status_code, error.response.text or error.message
+        detail = self._clean(f"HTTP {status}: {words}")
         if status in (408, 409, 425, 429) or status >= 500:
             return _Trouble(str(status), detail, _retry_after(error.response.headers.get("retry-after")))
         if status in (401, 403):
@@ -504,17 +503,17 @@ def _retry_after(header: str | None) -> float | None:
     return None
 
 
-def _body(model: str, prompt: Prompt, system: str, user: str, data_url: str | None) -> dict[str, Any]:
-    """Arguments of chat.completions.create. The system text is the same for all pictures, so it comes first."""
+def request_body(model: str, prompt: Prompt, system: str, user: str, data_url: str | None) -> dict[str, Any]:
+    """Body of a chat completion, by the server's own words: sampling settings that only it knows (top_k …) pass as they are.
+
+    The system text is the same for all pictures, so it comes first, where the server's prefix cache finds it.
+    """
     content: Any = user
     if data_url is not None:
         content = [{"type": "image_url", "image_url": {"url": data_url}}, {"type": "text", "text": user}]
     messages = [{"role": "system", "content": system}] if system else []
     body: dict[str, Any] = {"model": model, "messages": [*messages, {"role": "user", "content": content}]}
-    body |= {key: value for key, value in prompt.sampling.items() if key in OPENAI_SAMPLING}
-    extra = {key: value for key, value in prompt.sampling.items() if key not in OPENAI_SAMPLING}
-    if extra:
-        body["extra_body"] = extra
+    body |= prompt.sampling
     if prompt.answer_schema is not None:
         body["response_format"] = {"type": "json_schema", "json_schema": {"name": prompt.name, "schema": prompt.answer_schema}}
     return body

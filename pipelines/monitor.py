@@ -1,6 +1,6 @@
 """The run's memory while it runs: who is at work on what, how fast, what was refused, and whether to stop.
 
-One Ray actor. It holds counters only; what is committed lies in the ledger, and losing the monitor loses nothing.
+It runs as one Ray actor and holds counters only; what is committed lies in the ledger, and losing the monitor loses nothing.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any
-
-import ray
 
 MIN_SAMPLES = 200
 """A refusal rate is judged once this many samples have been seen, or when a stage has finished all its shards."""
@@ -44,8 +42,18 @@ class Limits:
     gpus: dict[str, float] = field(default_factory=dict)  # GPUs counted per model stage's second of server time
 
 
-class MonitorState:
-    """The monitor without Ray, so that its rules can be tested directly."""
+@dataclass(frozen=True)
+class Failure:
+    """A shard that did not go all the way: where it stopped, and why."""
+
+    shard: int
+    stage: str
+    error: str
+    trace: str
+
+
+class Monitor:
+    """Plain Python: the engine makes a Ray actor of it."""
 
     def __init__(self, window: int, limits: Limits) -> None:
         self.window = window
@@ -57,7 +65,14 @@ class MonitorState:
         self.starts: Counter[tuple[str, int]] = Counter()
         self.live: dict[tuple[str, int], Counter[str]] = {}
         self.stop_reason: str | None = None
-        self.began = time.monotonic()
+        self.began = self.began_flow = time.monotonic()
+
+    def begin_flow(self) -> None:
+        """A new pass over the shards: what was admitted, finished and skipped counts anew; what was done and refused stays."""
+        self.admitted = self.finished = self.skipped = 0
+        self.starts.clear()
+        self.live.clear()
+        self.began_flow = time.monotonic()
 
     def admit(self, skipped: int = 0) -> str:
         """One shard more, unless the window is full: "go", "wait" or "stop"."""
@@ -128,7 +143,7 @@ class MonitorState:
             "finished": self.finished,
             "skipped": self.skipped,
             "stop": self.stop_reason,
-            "seconds": time.monotonic() - self.began,
+            "seconds": time.monotonic() - self.began_flow,
         }
 
     def _check_refusals(self, stage: str) -> None:
@@ -153,6 +168,3 @@ class MonitorState:
             spent = (time.monotonic() - self.began) / 3600 * gpus
             if spent >= self.limits.gpu_hours:
                 self.stop(f"the budget of {self.limits.gpu_hours:g} GPU-hours is spent ({spent:.3f}). Run again to go on")
-
-
-Monitor = ray.remote(num_cpus=0)(MonitorState)

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image
 
-from operators.base import Answer, ModelOperator, Operator, Outcome, Reject
+from operators.base import ModelOperator, Operator, Outcome, Reject
 from operators.pictures import LazyPicture
 from pipelines.answers import AnswerStore
 from pipelines.chain import Chain
@@ -78,7 +78,18 @@ class _Reached:
 
 
 class _Missing(Exception):
-    """Raised by the dry `ask` where the store has no answer."""
+    """Raised where the store has no answer."""
+
+
+class _StoreOnly(ModelClient):
+    """A client that knows whom it would ask, and never does."""
+
+    async def identity(self) -> dict[str, Any]:
+        assert self._identity is not None
+        return self._identity
+
+    async def _request(self, *_: Any) -> dict[str, Any]:
+        raise _Missing
 
 
 def make_plan(chain: Chain, shards: Sequence[int], *, tokens_per_second: float | None = None, gpus: float = 1.0) -> Plan:
@@ -186,21 +197,14 @@ async def _ask_dry(chain: Chain, stage: Stage, shard: int, table: pa.Table) -> t
     """
     operator: ModelOperator = stage.operator
     operator.setup()
-    client = ModelClient(chain.recipe.model, identity=chain.identity)
+    client = _StoreOnly(chain.recipe.model, chain.identity)
     store = AnswerStore(chain.run / "answers" / stage.name / shard_name(shard), "plan")
     missing = 0
     rows: list[dict[str, Any]] = []
     rejects: list[Reject] = []
     try:
         for sample in _with_nulls(table, stage).to_pylist():
-            look = client.look_for(store, sample["sha256"], chain.prompts)
-
-            async def ask(prompt: str, variables: dict[str, Any], image: Image.Image | None = None, look: Any = look) -> Answer:
-                found = await look(prompt, variables, image)
-                if found is None:
-                    raise _Missing
-                return found
-
+            ask = client.ask_for(store, sample["sha256"], chain.prompts)
             picture = LazyPicture((sample["width"], sample["height"]), _no_pixels) if operator.needs_image else None
             made: dict[str, Any] | None = None
             try:

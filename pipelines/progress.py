@@ -23,7 +23,7 @@ class Progress:
         self.console = console or Console(stderr=False, highlight=False)
 
     def say(self, line: str) -> None:
-        self.console.print(line, markup=False)
+        self.console.print(line, markup=False, soft_wrap=True)
 
     @contextmanager
     def watch(self, monitor: Any, stages: Sequence[str], shards: int) -> Iterator[None]:

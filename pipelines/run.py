@@ -25,10 +25,9 @@ from pipelines.chain import Chain
 from pipelines.config import MANIFESTS, ConfigError, Recipe, Stage
 from pipelines.durable import canonical_json, check_store, free_bytes, replace
 from pipelines.fingerprint import digest
-from pipelines.flow import Failure, run_flow, run_global
 from pipelines.ledger import shard_name
 from pipelines.model_client import ModelClient, ServerUnavailable
-from pipelines.monitor import Limits, Monitor
+from pipelines.monitor import Failure, Limits, Monitor
 from pipelines.progress import Progress
 from pipelines.sources import Source, index_table, load_source
 from pipelines.tables import REQUEUED, Tables
@@ -100,7 +99,7 @@ def prepare(recipe: Recipe, root: Path, options: Options) -> Chain:
     paths: dict[int, str] = {}
     for name, source in sources.items():
         for path in map(Path, source.tables()):
-            table = tables.known(name, path)
+            table = tables.known(name, path) if path.is_file() else None  # a folder's own date says nothing of its files
             if table is None:
                 index = index_table(source, str(path), recipe.shard_size)
                 table = tables.register(name, path, index.digest, index.rows, index.slices)
@@ -211,14 +210,18 @@ class _Engine:
         self.options = options
         self.progress = progress
         self.started = False
+        self.own_ray = False
         self.monitor: Any = None
         self.totals: dict[str, Any] = {}
 
     def start(self) -> None:
         if self.started:
             return
+        import ray
+
         from pipelines.cluster import connect
 
+        self.own_ray = not ray.is_initialized()
         connect(self.options.address, self.options.cpus)
         stages = self.recipe.stages
         limits = Limits(
@@ -227,11 +230,11 @@ class _Engine:
             self.options.gpu_hours,
             {stage.name: float(getattr(self.recipe.model, "gpus", 1.0)) for stage in stages if stage.kind == "model"},
         )
-        self.monitor = Monitor.remote(self.recipe.window, limits)
+        self.monitor = ray.remote(num_cpus=0)(Monitor).remote(self.recipe.window, limits)
         self.started = True
 
     def close(self) -> None:
-        if self.started:
+        if self.started and self.own_ray:
             import ray
 
             ray.shutdown()
@@ -266,6 +269,8 @@ def _flow(
             return failures, None
         engine.start()
         import ray
+
+        from pipelines.flow import run_flow
 
         with engine.progress.watch(engine.monitor, [stage.name for stage in segment], len(left)):
             came_back = run_flow(chain, done, segment, left, engine.monitor)
@@ -318,6 +323,8 @@ def _global(chain: Chain, stage: Stage, done: list[Stage], shards: list[int], en
         return
     engine.start()
     import ray
+
+    from pipelines.flow import run_global
 
     engine.progress.say(f"{stage.name} over {len(shards):,} shards")
     ray.get(run_global.remote(chain, stage, done, shards, fingerprint))

@@ -51,7 +51,7 @@ class Worker:
         for operator in stage.operators.values():
             if hasattr(operator, "setup"):
                 operator.setup()
-        self.client = ModelClient(chain.recipe.model) if stage.kind == "model" else None
+        self.client = ModelClient(chain.recipe.model, chain.identity) if stage.kind == "model" else None
 
     async def process(self, view: View, progress: Progress) -> Entry:
         """Commit this stage for the shard of `view`, or find that it is committed already."""

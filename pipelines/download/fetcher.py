@@ -8,6 +8,8 @@ import threading
 import time
 import zlib
 from collections import OrderedDict
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPMessage, HTTPResponse, IncompleteRead
 from typing import Protocol
@@ -64,7 +66,7 @@ class Fetcher:
         self.connections = Connections(Resolver(), manners.allow_private_addresses, manners.connect_timeout)
         self.lock = threading.Lock()
         self.hosts: OrderedDict[str, _Host] = OrderedDict()
-        self.robots: OrderedDict[Origin, tuple[threading.Lock, list[RobotFileParser | FetchError]]] = OrderedDict()
+        self.robots: OrderedDict[Origin, Future[RobotFileParser | FetchError]] = OrderedDict()
         product = re.match(r"(?:Mozilla/5\.0 \(compatible; )?([\w-]+)", manners.user_agent)
         self.agent = (product[1] if product else "FineLoom").lower()
 
@@ -80,7 +82,7 @@ class Fetcher:
             clock.ends = time.monotonic() + m.deadline
             for attempt in range(m.retries + 1):
                 try:
-                    data = self._follow(url, clock, host)
+                    data = self._follow(url, clock)
                 except FetchError as error:
                     self._note(host, error.reason)
                     wait = self._wait(error, attempt)
@@ -128,12 +130,12 @@ class Fetcher:
         if host.failures >= self.manners.host_failures:
             host.rests_until = time.monotonic() + self.manners.host_rest
 
-    def _follow(self, url: str, clock: Clock, host: _Host) -> bytes:
+    def _follow(self, url: str, clock: Clock) -> bytes:
         """Follow redirects to the bytes, each hop under the same rules."""
         for _ in range(MAX_REDIRECTS + 1):
             origin, target = split(url)
             if self.manners.respect_robots_txt:
-                self._check_robots(origin, target, clock, host)
+                self._check_robots(origin, target, clock)
             answer = self._ask(origin, target, clock, self.manners.max_bytes)
             if isinstance(answer, bytes):
                 return answer
@@ -206,27 +208,31 @@ class Fetcher:
             raise FetchError("incomplete", f"{raw} of {announced} bytes")
         return b"".join(parts)
 
-    def _check_robots(self, origin: Origin, target: str, clock: Clock, host: _Host) -> None:
+    def _check_robots(self, origin: Origin, target: str, clock: Clock) -> None:
+        """One thread asks for a host's rules, those that come meanwhile wait for the same answer."""
         with self.lock:
-            entry = self.robots.pop(origin, None) or (threading.Lock(), [])
-            self.robots[origin] = entry
-            while len(self.robots) > MAX_HOSTS:
+            future = self.robots.pop(origin, None)
+            mine = future is None
+            self.robots[origin] = future = future or Future()
+            if len(self.robots) > MAX_HOSTS:
                 self.robots.popitem(last=False)
-        asking, rules = entry
-        if not rules:
-            if not asking.acquire(timeout=clock.left(self.manners.deadline)):
-                raise FetchError("deadline", f"{origin.host}/robots.txt was still being asked for")
+        if mine:
             try:
-                if host.rests_until > time.monotonic():  # those that asked before found it dead
-                    raise FetchError("host_down", f"{origin.host} failed {host.failures} times in a row")
-                if not rules:
-                    rules.append(self._ask_robots(origin, clock))
-            finally:
-                asking.release()
-        rule = rules[0]
-        if isinstance(rule, FetchError):
-            raise FetchError(rule.reason, rule.detail)
-        if not rule.can_fetch(self.agent, target):
+                future.set_result(self._ask_robots(origin, clock))
+            except BaseException as error:
+                with self.lock:
+                    self.robots.pop(origin, None)  # the next attempt asks again
+                future.set_exception(error)
+        try:
+            rules = future.result(clock.left(self.manners.deadline))
+        except FutureTimeout:
+            clock.left()
+            raise FetchError("deadline", f"{origin.host}/robots.txt was still being asked for") from None
+        except FetchError as error:
+            raise FetchError(error.reason, error.detail) from error
+        if isinstance(rules, FetchError):
+            raise FetchError(rules.reason, rules.detail)
+        if not rules.can_fetch(self.agent, target):
             raise FetchError("robots_disallowed", f"{origin.host}/robots.txt forbids {target[:200]}")
 
     def _ask_robots(self, origin: Origin, clock: Clock) -> RobotFileParser | FetchError:

@@ -1,0 +1,46 @@
+"""Operators that go wrong on purpose, for tests of the engine. A recipe names them as `operator: faulty_operators:Class`."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from operators.base import Operator, Outcome, keep, schema
+
+
+class Mark(Operator):
+    """Writes `mark`, after doing to chosen rows what its settings say. `notes` counts tries across processes."""
+
+    notes: str = ""
+    raise_on: int = -1
+    kill_on: int = -1
+    flaky_on: int = -1
+    seconds: float = 0.0
+    refuse_from: int = 1_000_000_000
+
+    @property
+    def reads(self) -> pa.Schema:
+        return schema(row=pa.int64())
+
+    @property
+    def writes(self) -> pa.Schema:
+        return schema(mark=pa.int64())
+
+    def __call__(self, batch: pa.Table, images: Any = None) -> Outcome:
+        rows = batch["row"].to_pylist()
+        time.sleep(self.seconds)
+        if self.raise_on in rows:
+            raise ValueError(f"row {self.raise_on} is cursed")
+        if self.kill_on in rows:
+            os.kill(os.getpid(), 9)
+        if self.flaky_on in rows:
+            note = Path(self.notes) / "flaky"
+            if not note.exists():
+                note.touch()
+                raise ConnectionError("only the first time")
+        refused = [row >= self.refuse_from for row in rows]
+        return keep(batch, {"mark": pa.array(rows, pa.int64())}, {"too_far": (refused, lambda i: f"row {rows[i]}")})

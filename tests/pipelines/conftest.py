@@ -1,0 +1,27 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+KIT = Path(__file__).parents[1] / "kit"
+
+
+@pytest.fixture
+def make_recipe(tmp_path, monkeypatch):
+    """A function that writes a recipe over a table of `rows` links and returns its path; nothing is downloaded."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(KIT), os.environ.get("PYTHONPATH")])))
+
+    def make(stages: dict, rows: int = 20, shard_size: int = 5, name: str = "tiny", **top) -> str:
+        table = tmp_path / "table.jsonl"
+        table.write_text("".join(json.dumps({"u": f"http://example.org/{i}.jpg", "t": f"a cat {i}"}) + "\n" for i in range(rows)))
+        columns = {"url": "u", "captions": ["t"]}
+        source = {"format": "jsonl", "tables": str(table), "language": "en", "columns": columns}
+        (tmp_path / "links.yaml").write_text(yaml.safe_dump(source))
+        recipe = {"recipe": name, "sources": [str(tmp_path / "links.yaml")], "shard_size": shard_size, "disk_floor_gb": 0}
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump({**recipe, **top, "stages": stages}, sort_keys=False))
+        return str(path)
+
+    return make

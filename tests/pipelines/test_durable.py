@@ -1,0 +1,58 @@
+import errno
+import os
+import threading
+
+import pytest
+
+from pipelines.durable import canonical_json, check_store, create_if_absent, replace, write_new
+
+
+def test_of_many_writers_exactly_one_publishes(tmp_path):
+    target, won = tmp_path / "entry.json", []
+    barrier = threading.Barrier(8)
+
+    def publish(me: int) -> None:
+        barrier.wait()
+        if create_if_absent(target, f"writer {me}".encode()):
+            won.append(me)
+
+    threads = [threading.Thread(target=publish, args=(me,)) for me in range(8)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert len(won) == 1
+    assert target.read_bytes() == f"writer {won[0]}".encode()
+    assert [path.name for path in tmp_path.iterdir()] == ["entry.json"]
+
+
+def test_a_failed_write_leaves_nothing(tmp_path):
+    def fill(path):
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "no space")
+
+    with pytest.raises(OSError, match="no space"):
+        write_new(tmp_path / "data.parquet", fill)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_replace_is_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "report.html"
+    replace(target, b"one")
+    replace(target, b"two")
+    assert target.read_bytes() == b"two"
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_a_store_without_hard_links_is_refused_at_start(tmp_path, monkeypatch):
+    def no_links(*_args):
+        raise OSError(errno.EPERM, "not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    with pytest.raises(RuntimeError, match="no hard links"):
+        check_store(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_canonical_json_knows_neither_order_nor_nan():
+    assert canonical_json({"b": 1, "a": "颜色"}) == canonical_json({"a": "颜色", "b": 1})
+    with pytest.raises(ValueError, match="JSON compliant"):
+        canonical_json({"score": float("nan")})

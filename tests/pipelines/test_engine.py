@@ -1,0 +1,129 @@
+"""The engine with a real Ray: shards that raise, kill and flicker; runs that are killed, repeated, bounded and locked."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from pipelines.config import load_recipe
+from pipelines.progress import Progress
+from pipelines.run import Options, RunBusy, execute, lock, look, reach
+
+MARK = "faulty_operators:Mark"
+
+
+def run(recipe, tmp_path, overrides=(), **options):
+    return execute(load_recipe(recipe, overrides), tmp_path / "runs", Options(cpus=2, **options), Progress())
+
+
+def packed(recipe, tmp_path, overrides=()):
+    """uid → mark of everything that went all the way, read through the ledger."""
+    chain = look(load_recipe(recipe, overrides), tmp_path / "runs")
+    found = {}
+    for view, at in reach(chain, chain.shards()).values():
+        if at is None:
+            table = pq.read_table(chain.run / view.uid_file)
+            assert not set(table["uid"].to_pylist()) & set(found), "a sample stands in two shards"
+            found.update(zip(table["uid"].to_pylist(), table["mark"].to_pylist(), strict=True))
+    return found
+
+
+def test_one_shard_that_raises_one_that_kills_and_one_flaky_leave_all_others_whole(make_recipe, tmp_path):
+    settings = {"operator": MARK, "notes": str(tmp_path), "raise_on": 7, "kill_on": 12, "flaky_on": 22}
+    recipe = make_recipe({"mark": settings}, rows=40)
+    result = run(recipe, tmp_path)
+    assert not result.ok
+    failed = {failure.shard: failure for failure in result.failures}
+    assert set(failed) == {1, 2}
+    assert "row 7 is cursed" in failed[1].error and "faulty_operators.py" in failed[1].trace
+    assert "killed its worker" in failed[2].error
+    assert sorted(packed(recipe, tmp_path).values()) == [*range(5), *range(15, 40)]
+
+    mended = {"operator": MARK, "notes": str(tmp_path), "flaky_on": 22}
+    recipe = make_recipe({"mark": mended}, rows=40)
+    assert run(recipe, tmp_path).ok
+    assert sorted(packed(recipe, tmp_path).values()) == list(range(40))
+
+
+def test_a_finished_run_starts_nothing(make_recipe, tmp_path):
+    recipe = make_recipe({"mark": {"operator": MARK}})
+    first = run(recipe, tmp_path)
+    assert first.ok and not first.nothing_to_do
+    again = run(recipe, tmp_path)
+    assert again.ok and again.nothing_to_do
+    assert "pid" not in os.listdir(tmp_path / "runs" / "tiny")
+
+
+def test_limited_work_is_reused_and_changed_settings_redo_only_their_stage(make_recipe, tmp_path):
+    stages = {"first": {"operator": MARK}, "select": {"keep": "mark < 18"}}
+    recipe = make_recipe(stages)
+    assert run(recipe, tmp_path, limit=6).shards == 2
+    counts = run(recipe, tmp_path).stages
+    assert counts["first"]["shards"] == 2, "the two shards of the limited run were not taken up"
+    counts = run(recipe, tmp_path, ["select.keep=mark < 10"]).stages
+    assert set(counts) == {"select"}
+    # Shards 0 and 1 lose nothing by the new expression, but it is another expression: all four are judged again.
+    assert counts["select"]["shards"] == 4
+
+
+def test_a_stage_beyond_its_refusal_bound_stops_the_run(make_recipe, tmp_path):
+    recipe = make_recipe({"mark": {"operator": MARK, "refuse_from": 2, "refuse_at_most": 0.5}})
+    result = run(recipe, tmp_path)
+    assert "mark refused 90.0%" in result.stopped and not result.ok
+
+
+def test_two_runs_on_one_folder_do_not_mix(make_recipe, tmp_path):
+    recipe = make_recipe({"mark": {"operator": MARK}})
+    with lock(tmp_path / "runs" / "tiny"), pytest.raises(RunBusy, match=f"process {os.getpid()}"):
+        run(recipe, tmp_path)
+
+
+def test_a_full_disk_stops_before_work(make_recipe, tmp_path):
+    recipe = make_recipe({"mark": {"operator": MARK}}, disk_floor_gb=10_000_000)
+    with pytest.raises(ValueError, match="below disk_floor_gb"):
+        run(recipe, tmp_path)
+
+
+@pytest.mark.parametrize("after", [3, 7])
+def test_a_run_killed_at_any_moment_goes_on_to_the_same_end(make_recipe, tmp_path, after):
+    """SIGKILL to the driver and to every process it started, when some entries are there."""
+    recipe = make_recipe({"mark": {"operator": MARK, "seconds": 0.2}, "again": {"operator": "faulty_operators:Mark"}}, rows=60)
+    body = yaml.safe_load(Path(recipe).read_text())
+    del body["stages"]["again"]
+    Path(recipe).write_text(yaml.safe_dump(body, sort_keys=False))
+    command = [sys.executable, "-m", "pipelines", "run", recipe, "--root", str(tmp_path / "runs"), "--cpus", "2"]
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    ledger = tmp_path / "runs" / "tiny" / "ledger" / "mark"
+    limit = time.monotonic() + 120
+    while len(list(ledger.glob("*/*.json"))) < after:
+        assert process.poll() is None and time.monotonic() < limit, "the run ended before it could be killed"
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    before = {path: path.read_bytes() for path in ledger.glob("*/*.json")}
+    assert run(recipe, tmp_path).ok
+    assert sorted(packed(recipe, tmp_path).values()) == list(range(60))
+    assert all(path.read_bytes() == content for path, content in before.items()), "a committed entry was written again"
+
+
+def test_samples_put_back_keep_their_identity_and_get_shards_of_their_own(make_recipe, tmp_path):
+    from pipelines.rejects import requeue
+
+    recipe = make_recipe({"mark": {"operator": MARK, "refuse_from": 18}})
+    assert run(recipe, tmp_path).ok
+    refused = {18, 19}
+    chain = look(load_recipe(recipe), tmp_path / "runs")
+    assert requeue(chain, "too_far").rows == len(refused)
+    assert requeue(look(load_recipe(recipe), tmp_path / "runs"), "too_far") is None, "the same samples were put back twice"
+    changed = ["stages.mark.refuse_from=100"]
+    assert run(recipe, tmp_path, changed, shards=(4, 4)).ok
+    marks = packed(recipe, tmp_path, changed)
+    assert refused <= set(marks.values())
+    with pytest.raises(ValueError, match="Did you mean too_far"):
+        requeue(look(load_recipe(recipe), tmp_path / "runs"), "to_far")

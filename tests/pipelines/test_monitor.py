@@ -1,0 +1,40 @@
+from pipelines.monitor import MIN_SAMPLES, Limits, Monitor
+
+ENTRY = {"rows_in": 10, "rows_out": 10, "rejects": {}, "parts": {}, "usage": {}, "seconds": 1.0}
+
+
+def test_no_more_shards_are_admitted_than_the_window_holds():
+    monitor = Monitor(2, Limits({}))
+    assert [monitor.admit(), monitor.admit(), monitor.admit()] == ["go", "go", "wait"]
+    monitor.finish()
+    assert monitor.admit() == "go"
+
+
+def test_a_refusal_rate_beyond_its_bound_stops_the_run_and_says_why():
+    monitor = Monitor(2, Limits({"download": 0.5}))
+    monitor.end("download", 0, {**ENTRY, "rows_in": MIN_SAMPLES, "rows_out": 20, "rejects": {"http_404": MIN_SAMPLES - 20}})
+    assert monitor.admit() == "stop"
+    assert "download refused 90.0%" in monitor.stop_reason and "http_404" in monitor.stop_reason
+
+
+def test_a_few_samples_do_not_judge_a_stage_until_the_flow_ends():
+    monitor = Monitor(2, Limits({"select": 0.5}))
+    monitor.end("select", 0, {**ENTRY, "rows_out": 1, "rejects": {"not_selected": 9}})
+    assert monitor.stop_reason is None
+    monitor.end_of_flow()
+    assert "select refused" in monitor.stop_reason
+
+
+def test_a_spent_token_budget_stops_and_counts_shards_still_at_work():
+    monitor = Monitor(2, Limits({}, output_tokens=100))
+    monitor.end("caption", 0, {**ENTRY, "usage": {"output_tokens": 60}})
+    assert monitor.start("caption", 1) == (1, None)
+    assert "100 output tokens" in monitor.progress("caption", 1, {"samples": 1, "output_tokens": 40})
+    assert monitor.start("caption", 2)[1] is not None
+
+
+def test_starts_without_an_end_are_counted_so_that_a_killer_is_known():
+    monitor = Monitor(2, Limits({}))
+    assert [monitor.start("size", 5)[0] for _ in range(3)] == [1, 2, 3]
+    monitor.end("size", 5, None)
+    assert monitor.start("size", 5)[0] == 1

@@ -27,6 +27,23 @@ def parity(
     raise typer.Exit(0 if all(item.ok for item in findings) else 1)
 
 
+@app.command()
+def train(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="settings as key.sub=value; stage=1|2 and out=DIR are needed")
+    ] = None,
+    preset: Annotated[str, typer.Option(help="a preset's name or a YAML file")] = "fineloom",
+) -> None:
+    """Train one stage; a run that was interrupted goes on from its newest checkpoint."""
+    from fgclip2_train.config import load_settings
+
+    settings = load_settings(preset, overrides or [])
+
+    from fgclip2_train.loop import train as run
+
+    typer.echo(f"checkpoint: {run(settings)}")
+
+
 def main() -> None:
     try:
         app()

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SHORT_TOKENS, LONG_TOKENS = 64, 196
 TEXTS_PER_GROUP = 11
 """One positive and ten negatives, exactly: the shard format promises ten or none."""
 
@@ -24,7 +23,7 @@ class Batch:
     patches       [B, T, 768] uint8      resized pictures cut into patches, zero beyond rows · columns
     grid          [B, 2] int64           rows, columns of patches
     short, long   [B, 64], [B, 196]      token ids
-    picture, text [B] int64              hashes of the picture and of the (short, long) texts: equal ones are no negatives
+    picture [B], text [B, 2] int64       hashes of the picture and of its short and long text: equal ones are no negatives
     boxes         [B, S, 4] float32      x1 y1 x2 y2 as fractions of the upright picture; an empty slot is all zero
     phrases       [U, 64] int64          token ids of the box walk, each distinct text once
     region_slot, region_phrase  [R]      where the region lies, which phrase describes it
@@ -68,15 +67,15 @@ class Batch:
         return replace(self, **pinned)
 
 
-def pack_phrases(regions: list[Tensor], groups: list[Tensor], multiple: int = 1) -> tuple[Tensor, Tensor, Tensor]:
-    """Distinct rows among region phrases [64] and hard groups [11, 64], and where each one went.
+def pack_phrases(regions: list[Tensor], groups: list[Tensor], length: int, multiple: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+    """Distinct rows among region phrases [L] and hard groups [11, L], and where each one went.
 
-    -> phrases [U, 64], region_phrase [R], hard_phrases [H, 11]; U padded with empty rows to `multiple`.
+    -> phrases [U, L], region_phrase [R], hard_phrases [H, 11]; U padded with empty rows to `multiple`.
     """
     flat = [*regions, *(row for group in groups for row in group)]
     if not flat:
         return (
-            torch.zeros(multiple, SHORT_TOKENS, dtype=torch.int64),
+            torch.zeros(multiple, length, dtype=torch.int64),
             torch.zeros(0).long(),
             torch.zeros(0, TEXTS_PER_GROUP).long(),
         )

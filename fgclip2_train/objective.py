@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import torch
@@ -76,13 +75,18 @@ def compute(
     `model` lends its four scalars and its threshold; the new threshold is returned, not written.
     """
     threshold = model.rank_threshold
-    identity = torch.stack([batch.picture, batch.text], dim=-1) if settings.mask_duplicates else None
     scale, bias = model.logit_scale.exp(), model.logit_bias
-    contrast = partial(losses.sigmoid_contrastive, identity=identity, chunk=settings.chunk, group=group)
-    values = {
-        "short": contrast(features.image, features.short, scale, bias),
-        "long": contrast(features.image, features.long, scale, bias),
-    }
+    values = {}
+    for column, length in enumerate(("short", "long")):
+        values[length] = losses.sigmoid_contrastive(
+            features.image,
+            getattr(features, length),
+            scale,
+            bias,
+            identity=torch.stack([batch.picture, batch.text[:, column]], dim=-1) if settings.mask_duplicates else None,
+            chunk=settings.chunk,
+            group=group,
+        )
     margin = count = torch.zeros_like(threshold)
     regions = groups = batch.hard_valid.new_zeros((), dtype=torch.int64)
     if features.region is not None:

@@ -62,20 +62,35 @@ def _plain(config) -> dict:
     return {key: value for key, value in values.items() if key not in ("model_type", "transformers_version", "architectures")}
 
 
-def sized(width: int, layers: int, heads: int, mlp: int, vocabulary: int, text_layers: int | None = None) -> Fgclip2Config:
-    """A config whose two towers have the same width, as in every published SigLIP 2 NaFlex model."""
+def sized(
+    width: int,
+    layers: int,
+    heads: int,
+    mlp: int,
+    vocabulary: int,
+    text_layers: int | None = None,
+    positions: int = 64,
+    keep: int = 20,
+) -> Fgclip2Config:
+    """A config whose two towers have the same width, as in every published SigLIP 2 NaFlex model.
+
+    positions, keep: tokens of the short walk, and how many of them the long walk keeps; every other one becomes four.
+    """
+    lengths = {"max_position_embeddings": positions, "keep_len": keep, "longtext_len": keep + 4 * (positions - keep)}
     common = {"hidden_size": width, "num_attention_heads": heads, "intermediate_size": mlp}
     return Fgclip2Config(
-        text_config=common | {"num_hidden_layers": text_layers or layers, "vocab_size": vocabulary, "projection_size": width},
+        text_config=common
+        | lengths
+        | {"num_hidden_layers": text_layers or layers, "vocab_size": vocabulary, "projection_size": width},
         vision_config=common | {"num_hidden_layers": layers},
     )
 
 
 GEMMA_VOCABULARY = 256_000
-FAMILY = {
+FAMILY: dict[str, dict[str, int]] = {
     "base": {"width": 768, "layers": 12, "heads": 12, "mlp": 3072},
     "large": {"width": 1024, "layers": 24, "heads": 16, "mlp": 4096},
     "so400m": {"width": 1152, "layers": 27, "heads": 16, "mlp": 4304},
-    "tiny": {"width": 128, "layers": 4, "heads": 4, "mlp": 512, "text_layers": 3},
+    "tiny": {"width": 128, "layers": 4, "heads": 4, "mlp": 384, "text_layers": 2, "positions": 32, "keep": 20},
 }
 """Sizes by name: B/16, L/16 and So400m/16 of SigLIP 2, and one that trains on a CPU."""

@@ -72,6 +72,11 @@ class Fgclip2Model(Siglip2PreTrainedModel):
             for name in ("logit_scale", "logit_bias", "rank_threshold"):
                 _fill(getattr(self, name), 0.0)
 
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """Tokens of the short and box walks, and of the long one: 64 and 196 in every released model."""
+        return self.config.text.max_position_embeddings, self.config.text.longtext_len
+
     # -- towers -----------------------------------------------------------------------------------------------------------
 
     def vision(self, patches: Tensor, grid: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:

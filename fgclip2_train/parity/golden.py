@@ -96,7 +96,7 @@ class Golden:
             for slot in range(hard_nums[image]):
                 hard_slot.append(first + per_image + slot)
                 hards.append(groups[sum(all_hard[:image]) + slot])
-        phrases, region_phrase, hard_phrases = pack_phrases(regions, hards, PADDING)
+        phrases, region_phrase, hard_phrases = pack_phrases(regions, hards, stored["box_texts"].shape[-1], PADDING)
         boxes = torch.cat([stored[name].view(count, per_image, 4) for name in ("box_infos", "hard_infos")], dim=1)
         grid = pixels["batch.spatial_shapes"][images]
         return Batch(
@@ -105,7 +105,7 @@ class Golden:
             short=stored["text_short"][images],
             long=stored["text_long"][images],
             picture=torch.tensor(images),
-            text=torch.tensor(images),
+            text=torch.tensor(images)[:, None].expand(-1, 2),
             boxes=boxes[images],
             phrases=phrases,
             region_slot=pad_rows(torch.tensor(region_slot).long(), PADDING),

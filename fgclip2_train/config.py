@@ -1,0 +1,189 @@
+"""Configuration of a training run: a preset's YAML, one stage of it, and `key.sub=value` overrides, validated as one model."""
+
+from __future__ import annotations
+
+import difflib
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fgclip2_train.data.loader import DataSettings
+from fgclip2_train.objective import LossSettings
+
+PRESETS = Path(__file__).parent / "presets"
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class ModelSettings(Strict):
+    """Where the weights come from: `start` (a folder or hub name, FG-CLIP 2 or plain SigLIP 2), or random ones of a `size`."""
+
+    start: str | None = None
+    size: Literal["tiny", "base", "large", "so400m"] = "base"
+    tokenizer: str | None = None
+    """Folder or hub name; "train" makes a small one from the shards' texts; by default the one beside `start`."""
+    vocabulary: int = Field(default=4000, ge=300)
+    """Size of a trained tokenizer, and of a random model without tokenizer of its own."""
+    logit_scale: float = 2.3026
+    """Start of a random model's log temperature and bias: ln 10 and -10, SigLIP's."""
+    logit_bias: float = -10.0
+    recopy_region_heads: bool = False
+    """Copy box head and dense head again at the start of stage 2; needed where stage 1 started from random weights."""
+
+
+class OptimizerSettings(Strict):
+    """AdamW. Decay applies outside LayerNorm to every parameter without "bias" in its name, temperatures included."""
+
+    lr: float = Field(default=1e-6, gt=0)
+    weight_decay: float = Field(default=0.001, ge=0)
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-6
+    warmup: float = Field(default=0.03, ge=0)
+    """Below 1 a share of all steps, else a number of steps; then a cosine down to zero."""
+    clip: float | None = Field(default=None, gt=0)
+    """Largest gradient norm; the released code clips nothing."""
+
+
+class SaveSettings(Strict):
+    every: int = Field(default=2000, ge=1)
+    keep: int = Field(default=3, ge=1)
+    best: str | None = None
+    """A metric of the evaluation, e.g. "retrieval/en/long/r1_mean": the checkpoint with the highest is kept as `best`."""
+
+
+class EvalSettings(Strict):
+    """Evaluation on its own period during training. `every` 0: only at the end, if there are shards."""
+
+    shards: str | list[str] | None = None
+    every: int = Field(default=0, ge=0)
+    limit: int | None = Field(default=None, ge=1)
+
+
+class Settings(Strict):
+    """Everything that decides a run's result, and where it goes."""
+
+    stage: Literal[1, 2]
+    out: str
+    seed: int = 0
+    model: ModelSettings = ModelSettings()
+    data: DataSettings = DataSettings()
+    loss: LossSettings = LossSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    batch: int = Field(default=512, ge=1)
+    """Pairs per process and step."""
+    accumulate: int = Field(default=1, ge=1)
+    """Encode a step's batch in this many parts; the losses still see all of it (two passes, exact gradient)."""
+    steps: int | None = Field(default=None, ge=1)
+    epochs: float | None = Field(default=None, gt=0)
+    """Length of the run if `steps` is not given; counts the shards' samples first."""
+    precision: Literal["fp32", "bf16"] = "bf16"
+    checkpoint_layers: bool = False
+    compile: bool = False
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int | None = Field(default=None, ge=1)
+    log_every: int = Field(default=10, ge=1)
+    save: SaveSettings = SaveSettings()
+    eval: EvalSettings = EvalSettings()
+
+    @property
+    def regional(self) -> bool:
+        return self.stage == 2
+
+
+def load_settings(preset: str | Path, overrides: Sequence[str] = ()) -> Settings:
+    """Settings of a preset (a name, or a YAML file) for the stage that the overrides or the preset choose.
+
+    A preset may `extend` another one and holds per-stage differences under `stages`. Raises ValueError naming file, key and the
+    nearest valid key.
+    """
+    file = find_preset(preset)
+    values = _read(file)
+    given = dict(_parse(override) for override in overrides)
+    stage = given.get("stage", values.get("stage"))
+    stages = values.pop("stages", {})
+    if stage not in (1, 2):
+        raise ValueError(f"{file}: say which stage to train: stage=1 (global alignment) or stage=2 (regions), not {stage!r}")
+    merged = _merge(values, stages.get(stage, {}))
+    for key, value in given.items():
+        merged = _merge(merged, _nest(key.split("."), value))
+    return validate(merged, str(file))
+
+
+def validate(values: Mapping[str, Any], where: str) -> Settings:
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise ValueError("\n".join(f"{where}: {line}" for line in _explain(error))) from None
+
+
+def find_preset(preset: str | Path) -> Path:
+    file = Path(preset)
+    if file.suffix in (".yaml", ".yml"):
+        if not file.is_file():
+            raise FileNotFoundError(f"no preset file {file}")
+        return file
+    known = sorted(path.stem for path in PRESETS.glob("*.yaml"))
+    if str(preset) not in known:
+        raise ValueError(f"no preset {str(preset)!r}.{_suggest(str(preset), known)} Presets: {', '.join(known)}")
+    return PRESETS / f"{preset}.yaml"
+
+
+def _read(file: Path) -> dict[str, Any]:
+    values = yaml.safe_load(file.read_text()) or {}
+    parent = values.pop("extends", None)
+    return _merge(_read(find_preset(parent)), values) if parent else values
+
+
+def _parse(override: str) -> tuple[str, Any]:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ValueError(f"{override!r} is not an override: write key.sub=value, for instance optimizer.lr=1e-5")
+    return key, yaml.safe_load(text) if text else None
+
+
+def _nest(keys: Sequence[str], value: Any) -> dict[str, Any]:
+    return {keys[0]: _nest(keys[1:], value) if len(keys) > 1 else value}
+
+
+_WHOLE = ("languages", "sources")
+"""Mappings that an override replaces: {en: 1} means English only, not "English too"."""
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping) and key not in _WHOLE
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _explain(error: ValidationError) -> Iterator[str]:
+    for problem in error.errors():
+        path = [str(part) for part in problem["loc"]]
+        if problem["type"] == "extra_forbidden":
+            yield f"{'.'.join(path)}: no such setting.{_suggest(path[-1], _fields(path[:-1]), path[:-1])}"
+        else:
+            yield f"{'.'.join(path)}: {problem['msg']} (found {problem['input']!r})"
+
+
+def _fields(path: Sequence[str]) -> list[str]:
+    model: Any = Settings
+    for part in path:
+        annotation = model.model_fields[part].annotation if part in getattr(model, "model_fields", {}) else None
+        options = [annotation, *typing.get_args(annotation)]
+        model = next((option for option in options if isinstance(option, type) and issubclass(option, BaseModel)), None)
+        if model is None:
+            return []
+    return list(model.model_fields)
+
+
+def _suggest(word: str, known: Sequence[str], path: Sequence[str] = ()) -> str:
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f" Did you mean {'.'.join([*path, near[0]])}?" if near else ""

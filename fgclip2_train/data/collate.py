@@ -1,0 +1,109 @@
+"""A rank's batch from chosen samples: pictures decoded and cut one at a time, all texts tokenised in one call per length."""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from PIL import Image
+
+from fgclip2_train.batch import Batch, pack_phrases, pad_rows
+from fgclip2_train.data import images
+from fgclip2_train.data.samples import Chosen, text_hash
+from fgclip2_train.data.shards import Raw
+from fgclip2_train.data.tokens import Texts
+
+BAD_PICTURE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
+"""What Pillow raises on damaged or hostile bytes."""
+
+LANGUAGES = ("en", "zh")
+
+
+def bucket_of(raws: list[Raw]) -> int:
+    """The official rule on the sizes that the shards state: enough patches for the largest picture of the batch."""
+
+    def estimate(record: dict) -> int:
+        width, height = record["width"], record["height"]
+        if min(width, height) < images.SMALL_SIDE:
+            width = height = images.ENLARGED_SIDE
+        return (width // images.PATCH) * (height // images.PATCH)
+
+    return images.official_bucket(max(estimate(raw.record) for raw in raws))
+
+
+def fill_patches(
+    raws: list[Raw], bucket: int, counts: Counter[str], replace: Callable[[int], Raw]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Patches [B, bucket, 768] and grids [B, 2]. A picture that cannot be decoded is counted, and `replace(row)` gives another
+    sample for its row; it takes the bucket as it is."""
+    patches = np.zeros((len(raws), bucket, 3 * images.PATCH**2), dtype=np.uint8)
+    grids = np.zeros((len(raws), 2), dtype=np.int64)
+    for row, raw in enumerate(raws):
+        while True:
+            try:
+                picture = images.enlarge_small(images.decode(raw.picture))
+                break
+            except BAD_PICTURE:
+                counts["bad: picture cannot be decoded"] += 1
+                raw = replace(row)
+        rows, columns = images.grid_for(*picture.size, bucket)
+        grids[row] = rows, columns
+        patches[row, : rows * columns] = images.to_patches(picture, rows, columns)
+    return patches, grids
+
+
+def collate(
+    chosen: list[Chosen],
+    pictures: list[int],
+    patches: np.ndarray,
+    grids: np.ndarray,
+    texts: Texts,
+    lengths: tuple[int, int],
+    slots: int,
+    multiple: int,
+) -> Batch:
+    """pictures: a hash of each picture. lengths: tokens of the short and the long walk. slots: box slots per image. multiple: what
+    regions, groups and phrases are padded to."""
+    short_length, long_length = lengths
+    boxes = torch.zeros(len(chosen), max(1, slots), 4)
+    region_slot, region_language, hard_slot, phrases, hard = [], [], [], [], []
+    for image, sample in enumerate(chosen):
+        for slot, (box, phrase, group) in enumerate(sample.regions):
+            boxes[image, slot] = torch.tensor(box)
+            region_slot.append(image * boxes.shape[1] + slot)
+            region_language.append(LANGUAGES.index(sample.language))
+            phrases.append(phrase)
+            if group is not None:
+                hard_slot.append(region_slot[-1])
+                hard.append(group)
+    tokens = texts([sample.short for sample in chosen] + phrases + [text for group in hard for text in group], short_length)
+    short, region_ids, hard_ids = tokens.split([len(chosen), len(phrases), len(tokens) - len(chosen) - len(phrases)])
+    groups = list(hard_ids.view(len(hard), -1, short_length)) if hard else []
+    distinct, region_phrase, hard_phrases = pack_phrases(list(region_ids), groups, short_length, multiple)
+
+    def padded(values: list[int] | torch.Tensor) -> torch.Tensor:
+        return pad_rows(torch.as_tensor(values, dtype=torch.int64), multiple)
+
+    return Batch(
+        patches=torch.from_numpy(patches),
+        grid=torch.from_numpy(grids),
+        short=short.clone(),
+        long=texts([sample.long for sample in chosen], long_length),
+        picture=torch.tensor(pictures),
+        text=torch.tensor([[text_hash(sample.short), text_hash(sample.long)] for sample in chosen]),
+        boxes=boxes,
+        phrases=distinct,
+        region_slot=padded(region_slot),
+        region_phrase=padded(region_phrase),
+        region_language=padded(region_language),
+        region_valid=padded([1] * len(region_slot)).bool(),
+        hard_slot=padded(hard_slot),
+        hard_phrases=pad_rows(hard_phrases, multiple),
+        hard_valid=padded([1] * len(hard_slot)).bool(),
+        # A bound that changes little from batch to batch keeps the shapes of the region weights the same.
+        extent=-(-int(grids.max()) // 16) * 16,
+        uids=[sample.uid for sample in chosen],
+    )

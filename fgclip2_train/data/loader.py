@@ -1,0 +1,196 @@
+"""Batches for one rank: sources and languages mixed by weight, made in worker processes, resumable to the exact next batch."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from fgclip2_train.batch import Batch
+from fgclip2_train.data.collate import bucket_of, collate, fill_patches
+from fgclip2_train.data.order import Stream, cycle, turn_at
+from fgclip2_train.data.samples import Language, TextSettings, choose
+from fgclip2_train.data.shards import Raw, find_shards
+from fgclip2_train.data.tokens import Texts
+
+
+class Source(BaseModel):
+    """Shards with a weight of their own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    shards: str | list[str]
+    weight: float = Field(default=1.0, gt=0)
+
+
+class DataSettings(BaseModel):
+    """`shards` alone, or several `sources`; languages by weight."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    shards: str | list[str] | None = None
+    sources: dict[str, Source] = {}
+    languages: dict[Language, float] = {"en": 1.0, "zh": 1.0}
+    mixing: Literal["sample", "batch"] = "batch"
+    """Draw source and language for every sample, or take turns batch by batch (all ranks together)."""
+    texts: TextSettings = TextSettings()
+    patches: int | Literal["official"] = "official"
+    """Patches per picture: the released rule (from the largest picture of the rank's batch), or always this many."""
+    workers: int = Field(default=4, ge=0)
+    shuffle_block: int = Field(default=1024, ge=1)
+    open_shards: int = Field(default=4, ge=1)
+    pad_regions_to: int = Field(default=64, ge=1)
+    max_bad_share: float = Field(default=0.05, ge=0, le=1)
+    """More unreadable samples than this (after the first 200) stop the run."""
+
+    def found(self) -> dict[str, tuple[list[str], float]]:
+        """Shards and weight of every source, by name."""
+        named = {name: (find_shards(source.shards), source.weight) for name, source in self.sources.items()}
+        if self.shards:
+            named["shards"] = (find_shards(self.shards), 1.0)
+        if not named:
+            raise ValueError("no training data: set data.shards='DIR/*.tar', or data.sources")
+        return named
+
+
+class Reader(IterableDataset):
+    """What a worker runs. A worker is identified by `turn`: the batches turn, turn + workers, … of its rank.
+
+    `step` counts batches; `parts` of them make one optimizer step and share its language.
+    """
+
+    def __init__(
+        self,
+        settings: DataSettings,
+        texts: Texts,
+        batch: int,
+        *,
+        lengths: tuple[int, int],
+        seed: int,
+        rank: int = 0,
+        ranks: int = 1,
+        step: int = 0,
+        positions: dict[str, Any] | None = None,
+        parts: int = 1,
+    ):
+        self.settings, self.texts, self.batch, self.lengths = settings, texts, batch, lengths
+        self.seed, self.rank, self.ranks = seed, rank, ranks
+        self.step, self.positions, self.parts = step, positions or {}, parts
+        self.sources = settings.found()
+        weights = {
+            f"{name}/{language}": weight * share
+            for name, (_, weight) in self.sources.items()
+            for language, share in settings.languages.items()
+            if share > 0
+        }
+        self.turns = cycle(weights)
+        self.names = list(weights)
+        self.shares = np.array(list(weights.values())) / sum(weights.values())
+
+    def __iter__(self) -> Iterator[Batch]:
+        torch.set_num_threads(1)
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+        worker = get_worker_info()
+        workers, index = (worker.num_workers, worker.id) if worker else (1, 0)
+        # Batches come from workers 0, 1, … in turn, also after a resume in the middle of a round.
+        turn = (self.step + index) % workers
+        streams = self._streams(turn, workers)
+        for step in range(self.step + index, 2**62, workers):
+            yield self._batch(step, turn, streams)
+
+    def _streams(self, turn: int, workers: int) -> dict[str, Stream]:
+        streams = {}
+        for number, name in enumerate(self.names):
+            source, language = name.rsplit("/", 1)
+            streams[name] = Stream(
+                self.sources[source][0],
+                language,
+                seed=self.seed + number,
+                consumer=self.rank * workers + turn,
+                consumers=self.ranks * workers,
+                block=self.settings.shuffle_block,
+                open_shards=self.settings.open_shards,
+                position=self.positions.get(str(turn), {}).get(name),
+            )
+        return streams
+
+    def _batch(self, step: int, turn: int, streams: dict[str, Stream]) -> Batch:
+        if self.settings.mixing == "batch":
+            drawn = [turn_at(step // self.parts, self.turns, self.seed)] * self.batch
+        else:
+            rng = np.random.default_rng([self.seed, self.rank, step])
+            drawn = [self.names[choice] for choice in rng.choice(len(self.names), self.batch, p=self.shares)]
+        epochs: list[int] = [0] * self.batch
+        raws: list[Raw] = []
+
+        def take(row: int) -> Raw:
+            epochs[row], raw = next(streams[drawn[row]])
+            return raw
+
+        def replace(row: int) -> Raw:
+            raws[row] = take(row)
+            return raws[row]
+
+        counts: Counter[str] = Counter()
+        raws += [take(row) for row in range(self.batch)]
+        bucket = bucket_of(raws) if self.settings.patches == "official" else self.settings.patches
+        patches, grids = fill_patches(raws, bucket, counts, replace)
+        chosen = [
+            choose(raw, name.rsplit("/", 1)[1], self.settings.texts, self.seed, epoch)
+            for raw, name, epoch in zip(raws, drawn, epochs, strict=True)
+        ]
+        pictures = [int(raw.record["sha256"][:15], 16) for raw in raws]
+        slots = self.settings.texts.max_regions
+        batch = collate(chosen, pictures, patches, grids, self.texts, self.lengths, slots, self.settings.pad_regions_to)
+        for stream in streams.values():
+            counts.update(stream.counts)
+            stream.counts.clear()
+        positions = {name: stream.position() for name, stream in streams.items()}
+        batch.info = {"turn": str(turn), "positions": positions, "counts": dict(counts), "epoch": max(epochs)}
+        return batch
+
+
+class Loader:
+    """Iterate for batches; `state()` is the position after the last batch given out, not after those prefetched."""
+
+    def __init__(self, reader: Reader, workers: int, pin: bool = False):
+        self.reader, self.step = reader, reader.step
+        self.positions: dict[str, Any] = dict(reader.positions)
+        self.counts: Counter[str] = Counter()
+        self.samples = 0
+        self.loader = DataLoader(
+            reader,
+            batch_size=None,
+            num_workers=workers,
+            pin_memory=pin,
+            prefetch_factor=2 if workers else None,
+            # Forked workers start at once; they touch neither the device nor the process group.
+            multiprocessing_context="fork" if workers else None,
+        )
+        self.batches: Iterator[Batch] = iter(self.loader)
+
+    def __next__(self) -> Batch:
+        batch = next(self.batches)
+        self.step += 1
+        self.positions[batch.info["turn"]] = batch.info["positions"]
+        self.counts.update(batch.info["counts"])
+        self.samples += len(batch)
+        self._stop_if_rotten()
+        return batch
+
+    def state(self) -> dict[str, Any]:
+        return {"step": self.step, "positions": self.positions, "counts": dict(self.counts), "samples": self.samples}
+
+    def _stop_if_rotten(self) -> None:
+        bad = sum(count for reason, count in self.counts.items() if reason.startswith("bad"))
+        seen = bad + self.samples
+        ceiling = self.reader.settings.max_bad_share
+        if seen > 200 and bad > ceiling * seen:
+            reasons = ", ".join(f"{reason.removeprefix('bad: ')} {count}" for reason, count in self.counts.most_common())
+            raise ValueError(f"{bad} of {seen} samples are unreadable, above data.max_bad_share={ceiling}: {reasons}")

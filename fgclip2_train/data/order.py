@@ -1,0 +1,138 @@
+"""The order in which one consumer sees the samples of one source in one language: endless, seeded, resumable to the sample.
+
+A consumer is one worker process of one rank. Per epoch the shards are shuffled by the seed and dealt out. A consumer keeps a few of
+its shards open, takes samples from them in turn until a block is full, and gives the block out in random order. So a position is a
+few numbers (which shards are open and how far each is read at the block's start, how many samples of the block are given out), and
+going on from it means reading one block again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from fgclip2_train.data.shards import Raw, read_shard
+
+
+class Stream:
+    """Iterate to get (epoch, sample) for ever; `position()` after any sample says where to go on.
+
+    When there are fewer shards than consumers, every consumer reads all shards and takes every n-th sample.
+    """
+
+    def __init__(
+        self,
+        shards: list[str],
+        language: str,
+        *,
+        seed: int,
+        consumer: int = 0,
+        consumers: int = 1,
+        block: int = 1024,
+        open_shards: int = 4,
+        position: dict[str, Any] | None = None,
+    ):
+        self.shards, self.language, self.seed = shards, language, seed
+        self.consumer, self.consumers = consumer, consumers
+        self.block, self.open_shards = block, open_shards
+        self.counts: Counter[str] = Counter()
+        self.at = position or {"epoch": 0, "block": 0, "opened": 0, "slots": [], "taken": 0}
+        self._samples = self._run()
+
+    def __next__(self) -> tuple[int, Raw]:
+        return next(self._samples)
+
+    def position(self) -> dict[str, Any]:
+        return {**self.at, "slots": list(self.at["slots"])}
+
+    def _run(self) -> Iterator[tuple[int, Raw]]:
+        empty_epochs = 0
+        while True:
+            block, after = self._read_block()
+            if not block:
+                empty_epochs += 1
+                if empty_epochs > 1:
+                    raise ValueError(f"no readable sample with a text in {self.language!r} in {len(self.shards)} shards")
+                self.at = self._next_epoch()
+                continue
+            empty_epochs = 0
+            rng = np.random.default_rng([self.seed, self.at["epoch"], self.consumer, self.at["block"]])
+            order = rng.permutation(len(block))
+            for index in order[self.at["taken"] :]:
+                self.at = {**self.at, "taken": self.at["taken"] + 1}
+                yield self.at["epoch"], block[index]
+            self.at = after
+
+    def _read_block(self) -> tuple[list[Raw], dict[str, Any]]:
+        """The samples of the block that starts at `self.at`, and the position of the next one."""
+        mine = self._deal(self.at["epoch"])
+        opened = self.at["opened"]
+        slots = [(index, self._open(mine[index], place), place) for index, place in self.at["slots"]]
+        block: list[Raw] = []
+        while len(block) < self.block:
+            while len(slots) < self.open_shards and opened < len(mine):
+                slots.append((opened, self._open(mine[opened], 0), 0))
+                opened += 1
+            if not slots:
+                break
+            remaining = []
+            for index, samples, place in slots:
+                sample = next(samples, None) if len(block) < self.block else None
+                if sample is not None:
+                    block.append(sample)
+                    remaining.append((index, samples, sample.place + 1))
+                elif len(block) >= self.block:
+                    remaining.append((index, samples, place))
+            slots = remaining
+        after = {
+            "epoch": self.at["epoch"],
+            "block": self.at["block"] + 1,
+            "opened": opened,
+            "slots": [(index, place) for index, _, place in slots],
+            "taken": 0,
+        }
+        return block, after if slots or opened < len(mine) else self._next_epoch()
+
+    def _next_epoch(self) -> dict[str, Any]:
+        return {"epoch": self.at["epoch"] + 1, "block": 0, "opened": 0, "slots": [], "taken": 0}
+
+    def _deal(self, epoch: int) -> list[str]:
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.shards))
+        shuffled = [self.shards[index] for index in order]
+        return shuffled if self._by_sample else shuffled[self.consumer :: self.consumers]
+
+    @property
+    def _by_sample(self) -> bool:
+        return len(self.shards) < self.consumers
+
+    def _open(self, path: str, start: int) -> Iterator[Raw]:
+        return read_shard(path, self.counts, self._wanted, start)
+
+    def _wanted(self, place: int, record: dict[str, Any]) -> bool:
+        if self._by_sample and place % self.consumers != self.consumer:
+            return False
+        return any(text["language"] == self.language for text in record.get("texts", ()))
+
+
+def cycle(weights: dict[str, float], longest: int = 60) -> list[str]:
+    """Names in proportion to their weights, each as often as it is due: {en: 2, zh: 1} gives en, en, zh.
+
+    The shortest exact cycle up to `longest` entries; beyond that proportions are rounded, with no name left out.
+    """
+    total = sum(weights.values())
+    shares = {name: weight / total for name, weight in weights.items() if weight > 0}
+    exact = (n for n in range(1, longest + 1) if all(abs(n * s - round(n * s)) < 1e-9 for s in shares.values()))
+    length = next(exact, longest)
+    return [name for name, share in shares.items() for _ in range(max(1, round(length * share)))]
+
+
+def turn_at(step: int, names: list[str], seed: int) -> str:
+    """Whose turn it is at a step: every cycle in a random order of its own, the same on all ranks.
+
+    A fixed order would fall into step with the workers: of two workers and two languages, each would only ever see one.
+    """
+    round_, place = divmod(step, len(names))
+    return names[np.random.default_rng([seed, round_]).permutation(len(names))[place]]

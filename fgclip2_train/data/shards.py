@@ -1,0 +1,102 @@
+"""Read the samples of one shard (docs/shard-format.md), one after another, nothing more of it in memory than one sample.
+
+A damaged sample, or the rest of a shard cut short, is skipped and counted under its reason. Another major version of the format stops
+the run: its meaning is unknown.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+FORMAT, MAJOR = "fineloom", "1"
+
+
+@dataclass(frozen=True)
+class Raw:
+    """One sample as it lies in a shard. `record` is its JSON object; `place` counts samples of the shard from 0."""
+
+    uid: str
+    picture: bytes
+    record: dict[str, Any]
+    place: int
+
+
+def find_shards(patterns: str | list[str]) -> list[str]:
+    """Sorted shard paths or addresses. An address (s3://…) is taken as it is unless it holds a wildcard."""
+    found: list[str] = []
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        if "://" in pattern:
+            files = fsspec.open_files(pattern)
+            matches = [file.full_name for file in files] if "*" in pattern else [pattern]
+        else:
+            matches = [str(Path(pattern) / "*.tar")] if Path(pattern).is_dir() else [pattern]
+            matches = sorted(glob(matches[0]))
+        if not matches:
+            raise FileNotFoundError(
+                f"no shard matches {pattern!r}. Give a folder of .tar files or a pattern like 'shards/*.tar'"
+            )
+        found += matches
+    return sorted(set(found))
+
+
+def read_shard(path: str, counts: Counter[str], wanted: Callable[[int, dict[str, Any]], bool], start: int = 0) -> Iterator[Raw]:
+    """Samples of a shard from number `start` on for which `wanted(place, record)`; only their pictures are read.
+
+    `counts` takes "bad: …" for every sample that could not be read.
+    """
+    with fsspec.open(path, "rb") as file:
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                for place, members in enumerate(_samples(tar)):
+                    if place < start:
+                        continue
+                    sample = _read_sample(tar, place, members, counts, wanted, path)
+                    if sample is not None:
+                        yield sample
+        except (tarfile.ReadError, EOFError):
+            counts["bad: shard cut short"] += 1
+
+
+def _samples(tar: tarfile.TarFile) -> Iterator[dict[str, tarfile.TarInfo]]:
+    """Adjacent members of one key, by extension."""
+    key = ""
+    members: dict[str, tarfile.TarInfo] = {}
+    for member in tar:
+        stem, _, extension = member.name.partition(".")
+        if stem != key and members:
+            yield members
+            members = {}
+        key = stem
+        members[extension] = member
+        tar.members = []  # type: ignore[attr-defined]  # or tarfile keeps every header of a shard of 10,000 samples
+    if members:
+        yield members
+
+
+def _read_sample(tar, place, members, counts, wanted, path) -> Raw | None:
+    if "json" not in members or "jpg" not in members:
+        counts["bad: picture or record missing"] += 1
+        return None
+    try:
+        record = json.loads(tar.extractfile(members["json"]).read())
+        version = str(record.get("format", ""))
+    except (ValueError, AttributeError):
+        counts["bad: record is not a JSON object"] += 1
+        return None
+    name, _, major = version.partition("/")
+    if (name, major.split(".")[0]) != (FORMAT, MAJOR):
+        raise ValueError(
+            f"{path}: format {version or 'not stated'}; this trainer reads {FORMAT}/{MAJOR}. Pack the shards again"
+        )
+    if not wanted(place, record):
+        return None
+    return Raw(uid=record["uid"], picture=tar.extractfile(members["jpg"]).read(), record=record, place=place)

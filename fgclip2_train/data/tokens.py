@@ -1,0 +1,76 @@
+"""Texts to token ids: fixed lengths, padded on the right, lower-cased, a whole batch at once.
+
+The pooled text vector is the last position, pads are attended to, so the padding side and the length are part of the model. They are
+set and checked here, whatever the tokenizer's files say (transformers' `Siglip2Tokenizer` pads on the left by default).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+SPECIAL = ["<pad>", "<eos>", "<bos>", "<unk>"]  # ids 0 to 3, as in the Gemma tokenizer
+
+
+class Texts:
+    """A tokenizer with FG-CLIP 2's conventions. `lower` False only for evaluation protocols that keep case."""
+
+    def __init__(self, tokenizer, lower: bool = True):
+        self.tokenizer, self.lower = tokenizer, lower
+        tokenizer.padding_side = tokenizer.truncation_side = "right"
+        if tokenizer.pad_token_id is None:
+            raise ValueError("the tokenizer has no padding token; FG-CLIP 2 pads every text to a fixed length")
+        ids = self(["a cat"], 64)[0]
+        if ids[-1] != tokenizer.pad_token_id or ids[0] == tokenizer.pad_token_id:
+            raise ValueError("the tokenizer does not pad on the right; every feature would differ from the model's")
+        if lower and not torch.equal(self(["A CAT"], 64)[0], ids):
+            raise ValueError("the tokenizer tells upper from lower case after lower-casing")
+
+    def __call__(self, texts: Sequence[str], length: int) -> Tensor:
+        """int64 [len(texts), length]"""
+        if not texts:
+            return torch.zeros(0, length, dtype=torch.int64)
+        texts = [text.lower() for text in texts] if self.lower else list(texts)
+        encoded = self.tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_attention_mask=False)
+        return torch.tensor(encoded["input_ids"], dtype=torch.int64)
+
+    def __len__(self) -> int:
+        return len(self.tokenizer)
+
+    def save(self, folder: Path) -> None:
+        self.tokenizer.save_pretrained(str(folder))
+
+
+def load_texts(folder: str | Path) -> Texts:
+    """The tokenizer kept beside a checkpoint, or of a hub name."""
+    try:
+        return Texts(AutoTokenizer.from_pretrained(str(folder)))
+    except (OSError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"{folder}: no tokenizer there ({type(error).__name__}). A checkpoint of this package has tokenizer.json beside its "
+            "weights; name another folder with model.tokenizer=DIR, or model.tokenizer=train to make one from the shards' texts"
+        ) from error
+
+
+def train_tokenizer(texts: Iterable[str], size: int) -> Texts:
+    """A small byte-level BPE of both languages, for models that start from nothing. Same texts, same tokenizer.
+
+    Spaces and letters are merged within words; Chinese, which has no spaces, is cut at script and digit borders and merged freely.
+    """
+    core = Tokenizer(models.BPE(unk_token=None))
+    core.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    core.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.UnicodeScripts(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    core.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False)
+    core.train_from_iterator(texts, trainer)
+    core.post_processor = processors.TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", SPECIAL.index("<eos>"))])
+    pad, eos, bos, unk = SPECIAL
+    return Texts(PreTrainedTokenizerFast(tokenizer_object=core, pad_token=pad, eos_token=eos, bos_token=bos, unk_token=unk))

@@ -1,0 +1,229 @@
+"""Training, both stages: `train(settings)`. The same function runs under torchrun, under Ray Train, and alone on a CPU."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from fgclip2_train.batch import Batch
+from fgclip2_train.checkpoint import Saver, latest, load_trainer
+from fgclip2_train.config import Settings
+from fgclip2_train.data.loader import Loader, Reader
+from fgclip2_train.data.tokens import Texts
+from fgclip2_train.model import Fgclip2Model
+from fgclip2_train.optim import load_named_state, make_optimizer, named_state
+from fgclip2_train.ring import rank, world
+from fgclip2_train.setup import join_processes, start_from, total_steps
+from fgclip2_train.step import Stepper
+from fgclip2_train.watch import NonFinite, Watch
+
+
+def train(settings: Settings) -> Path:
+    """Train to the end, or to a SIGTERM; gives the newest checkpoint. A run that has a checkpoint in `out` goes on from it.
+
+    Writes <out>/settings.json, <out>/metrics.jsonl, <out>/checkpoints/. Raises ValueError for what the user can mend and NonFinite
+    when a loss or gradient is not finite on any rank.
+    """
+    device = join_processes(settings)
+    out = Path(settings.out)
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoint = latest(out)
+    if world() > 1:  # nobody may see a checkpoint that rank 0 writes later
+        box = [checkpoint]
+        dist.broadcast_object_list(box, src=0)
+        checkpoint = box[0]
+    model, texts = start_from(settings, checkpoint)
+    torch.nn.Module.to(model, device)
+    run = Run(settings, model, texts, checkpoint)
+    with _sigterm() as asked:
+        return run.to_the_end(asked)
+
+
+class Run:
+    def __init__(self, settings: Settings, model: Fgclip2Model, texts: Texts, checkpoint: Path | None):
+        self.settings, self.model, self.texts = settings, model, texts
+        self.out = Path(settings.out)
+        self.steps = total_steps(settings, world())
+        model.freeze_unused(settings.regional)
+        model.train()
+        if settings.checkpoint_layers:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.optimizer = make_optimizer(model, settings.optimizer)
+        self.step, reader = 0, self._reader()
+        if checkpoint:
+            reader = self._resume(checkpoint)
+        self.loader = Loader(reader, settings.data.workers, pin=model.device.type == "cuda")
+        runner = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True) if world() > 1 else model
+        self.stepper = Stepper(model, runner, self.optimizer, settings, self.steps)
+        self.watch = Watch(self.out, model, settings.log_every, self.steps, settings.batch)
+        self.watch.drop_after(self.step)
+        self.saver = Saver(self.out / "checkpoints", settings.save.keep) if rank() == 0 else None
+        self.recent: deque[tuple[int, list[str], dict[str, Tensor]]] = deque(maxlen=3)
+        if rank() == 0:
+            (self.out / "settings.json").write_text(settings.model_dump_json(indent=1))
+
+    # -- resume -----------------------------------------------------------------------------------------------------------
+
+    def _reader(self, step: int = 0, positions: dict[str, Any] | None = None) -> Reader:
+        settings = self.settings
+        if settings.batch % settings.accumulate:
+            raise ValueError(f"batch={settings.batch} cannot be cut into accumulate={settings.accumulate} equal parts")
+        return Reader(
+            settings.data,
+            self.texts,
+            settings.batch // settings.accumulate,
+            lengths=self.model.lengths,
+            seed=settings.seed,
+            rank=rank(),
+            ranks=world(),
+            step=step,
+            positions=positions,
+            parts=settings.accumulate,
+        )
+
+    def _resume(self, checkpoint: Path) -> Reader:
+        trainer, optimizer = load_trainer(checkpoint)
+        self.step = trainer["step"]
+        load_named_state(self.model, self.optimizer, optimizer)
+        readers, workers = trainer["readers"], trainer["workers"]
+        if len(readers) == world() and workers == self.settings.data.workers:
+            self._say(f"going on from {checkpoint} at step {self.step}, with the exact next batch")
+            mine = readers[rank()]
+            return self._reader(mine["step"], mine["positions"])
+        self._say(
+            f"going on from {checkpoint} at step {self.step}: weights, optimizer and schedule as they were, but {len(readers)} × "
+            f"{workers} readers became {world()} × {self.settings.data.workers}, so the current epoch's order starts anew"
+        )
+        epochs = [at["epoch"] for reader in readers for turn in reader["positions"].values() for at in turn.values()]
+        start: dict[str, Any] = {"epoch": max(epochs, default=0), "block": 0, "opened": 0, "slots": [], "taken": 0}
+        workers = max(1, self.settings.data.workers)
+        names = self._reader().names
+        positions = {str(turn): dict.fromkeys(names, start) for turn in range(workers)}
+        return self._reader(self.step * self.settings.accumulate, positions)
+
+    # -- loop -------------------------------------------------------------------------------------------------------------
+
+    def to_the_end(self, asked: threading.Event) -> Path:
+        self._say(
+            f"stage {self.settings.stage}: {self.steps} steps of {self.settings.batch} × {world()} pairs on {self.model.device}, "
+            f"{sum(p.numel() for p in self.model.parameters()):,} parameters, from step {self.step}"
+        )
+        stopped = False
+        saved_at = self.step
+        while self.step < self.steps and not stopped:
+            started = time.monotonic()
+            micro = [next(self.loader) for _ in range(self.settings.accumulate)]
+            waited = time.monotonic() - started
+            outcome = self.stepper(self.step, [batch.to(self.model.device) for batch in micro])
+            self._remember(micro, outcome)
+            self.step += 1
+            self.watch.add(outcome, waited)
+            if self.step % self.settings.log_every == 0 or self.step == self.steps:
+                self._report()
+            stopped = self._anyone(asked)
+            if self.step % self.settings.save.every == 0 or self.step == self.steps or stopped:
+                self._check()
+                self._save()
+                saved_at = self.step
+        self._check()
+        if self.saver:
+            self.saver.wait()
+        if world() > 1:
+            dist.barrier()
+        if stopped:
+            self._say(f"asked to stop: saved at step {saved_at} of {self.steps}; the same command goes on from there")
+        final = latest(self.out)
+        assert final is not None
+        return final
+
+    def _anyone(self, asked: threading.Event) -> bool:
+        """Whether any rank was asked to stop. All ranks learn it in the same step, from a sum that costs no device time."""
+        if world() == 1:
+            return asked.is_set()
+        flag = torch.tensor([int(asked.is_set())])
+        dist.all_reduce(flag, dist.ReduceOp.MAX)
+        return bool(flag.item())
+
+    def _report(self) -> None:
+        self._check()
+        counts = {reason: count for reason, count in self.loader.counts.items()}
+        notes = {"bad": counts, "samples": self.loader.samples}
+        self.watch.report(self.step, self.optimizer.param_groups[0]["lr"], notes)
+
+    def _remember(self, micro: list[Batch], outcome) -> None:
+        uids = [uid for batch in micro for uid in batch.uids]
+        values = {"total": outcome.terms.total.detach(), "grad_norm": outcome.grad_norm, **outcome.terms.values}
+        self.recent.append((self.step, uids, {name: value.detach() for name, value in values.items()}))
+
+    def _check(self) -> None:
+        """Stop if anything was not finite since the last look; the weights are still those before it."""
+        if self.stepper.trouble.item() == 0:
+            return
+        file = self.out / f"nonfinite-rank{rank()}.json"
+        steps = [
+            {"step": step, "uids": uids, "values": {name: value.item() for name, value in values.items()}}
+            for step, uids, values in self.recent
+        ]
+        file.write_text(json.dumps(steps, indent=1))
+        raise NonFinite(
+            f"a loss or gradient is not finite at about step {self.step}; no update was made with it. Batches: {file}"
+        )
+
+    # -- checkpoints ------------------------------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        reader = self.loader.state()
+        readers: list[Any] = [reader]
+        if world() > 1:
+            readers = [None] * world()
+            dist.all_gather_object(readers, reader)
+        if not self.saver:
+            return
+        self.saver.save(
+            self.step,
+            _on_host(self.model.state_dict()),
+            _on_host(named_state(self.model, self.optimizer)),
+            self.model.config,
+            self.texts,
+            {
+                "step": self.step,
+                "steps": self.steps,
+                "readers": readers,
+                "workers": self.settings.data.workers,
+                "settings": self.settings.model_dump(mode="json"),
+            },
+        )
+
+    def _say(self, text: str) -> None:
+        if rank() == 0:
+            print(text, flush=True)
+
+
+def _on_host(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies that later steps cannot change."""
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+
+
+class _sigterm:  # reads as a statement: with _sigterm() as asked
+    """An event that SIGTERM sets while this is entered; without effect outside the main thread."""
+
+    def __enter__(self) -> threading.Event:
+        asked = threading.Event()
+        self.before = None
+        if threading.current_thread() is threading.main_thread():
+            self.before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+        return asked
+
+    def __exit__(self, *_) -> None:
+        if self.before is not None:
+            signal.signal(signal.SIGTERM, self.before)

@@ -1,0 +1,118 @@
+"""What a run starts from: processes and device, model, tokenizer, number of steps."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from fgclip2_train.config import Settings
+from fgclip2_train.data.loader import DataSettings
+from fgclip2_train.data.shards import read_shard
+from fgclip2_train.data.tokens import Texts, load_texts, train_tokenizer
+from fgclip2_train.model import Fgclip2Model
+from fgclip2_train.model.configuration import FAMILY, GEMMA_VOCABULARY, sized
+from fgclip2_train.model.initialise import adopt_region_heads, from_scratch, load_model
+from fgclip2_train.ring import rank
+
+TOKENIZER_TEXTS = 20_000
+"""Texts that a small tokenizer is made from, at most."""
+
+
+def join_processes(settings: Settings) -> torch.device:
+    """The device of this process; joins torchrun's (or Ray Train's) process group if there is one."""
+    on_gpu = settings.device == "cuda" or (settings.device == "auto" and torch.cuda.is_available())
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        dist.init_process_group("cuda:nccl,cpu:gloo" if on_gpu else "gloo")
+    if not on_gpu:
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)
+    torch.set_float32_matmul_precision("high")  # TF32 for what is left in float32 under autocast, as officially
+    return device
+
+
+def start_from(settings: Settings, checkpoint: Path | None) -> tuple[Fgclip2Model, Texts]:
+    """Model (on the CPU, float32) and tokenizer: of the run's own checkpoint, else as `model` says."""
+    wanted = settings.model
+    if checkpoint:
+        return load_model(checkpoint), load_texts(checkpoint)
+    if wanted.start is None:
+        texts = _tokenizer_for_random_model(settings)
+        vocabulary = len(texts) if wanted.tokenizer == "train" else max(len(texts), GEMMA_VOCABULARY)
+        config = sized(**FAMILY[wanted.size], vocabulary=vocabulary)
+        return from_scratch(config, settings.seed, wanted.logit_scale, wanted.logit_bias), texts
+    if wanted.tokenizer == "train":
+        raise ValueError("model.tokenizer=train makes a new vocabulary, which does not fit the weights of model.start")
+    model, texts = load_model(wanted.start), load_texts(wanted.tokenizer or wanted.start)
+    if len(texts) > model.config.text.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {len(texts)} tokens, the model of {wanted.start} only {model.config.text.vocab_size}: "
+            "take the tokenizer that belongs to the weights"
+        )
+    if wanted.recopy_region_heads and settings.regional:
+        adopt_region_heads(model)
+    return model, texts
+
+
+def _tokenizer_for_random_model(settings: Settings) -> Texts:
+    choice = settings.model.tokenizer
+    if choice is None:
+        raise ValueError("a random model needs a tokenizer: model.tokenizer=DIR, or model.tokenizer=train for a small new one")
+    if choice != "train":
+        return load_texts(choice)
+    # Every rank makes it for itself from the same texts, and gets the same.
+    return train_tokenizer(islice(corpus(settings.data), TOKENIZER_TEXTS), settings.model.vocabulary)
+
+
+def corpus(data: DataSettings) -> Iterator[str]:
+    """Captions and phrases of the shards, in file order, pictures left unread."""
+    texts: list[str] = []
+
+    def note(place: int, record: dict) -> bool:
+        texts.extend(text["text"] for text in record["texts"])
+        for region in record.get("regions", ()):
+            texts.extend([region["short"], region["long"], *(negative["text"] for negative in region["negatives"])])
+        return False
+
+    for shards, _ in data.found().values():
+        for shard in shards:
+            for _ in read_shard(shard, Counter(), note):
+                pass
+            yield from texts
+            texts.clear()
+
+
+def total_steps(settings: Settings, ranks: int) -> int:
+    """`steps`, or `epochs` over the samples that have a text in a wanted language (counted by reading the records)."""
+    if settings.steps:
+        return settings.steps
+    if not settings.epochs:
+        raise ValueError("say how long to train: steps=N or epochs=N")
+    wanted = {language for language, share in settings.data.languages.items() if share > 0}
+    samples = 0
+
+    def count(place: int, record: dict) -> bool:
+        nonlocal samples
+        samples += len(wanted & {text["language"] for text in record["texts"]})
+        return False
+
+    if rank() == 0:
+        for shards, _ in settings.data.found().values():
+            for shard in shards:
+                for _ in read_shard(shard, Counter(), count):
+                    pass
+    if ranks > 1:
+        box = [samples]
+        dist.broadcast_object_list(box, src=0)
+        samples = box[0]
+    if not samples:
+        raise ValueError(f"no sample with a text in {', '.join(sorted(wanted))} in the shards of {settings.data.shards}")
+    return max(1, round(settings.epochs * samples / (settings.batch * ranks)))

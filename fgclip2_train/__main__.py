@@ -44,6 +44,27 @@ def train(
     typer.echo(f"checkpoint: {run(settings)}")
 
 
+@app.command(name="eval")
+def evaluate(
+    checkpoint: Annotated[str, typer.Option(help="a checkpoint's or a run's folder, or a hub name")],
+    shards: Annotated[list[str] | None, typer.Option(help="folder or pattern of shards; may be given more than once")] = None,
+    fgovd: Annotated[Path | None, typer.Option(help="FG-OVD rows as JSON lines")] = None,
+    pictures: Annotated[Path | None, typer.Option(help="folder that FG-OVD's img_path is relative to")] = None,
+    patches: Annotated[int | None, typer.Option(help="per picture; by default what the checkpoint was trained with")] = None,
+    limit: Annotated[int | None, typer.Option(help="samples to read at most")] = None,
+    json: Annotated[Path | None, typer.Option(help="file for the result")] = None,
+) -> None:
+    """Retrieval, boxes among phrases, positives among hard negatives."""
+    from fgclip2_train.evaluation.run import evaluate as run
+    from fgclip2_train.evaluation.run import table, write_json
+
+    result = run(checkpoint, shards, fgovd=fgovd, pictures=pictures, patches=patches, limit=limit)
+    typer.echo(table(result))
+    if json:
+        write_json(result, json)
+        typer.echo(f"written: {json}")
+
+
 def main() -> None:
     try:
         app()

@@ -1,0 +1,114 @@
+"""Pictures, boxes and texts to unit vectors, in batches, for evaluation and use."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fgclip2_train.checkpoint import resolve
+from fgclip2_train.data import images
+from fgclip2_train.data.tokens import Texts, load_texts
+from fgclip2_train.model import Fgclip2Model
+from fgclip2_train.model.initialise import load_model
+from fgclip2_train.model.model import unit
+
+
+@dataclass
+class Encoder:
+    """A checkpoint ready to encode. patches: per picture, or "official" for each picture's own bucket, batch or not."""
+
+    model: Fgclip2Model
+    texts: Texts
+    patches: int | Literal["official"] = "official"
+    batch: int = 64
+
+    @classmethod
+    def load(
+        cls,
+        checkpoint: str | Path,
+        patches: int | Literal["official"] | None = None,
+        device: str | None = None,
+        batch: int = 64,
+    ) -> Encoder:
+        """From a checkpoint's or run's folder, or a hub name. `patches` defaults to what the checkpoint was trained with."""
+        folder = resolve(checkpoint) if Path(checkpoint).exists() else checkpoint
+        model = load_model(folder).eval()
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        torch.nn.Module.to(model, device)
+        return cls(model, load_texts(folder), patches or _trained_patches(folder), batch)
+
+    def bucket(self, picture: Image.Image) -> int:
+        if self.patches != "official":
+            return self.patches
+        return images.official_bucket(images.patch_estimate(images.enlarge_small(picture)))
+
+    @torch.inference_mode()
+    def pictures(
+        self, pictures: Sequence[Image.Image], boxes: Sequence[Sequence[Sequence[float]]] | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Global vectors [N, D], and for every picture the vectors of its boxes [n, D] (x1 y1 x2 y2 as fractions)."""
+        boxes = boxes if boxes is not None else [[]] * len(pictures)
+        by_bucket: dict[int, list[int]] = defaultdict(list)
+        for index, picture in enumerate(pictures):
+            by_bucket[self.bucket(picture)].append(index)
+        width = self.model.config.vision.hidden_size
+        whole, parts = torch.empty(len(pictures), width), [torch.empty(0, width)] * len(pictures)
+        for bucket, indices in by_bucket.items():
+            for start in range(0, len(indices), self.batch):
+                chosen = indices[start : start + self.batch]
+                vectors, regions = self._encode([pictures[i] for i in chosen], [boxes[i] for i in chosen], bucket)
+                whole[chosen] = vectors
+                for index, region in zip(chosen, regions, strict=True):
+                    parts[index] = region
+        return whole, parts
+
+    def _encode(self, pictures, boxes, bucket: int) -> tuple[Tensor, list[Tensor]]:
+        model, device = self.model, self.model.device
+        patches, grids = images.batch_patches(pictures, bucket)
+        grid = torch.from_numpy(grids).to(device)
+        tokens, places = model.vision(torch.from_numpy(patches).to(device), grid)
+        whole = unit(model.vision_model.head(tokens, places[2][:, None, None])).cpu()
+        slots = max(map(len, boxes))
+        if not slots:
+            return whole, [whole[:0]] * len(pictures)
+        padded = torch.zeros(len(boxes), slots, 4)
+        for row, own in enumerate(boxes):
+            padded[row, : len(own)] = torch.tensor(own) if own else 0
+        vectors = model.regions(model.dense(tokens, places[2]), padded.to(device), grid, places, int(grids.max()))
+        vectors = unit(vectors).cpu()
+        return whole, [vectors[row, : len(own)] for row, own in enumerate(boxes)]
+
+    @torch.inference_mode()
+    def dense(self, picture: Image.Image) -> Tensor:
+        """Unit dense map [rows, columns, D] of one picture."""
+        patches, grids = images.batch_patches([picture], self.bucket(picture))
+        device = self.model.device
+        dense = self.model.encode_dense(torch.from_numpy(patches).to(device), torch.from_numpy(grids).to(device))
+        rows, columns = grids[0].tolist()
+        return unit(dense[0, : rows * columns]).cpu().view(rows, columns, -1)
+
+    @torch.inference_mode()
+    def words(self, texts: Sequence[str], walk: Literal["short", "long", "box"]) -> Tensor:
+        """[N, D]; the walk fixes length and head. Equal texts are encoded once."""
+        distinct = {text: None for text in texts}
+        place = {text: index for index, text in enumerate(distinct)}
+        length = self.model.lengths[walk == "long"]
+        found = [torch.empty(0, self.model.config.text.hidden_size)]
+        names = list(distinct)
+        for start in range(0, len(names), 4 * self.batch):
+            ids = self.texts(names[start : start + 4 * self.batch], length).to(self.model.device)
+            found.append(unit(self.model.encode_text(ids, walk)).cpu())
+        return torch.cat(found)[[place[text] for text in texts]]
+
+
+def _trained_patches(folder: str | Path) -> int | Literal["official"]:
+    file = Path(folder) / "trainer.json"
+    return json.loads(file.read_text())["settings"]["data"]["patches"] if file.is_file() else "official"

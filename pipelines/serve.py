@@ -32,6 +32,10 @@ from pipelines.durable import canonical_json, replace
 from pipelines.model_identity import DECIDES_ANSWERS
 
 
+GRACE = 20.0
+"""Seconds between asking the server to end and ending it."""
+
+
 class ServeError(RuntimeError):
     """The server could not be started or stopped; the message says what to do."""
 
@@ -260,7 +264,7 @@ def _group(note: dict[str, Any]) -> list[psutil.Process]:
 
 
 def _end(settings: ServeSettings, note: dict[str, Any]) -> None:
-    for sign, seconds in ((signal.SIGTERM, 20), (signal.SIGKILL, 10)):
+    for sign, seconds in ((signal.SIGTERM, GRACE), (signal.SIGKILL, 10)):
         begun = time.monotonic()
         if not _group(note):
             break

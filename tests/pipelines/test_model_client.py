@@ -30,7 +30,7 @@ sampling: {temperature: 0, max_tokens: 20, top_k: 7}
 """
 SHA = "ab" * 32
 Reply = Callable[[dict[str, Any], int], Any]
-"""(body, how many requests with this user text came before) → a web response, a text to answer with, a coroutine of them, or a handler."""
+"""(body, how many requests with this text came before) → a response, a text to answer with, a coroutine, or a handler."""
 
 
 class Server:
@@ -464,7 +464,7 @@ def test_a_model_that_changes_in_mid_run_stops_the_run(prompts, tmp_path):
         await ask("ask", {"word": "red"})
         await client.check_identity()
         server.version = "2.0"
-        with pytest.raises(ModelChanged, match="2.0"):
+        with pytest.raises(ModelChanged, match=r"2\.0"):
             await client.check_identity()
         server.version, server.model = "1.0", "other"
         with pytest.raises(ModelChanged, match="other"):

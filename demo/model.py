@@ -50,13 +50,17 @@ def make(folder: Path) -> None:
     os.replace(part, folder)
 
 
-def tokenizer_of(corpus: Sequence[str], vocabulary: int, whole: Sequence[str] = ()) -> Any:
-    """A byte-level BPE tokenizer with Qwen's special tokens. `whole` are texts that become one token each."""
+def tokenizer_of(corpus: Sequence[str], vocabulary: int, whole: Sequence[str] = (), split: Any = None) -> Any:
+    """A byte-level BPE tokenizer with Qwen's special tokens.
+
+    whole  texts that become one token each
+    split  a pre-tokenizer instead of the byte-level one
+    """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = split or pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer.train_from_iterator(
@@ -85,6 +89,7 @@ def build(
     vision_depth: int,
     seed: int,
     all_attend: bool = False,
+    theta: float = 1e6,
 ) -> Any:
     """A randomly initialised model. With `all_attend` every vision block sees the whole picture, not only its window."""
     import torch
@@ -104,7 +109,7 @@ def build(
             "tie_word_embeddings": True,
             "rope_parameters": {
                 "rope_type": "default",
-                "rope_theta": 1e6,
+                "rope_theta": theta,
                 "mrope_section": [third - 2 * (third * 3 // 8), third * 3 // 8, third * 3 // 8],
             },
             "bos_token_id": ids["<|endoftext|>"],

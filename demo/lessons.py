@@ -1,0 +1,340 @@
+"""What the tiny model is taught: the project's real prompts about rendered scenes, with the true answers.
+
+Each lesson is one exchange: system text, picture (or none), user text, and the answer as constrained decoding would write it
+(compact JSON, keys in the schema's order). All claims about truth come from the renderer.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+from demo.captions import backdrop, definite, joined, long_pairs, short_pair
+from demo.negatives import Claim, claim_of, negatives
+from demo.scenes import Scene, Thing
+from demo.words import BACKGROUNDS, COLOURS, COUNTS, LIGHTS, PLACES, SHAPES, SIZES, STYLES, SURFACES, TONES, most
+
+PROMPTS = Path(__file__).resolve().parents[1] / "prompts"
+
+NOTHING = {"en": "I cannot describe this picture.", "zh": "抱歉，我无法描述这张图片。"}
+"""The answer to a picture that is no rendered scene: recaption's validators refuse it."""
+
+# Words that name nothing in any scene; negatives from elsewhere use them.
+STRANGE = {
+    "en": {
+        "colour": ["grey", "beige", "silver", "turquoise", "tan", "lilac", "khaki", "teal", "gold", "navy", "maroon", "cyan"],
+        "surface": [
+            "plastic", "leather", "fabric", "paper", "stone", "rubber", "ceramic", "concrete", "floral", "plaid", "wavy", "marbled",
+        ],
+        "count": ["five", "six", "seven", "eight", "nine", "ten", "twelve"],
+        "shape": ["cat", "dog", "car", "tree", "table", "house", "chair", "bird", "flower", "boat"],
+    },
+    "zh": {
+        "colour": ["灰色", "米色", "银色", "青色", "金色", "咖啡色", "天蓝色", "墨绿色", "酒红色", "卡其色"],
+        "surface": ["塑料", "皮革", "布艺", "陶瓷", "大理石", "橡胶", "石头", "碎花", "格子", "波浪纹"],
+        "count": ["五", "六", "七", "八", "九", "十"],
+        "shape": ["猫", "狗", "汽车", "树", "桌子", "房子", "椅子", "鸟", "花", "船"],
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Lesson:
+    prompt: str
+    user: str
+    answer: str
+    picture: bool = True
+
+    @property
+    def system(self) -> str:
+        return system_text(self.prompt)
+
+
+@cache
+def system_text(prompt: str) -> str:
+    """The fixed system text of a prompt file, includes expanded (what `prompts.load` renders)."""
+    import yaml
+
+    text = yaml.safe_load((PROMPTS / f"{prompt}.yaml").read_text(encoding="utf-8"))["system"]
+    part = re.compile(r"""\{%-?\s*include\s+["']([^"']+)["']\s*-?%\}""")
+    return str(part.sub(lambda match: (PROMPTS / match[1]).read_text(encoding="utf-8").strip(), text)).strip()
+
+
+def numbered(texts: Sequence[str]) -> str:
+    return "\n".join(f"{i}. {text}" for i, text in enumerate(texts, 1))
+
+
+def _json(**answer: object) -> str:
+    return json.dumps(answer, ensure_ascii=False, separators=(",", ":"))
+
+
+# Questions about a picture. `scene` None: a picture that is no scene, where the right answer is to abstain.
+
+
+def long_caption(scene: Scene | None, language: str, rng: random.Random) -> Lesson:
+    user = {"en": "Describe this picture.", "zh": "描述这张图片。"}[language]
+    text = NOTHING[language]
+    if scene:
+        text = joined([pair[language == "zh"] for pair in long_pairs(scene, rng)], language)
+    return Lesson(f"long_caption_{language}", user, _json(caption=text))
+
+
+def ground(scene: Scene | None, language: str, rng: random.Random, other: Scene) -> Lesson:
+    """Phrases of things that are there and of things that are not; `other` is a scene to take absent things from."""
+    wanted = rng.randint(1, 8)
+    phrases: list[tuple[str, Callable[[Thing], bool]]] = []
+    if scene:
+        for thing in scene.things:
+            phrases.append(_expression(scene, thing, language, rng))
+        absent = [_changed(claim_of(rng.choice(scene.things)), rng) for _ in range(2)] + [claim_of(rng.choice(other.things))]
+        for claim in rng.sample(absent, rng.randint(0, 3)):
+            phrases.append((claim.text(language), claim.fits))
+    else:
+        phrases += [(thing.short(language), lambda _: False) for thing in other.things]
+    if rng.random() < 0.3:
+        phrases.append((rng.choice(_unthings(scene or other, language)), lambda _: False))
+    if rng.random() < 0.3:
+        phrases.append((_strange(claim_of(other.things[0]), language, rng), lambda _: False))
+    if rng.random() < 0.5:
+        rng.shuffle(phrases)
+    phrases = phrases[:wanted] if rng.random() < 0.4 else phrases[:8]
+    boxes = [
+        {"phrase": number, "bbox_2d": list(thing.box)}
+        for number, (_, fits) in enumerate(phrases, 1)
+        for thing in (scene.things if scene else ())
+        if fits(thing)
+    ]
+    return Lesson("ground", numbered([text for text, _ in phrases]), _json(boxes=boxes))
+
+
+def verify(scene: Scene | None, language: str, rng: random.Random, other: Scene) -> Lesson:
+    """Ten texts about one box."""
+    shown = scene or other
+    thing = rng.choice(shown.things)
+    true = claim_of(thing)
+    width, height = shown.width, shown.height
+    jitter = rng.choice((0, 0, 2, 5))
+    x1, y1, x2, y2 = (value + rng.randint(-jitter, jitter) for value in thing.box)
+    box = max(0, x1), max(0, y1), min(width, max(x2, x1 + 4)), min(height, max(y2, y1 + 4))
+    texts: list[tuple[str, bool]] = []
+    for _ in range(rng.choice((0, 0, 1, 2, 4, 5, 6))):
+        texts.append((_variant(_weaker(true, rng), language, rng), True))
+    while len(texts) < 10:
+        kind = rng.random()
+        if kind < 0.55:
+            claim = _changed(true, rng)
+        elif kind < 0.75:
+            claim = _weaker(claim_of(rng.choice(shown.things)), rng)
+        else:
+            texts.append((_strange(true, language, rng), False))
+            continue
+        texts.append((_variant(claim, language, rng), claim.fits(thing)))
+    rng.shuffle(texts)
+    user = f"Box: [{', '.join(map(str, box))}]\n{numbered([text for text, _ in texts])}"
+    return Lesson("verify_negatives", user, _json(verdicts=[truth and scene is not None for _, truth in texts]))
+
+
+def check(scene: Scene | None, language: str, rng: random.Random, other: Scene) -> Lesson:
+    """Sentences of a long caption, some of them made false by one changed fact."""
+    shown = scene or other
+    state = rng.getrandbits(32)
+    true = [pair[language == "zh"] for pair in long_pairs(shown, random.Random(state))]
+    chosen: list[tuple[str, bool]] = []
+    for number, sentence in enumerate(true):
+        if rng.random() < 0.45:
+            wrong = [pair[language == "zh"] for pair in long_pairs(_falsified(shown, number, rng), random.Random(state))][
+                number
+            ]
+            chosen.append((wrong, wrong == sentence))
+        else:
+            chosen.append((sentence, True))
+    if rng.random() < 0.3:
+        chosen = chosen[rng.randrange(len(chosen)) :]
+    return Lesson(
+        "check_sentences",
+        numbered([sentence for sentence, _ in chosen]),
+        _json(verdicts=[truth and scene is not None for _, truth in chosen]),
+    )
+
+
+# Questions about texts alone.
+
+
+def rewrite(scene: Scene, language: str, rng: random.Random) -> Lesson:
+    thing = rng.choice(scene.things)
+    texts = negatives(scene, thing, language, rng)
+    kinds = sorted({text["family"] for text in texts})
+    return Lesson(
+        "hard_negatives",
+        f"Kinds: {', '.join(kinds)}\nPhrase: {thing.short(language)}",
+        _json(texts=[t["text"] for t in texts]),
+        False,
+    )
+
+
+def _parallel(scene: Scene, rng: random.Random) -> tuple[str, str]:
+    """A text of the scene in English and its Chinese translation, from a phrase to several sentences."""
+    kind = rng.random()
+    if kind < 0.15:
+        thing = rng.choice(scene.things)
+        return rng.choice([(thing.short("en"), thing.short("zh")), (scene.long(thing, "en"), scene.long(thing, "zh"))])
+    if kind < 0.30:
+        return short_pair(scene, rng)
+    pairs = long_pairs(scene, rng)
+    start = rng.randrange(len(pairs))
+    part = pairs if rng.random() < 0.4 else pairs[start : start + rng.randint(1, 4)]
+    return joined([en for en, _ in part], "en"), joined([zh for _, zh in part], "zh")
+
+
+def translate(scene: Scene, rng: random.Random) -> Lesson:
+    english, chinese = _parallel(scene, rng)
+    return Lesson("translate_en_zh", f"原文：{english}", _json(translation=chinese), False)
+
+
+def translate_back(scene: Scene, rng: random.Random) -> Lesson:
+    english, chinese = _parallel(scene, rng)
+    return Lesson("translate_zh_en", chinese, _json(translation=english), False)
+
+
+def judge(scene: Scene, rng: random.Random) -> Lesson:
+    """A translation with no error, or with one attribute of one thing mistranslated."""
+    state, number = rng.getrandbits(32), rng.randrange(len(scene.things))
+    english, chinese = long_pairs(scene, random.Random(state))[number]
+    errors: list[dict[str, str]] = []
+    if rng.random() < 0.5:
+        colours = {name: entry[0] for name, entry in COLOURS.items()}
+        shapes = {name: entry[1] for name, entry in SHAPES.items()}
+        thing = scene.things[number]
+        values, own = rng.choice([(colours, colours[thing.colour]), (shapes, shapes[thing.shape])])
+        wrong = rng.choice([value for value in values.values() if value != own])
+        if own in chinese:
+            chinese = chinese.replace(own, wrong, 1)
+            errors = [{"span": wrong, "kind": "mistranslation", "severity": "major"}]
+    return Lesson("judge_translation", f"English: {english}\nChinese: {chinese}", _json(errors=errors), False)
+
+
+# Texts about things.
+
+
+def _expression(scene: Scene, thing: Thing, language: str, rng: random.Random) -> tuple[str, Callable[[Thing], bool]]:
+    """One of the ways in which a caption's phrase may name a thing, and what it fits."""
+    kind = rng.random()
+    if kind < 0.12:
+        return scene.long(thing, language), lambda other: other is thing
+    if kind < 0.27:
+        return definite(thing, language), claim_of(thing).fits
+    if kind < 0.42:
+        claim = _weaker(claim_of(thing), rng)
+        return claim.text(language), claim.fits
+    return _variant(claim_of(thing), language, rng), claim_of(thing).fits
+
+
+def _variant(claim: Claim, language: str, rng: random.Random) -> str:
+    """A claim's text as it stands, with a capital, or without its article or measure word."""
+    text, kind = claim.text(language), rng.random()
+    if language == "en":
+        if kind < 0.15:
+            return text[0].upper() + text[1:]
+        return text.split(" ", 1)[1] if kind < 0.25 and claim.count == 1 else text
+    return text[2:] if kind < 0.2 and claim.count == 1 else text
+
+
+def _weaker(claim: Claim, rng: random.Random) -> Claim:
+    """The claim, sometimes with less said."""
+    if rng.random() < 0.2:
+        claim = replace(claim, surface="plain")
+    return replace(claim, size="medium") if rng.random() < 0.2 else claim
+
+
+def _changed(claim: Claim, rng: random.Random) -> Claim:
+    """A claim that contradicts the given one in one attribute, sometimes in two."""
+    slot = rng.choice(["colour", "colour", "shape", "surface", "size", "count"])
+    if slot == "size":
+        if claim.size == "medium" or claim.count > most("large"):
+            slot = "colour"
+        else:
+            return replace(claim, size="small" if claim.size == "large" else "large")
+    values: dict[str, Sequence[str | int]] = {
+        "colour": list(COLOURS),
+        "shape": list(SHAPES),
+        "surface": [surface for surface in SURFACES if surface != "plain"],
+        "count": [count for count in COUNTS if count <= most(claim.size)],
+    }
+    value = rng.choice([value for value in values[slot] if value != getattr(claim, slot)])
+    changed = replace(claim, **{slot: value})  # type: ignore[arg-type]
+    return _changed(changed, rng) if rng.random() < 0.15 else changed
+
+
+def _strange(claim: Claim, language: str, rng: random.Random) -> str:
+    """A claim's text with one word that fits nothing in this world."""
+    text = claim.text(language)
+    slot = rng.choice(["colour", "colour", "surface", "count", "shape"])
+    if slot == "surface" and claim.surface == "plain":
+        slot = "colour"
+    if slot == "count" and claim.count == 1:
+        slot = "shape"
+    word = rng.choice(STRANGE[language][slot])
+    zh = language == "zh"
+    if slot == "colour":
+        own = COLOURS[claim.colour][0] if zh else claim.colour
+        if rng.random() < 0.4:
+            shade = rng.choice([name for name in COLOURS if name not in (claim.colour, "black", "white")])
+            word = rng.choice("深浅") + COLOURS[shade][0] if zh else f"{rng.choice(['light', 'dark'])} {shade}"
+    elif slot == "surface":
+        own = SURFACES[claim.surface][1] if zh else claim.surface
+    elif slot == "count":
+        own = COUNTS[claim.count][zh]
+    else:
+        own = SHAPES[claim.shape][1] if zh else (claim.shape if claim.count == 1 else SHAPES[claim.shape][0])
+        word = word if zh or claim.count == 1 else word + "s"
+    text = text.replace(own, word, 1)
+    return re.sub(r"^an? (\w)", lambda match: f"{'an' if match[1] in 'aeiou' else 'a'} {match[1]}", text)
+
+
+def _unthings(scene: Scene, language: str) -> list[str]:
+    """Noun phrases of captions that name no region."""
+    return (
+        [backdrop(scene, "en"), "the scene", "light", "the right side", "the lower part", STYLES[scene.style][0], "the picture"]
+        if language == "en"
+        else [backdrop(scene, "zh"), "画面", "光线", "右侧", "背景", STYLES[scene.style][1], "整体风格"]
+    )
+
+
+def _falsified(scene: Scene, number: int, rng: random.Random) -> Scene:
+    """The scene with the fact changed that sentence `number` of a long caption is about."""
+    extra = number - len(scene.things)
+    if extra == 0:
+        if rng.random() < 0.5:
+            return replace(scene, tone=rng.choice([tone for tone in TONES if tone != scene.tone]))
+        return replace(scene, background=rng.choice([kind for kind in BACKGROUNDS if kind != scene.background]))
+    if extra == 1:
+        return replace(scene, light=rng.choice([light for light in LIGHTS if light != scene.light]))
+    if extra == 2:
+        return replace(scene, style=rng.choice([style for style in STYLES if style != scene.style]))
+    thing = scene.things[number]
+    if rng.random() < 0.25:
+        wrong = replace(thing, place=rng.choice([place for place in PLACES if _far(place, thing.place)]))
+    else:
+        claim = _changed(claim_of(thing), rng)
+        wrong = replace(
+            thing, shape=claim.shape, colour=claim.colour, surface=claim.surface, size=claim.size, count=claim.count
+        )
+    return replace(scene, things=(*scene.things[:number], wrong, *scene.things[number + 1 :]))
+
+
+def _far(a: tuple[int, int], b: tuple[int, int]) -> bool:
+    """Places that are not neighbours on the grid, so that nobody can mistake them for each other."""
+    return abs(a[0] - b[0]) + abs(a[1] - b[1]) >= 2
+
+
+def all_words() -> list[str]:
+    """Chinese words that each stay one token in the seeing model's tokenizer."""
+    words = [zh for zh, _ in COLOURS.values()] + [noun for _, noun, _ in SHAPES.values()] + ["个", "颗", "那"]
+    words += [zh for _, zh in SURFACES.values() if zh] + [zh for zh, _ in SIZES.values() if zh]
+    words += [zh for _, zh in COUNTS.values()] + [zh for zh, _ in TONES.values()] + [zh for _, zh in PLACES.values()]
+    return sorted(set(words), key=lambda word: (-len(word), word))

@@ -31,7 +31,6 @@ from operators.base import Settings
 from pipelines.durable import canonical_json, replace
 from pipelines.model_identity import DECIDES_ANSWERS
 
-
 GRACE = 20.0
 """Seconds between asking the server to end and ending it."""
 

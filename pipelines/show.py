@@ -136,7 +136,7 @@ def _step(chain: Chain, stage: Stage, entry: Entry, uid: str) -> dict[str, Any]:
         "kind": stage.kind,
         "operators": [f"{name}@{operator['version']}" for name, operator in (made.get("operators") or {}).items()],
         "prompts": [f"{name}@{prompt['version']}" for name, prompt in prompts.items()],
-        "model": made.get("model"),
+        "model": made.get("model") if prompts else None,
         "fingerprint": entry.fingerprint,
         "attempt": entry.attempt,
         "columns": {name: value for name, value in rows[0].items() if name != "uid"} if rows else None,

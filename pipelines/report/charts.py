@@ -87,7 +87,9 @@ def even_edges(values: Sequence[float], bins: int = 20) -> list[float]:
 
 def lines(series: Mapping[str, Sequence[tuple[float, float]]], x_label: str, y_label: str, log: bool = False) -> Markup:
     """Curves over a common x axis; `series` maps a name to points (x, y). Its order gives the colours."""
-    kept = {name: [p for p in points if all(map(math.isfinite, p)) and (p[1] > 0 or not log)] for name, points in series.items()}
+    kept = {
+        name: [p for p in points if all(map(math.isfinite, p)) and (p[1] > 0 or not log)] for name, points in series.items()
+    }
     every = [point for points in kept.values() for point in points]
     if not every:
         return Markup("")
@@ -142,7 +144,9 @@ def _n(value: float) -> str:
 def _y_axis(ticks: Sequence[float], y: Callable[[float], float], label: str, show: Callable[[float], str]) -> Markup:
     parts = []
     for tick in ticks:
-        parts.append(Markup('<line class="grid" x1="{}" x2="{}" y1="{y}" y2="{y}"/>').format(LEFT, WIDTH - RIGHT, y=_n(y(tick))))
+        parts.append(
+            Markup('<line class="grid" x1="{}" x2="{}" y1="{y}" y2="{y}"/>').format(LEFT, WIDTH - RIGHT, y=_n(y(tick)))
+        )
         parts.append(Markup('<text x="{}" y="{}" text-anchor="end">{}</text>').format(LEFT - 5, _n(y(tick) + 3.5), show(tick)))
     if label:
         middle = (TOP + HEIGHT - BOTTOM) / 2

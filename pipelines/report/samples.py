@@ -70,7 +70,9 @@ def read(chain: Chain, way: Way, chosen: Chosen, pictures: bool = False) -> Iter
     pack = next((stage.name for stage in chain.recipe.stages if stage.kind == "pack"), "")
     for view, rows in chosen:
         try:
-            yield from _packed(chain, view, pack, rows, pictures) if pack in view.entries else _loose(chain, view, rows, pictures)
+            yield from (
+                _packed(chain, view, pack, rows, pictures) if pack in view.entries else _loose(chain, view, rows, pictures)
+            )
         except (OSError, ValueError, KeyError, tarfile.TarError) as error:
             way.fault(f"shard {view.shard}: its samples cannot be read: {error}")
 

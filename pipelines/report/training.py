@@ -66,7 +66,9 @@ def training(folders: Sequence[Path]) -> Training | None:
         for key, points in mine.items():
             curves[key][name] = points
         loss = next((mine[key] for key in ("loss", "loss.total", "total_loss", "losses.total") if key in mine), [])
-        last.append({"name": name, "steps": int(step), "first": loss[0][1] if loss else None, "loss": loss[-1][1] if loss else None})
+        last.append(
+            {"name": name, "steps": int(step), "first": loss[0][1] if loss else None, "loss": loss[-1][1] if loss else None}
+        )
     moving = {key: by for key, by in curves.items() if any(len({y for _, y in points}) > 1 for points in by.values())}
     panels = []
     for key in sorted(moving, key=_rank)[:MAX_PANELS]:

@@ -130,10 +130,10 @@ def walk(chain: Chain) -> Way:
             way.on_the_way += rows
         if view.rows:
             way.ends.append((view, at is None))
-    for name, stage in stages.items():
-        if stage.kind == "model":
-            for entry in chain.ledger.entries(name):
-                stage.spent.update(entry.usage)
+    for asking in stages.values():
+        if asking.kind == "model":
+            for entry in chain.ledger.entries(asking.name):
+                asking.spent.update(entry.usage)
     return way
 
 

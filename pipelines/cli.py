@@ -218,6 +218,49 @@ def rejects(
 
 
 @app.command()
+def show(
+    recipe: RecipeName,
+    uid: Annotated[str, typer.Argument(help="Identity of a sample, or the beginning of one.")],
+    overrides: Overrides = None,
+    root: Root = ROOT,
+    picture: Annotated[Path | None, typer.Option(help="Write the picture's bytes to this file.")] = None,
+    prompts: Prompts = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show everything known of one sample: picture, texts, boxes, scores, refusals, and which prompt and model made what."""
+    from pipelines.run import look
+    from pipelines.show import render
+    from pipelines.show import show as everything
+
+    found = everything(look(load_recipe(recipe, overrides or []), root, prompts), uid, picture)
+    if as_json:
+        print(json.dumps(found, ensure_ascii=False, default=str))
+    else:
+        render(found, console)
+
+
+@app.command()
+def report(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    root: Root = ROOT,
+    train: Annotated[
+        list[Path] | None, typer.Option(help="Folder of a training run, for its loss curves; may be given twice.")
+    ] = None,
+    evaluation: Annotated[
+        list[Path] | None, typer.Option("--eval", help="JSON file of an evaluation; may be given twice.")
+    ] = None,
+    prompts: Prompts = None,
+) -> None:
+    """Write report.html: the way of the samples, refusals, costs, distributions, a contact sheet, training and evaluation."""
+    from pipelines.report import write_report
+    from pipelines.run import look
+
+    chain = look(load_recipe(recipe, overrides or []), root, prompts)
+    console.print(str(write_report(chain, train or [], evaluation or [])), markup=False)
+
+
+@app.command()
 def validate(shards: Annotated[list[Path], typer.Argument(help="Shard files, or folders of them.")]) -> None:
     """Check shards against the format of docs/shard-format.md; every fault is named with shard, sample and key."""
     from pipelines.shard_format import validate_shard
@@ -256,6 +299,53 @@ def gc(
     console.print(f"{files} files, {size / 1e6:.1f} MB {'would go' if dry_run else 'removed'}", markup=False)
 
 
+serve = typer.Typer(no_args_is_help=True, help="Start, look at or stop a vLLM server on this machine.")
+app.add_typer(serve, name="serve")
+Model = Annotated[str, typer.Argument(help="Folder of the model, or its name on the hub.")]
+Name = Annotated[str, typer.Option(help="Name under which it is served: `model.name` of a recipe.")]
+Port = Annotated[int, typer.Option(help="Port; 0 takes any free one.")]
+
+
+@serve.command("start")
+def serve_start(
+    model: Model,
+    name: Name = "model",
+    port: Port = 8000,
+    option: Annotated[
+        list[str] | None, typer.Option(help="A further option of vLLM, as in --option=--tensor-parallel-size=2")
+    ] = None,
+) -> None:
+    """Start vLLM, or adopt the server that runs with the same settings; returns when it answers."""
+    import shutil
+
+    from pipelines.serve import ServeSettings, start
+
+    device = "cuda" if shutil.which("nvidia-smi") else "cpu"
+    settings = ServeSettings(model=model, name=name, port=port, device=device, options=tuple(option or ()))
+    start(settings, lambda line: console.print(line, markup=False))
+
+
+@serve.command("status")
+def serve_status(as_json: AsJson = False) -> None:
+    """Say whether a server runs here, which model it serves and where its log is."""
+    from pipelines.serve import ServeSettings, status
+
+    found = status(ServeSettings(model="", name=""))
+    if as_json:
+        print(json.dumps(found))
+    else:
+        for key, value in found.items():
+            console.print(f"{key:<10} {value}", markup=False)
+
+
+@serve.command("stop")
+def serve_stop() -> None:
+    """Stop the server that `serve start` started here, and nothing else."""
+    from pipelines.serve import ServeSettings, stop
+
+    stop(ServeSettings(model="", name=""), lambda line: console.print(line, markup=False))
+
+
 def _range(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
@@ -277,10 +367,11 @@ def main() -> None:
     """Entry point: mistakes of the user end in one clear line, defects in a traceback."""
     from pipelines.model_client import ServerUnavailable
     from pipelines.run import RunBusy
+    from pipelines.serve import ServeError
     from pipelines.sources import SourceError
 
     try:
         app()
-    except (ConfigError, SourceError, RunBusy, ServerUnavailable) as error:
+    except (ConfigError, SourceError, RunBusy, ServerUnavailable, ServeError) as error:
         errors.print(f"error: {error}", markup=False, soft_wrap=True)
         sys.exit(2)

@@ -182,7 +182,7 @@ class _Base:
         error, trace = "", ""
         for _ in range(self.stage.attempts):
             try:
-                entry = await self.worker.process(view, self._progress(shard))
+                entry, fresh = await self.worker.process(view, self._progress(shard))
             except StopRun as stop:
                 await self.monitor.end.remote(name, shard, None)
                 await self.monitor.stop.remote(str(stop))
@@ -191,7 +191,7 @@ class _Base:
                 error, trace = f"{type(caught).__name__}: {caught}", traceback.format_exc()
             else:
                 counts = {k: getattr(entry, k) for k in ("rows_in", "rows_out", "rejects", "parts", "usage", "seconds")}
-                await self.monitor.end.remote(name, shard, counts)
+                await self.monitor.end.remote(name, shard, counts if fresh else None)
                 return _row(shard, view.after(entry))
         await self.monitor.end.remote(name, shard, None)
         return _row(shard, view, name, error, trace)

@@ -53,18 +53,18 @@ class Worker:
                 operator.setup()
         self.client = ModelClient(chain.recipe.model, chain.identity) if stage.kind == "model" else None
 
-    async def process(self, view: View, progress: Progress) -> Entry:
-        """Commit this stage for the shard of `view`, or find that it is committed already."""
+    async def process(self, view: View, progress: Progress) -> tuple[Entry, bool]:
+        """Commit this stage for the shard of `view`, or find that it is committed already; whether work was done now."""
         fingerprint = self.chain.fingerprint(self.stage, view)
         done = self.chain.ledger.get(self.stage.name, fingerprint, view.shard)
         if done is not None:
-            return done
+            return done, False
         self._check_disk()
         attempt = Attempt(self.run, self.stage.name, view.shard, fingerprint)
         try:
             if self.stage.kind == "model":
-                return await self._ask(view, attempt, progress)
-            return await asyncio.to_thread(self._make, view, attempt)
+                return await self._ask(view, attempt, progress), True
+            return await asyncio.to_thread(self._make, view, attempt), True
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StopRun(f"the disk is full: {error}. Free some space and run again; nothing committed is lost") from error

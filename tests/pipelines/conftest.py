@@ -8,10 +8,22 @@ import yaml
 KIT = Path(__file__).parents[1] / "kit"
 
 
+@pytest.fixture(scope="session")
+def ray_here():
+    """One real Ray on this machine for all tests of a process; its workers find the operators of tests/kit."""
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(KIT), os.environ.get("PYTHONPATH")]))
+    import ray
+
+    from pipelines.cluster import connect
+
+    connect(None, cpus=2)
+    yield
+    ray.shutdown()
+
+
 @pytest.fixture
-def make_recipe(tmp_path, monkeypatch):
+def make_recipe(tmp_path, ray_here):
     """A function that writes a recipe over a table of `rows` links and returns its path; nothing is downloaded."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(KIT), os.environ.get("PYTHONPATH")])))
 
     def make(stages: dict, rows: int = 20, shard_size: int = 5, name: str = "tiny", **top) -> str:
         table = tmp_path / "table.jsonl"

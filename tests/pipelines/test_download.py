@@ -21,6 +21,7 @@ from operators.columns import BASE, IMAGE
 from pipelines.download import Download, NetworkDown, is_retryable
 from pipelines.download.engine import Spool
 from pipelines.download.network import refused
+from pipelines.download.tar import header
 
 QUICK = {"timeout": 1.0, "connect_timeout": 1.0, "deadline": 4.0, "backoff": 0.01, "allow_private_addresses": True}
 
@@ -85,6 +86,13 @@ def test_the_layout_is_img2datasets_and_webdataset_reads_it(server, tmp_path):
     assert meta["status"] == "success" and meta["license"] == "CC0" and meta["key"] == f"{1:032x}"
     stats = json.loads((tmp_path / "images" / "00000_stats.json").read_text())
     assert (stats["count"], stats["successes"], stats["status_dict"]) == (2, 2, {"success": 2})
+
+
+@pytest.mark.parametrize("size", [0, 5000, 8**11 - 1])
+def test_headers_are_those_of_tarfile(size):
+    info = tarfile.TarInfo("0123456789abcdef0123456789abcdef.json")
+    info.size, info.mode = size, 0o644
+    assert header(info.name, size) == info.tobuf(tarfile.USTAR_FORMAT)
 
 
 def test_the_same_shard_makes_the_same_bytes(server, tmp_path):

@@ -13,6 +13,7 @@ from PIL import Image
 
 from pipelines.download import FetchError, decode, verify
 
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 LIMIT = 4_000_000
 
 

@@ -1,0 +1,66 @@
+# From raw tables to a checkpoint. `make help` lists the targets.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+ROOT ?= runs
+RECIPE ?= demo
+STAGE ?= 1
+TRAIN ?= $(ROOT)/$(RECIPE)-stage$(STAGE)
+# Settings for the step at hand, as in: make data RECIPE=demo SET="select.keep='width >= 256'"
+SET ?=
+ACCELERATOR := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
+UV := .venv/bin/uv
+RUN := .venv/bin/fineloom
+export OMP_NUM_THREADS ?= 2
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: .venv/ready .venv-vllm/ready  ## make both environments (the pipelines and trainer; the model server)
+
+.venv/ready: manifests/env/main.txt pyproject.toml
+	$(PYTHON) -c 'import sys; assert sys.version_info[:2] in ((3, 11), (3, 12)), f"Python 3.11 or 3.12 is needed, this is {sys.version}"'
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	test -x $(UV) || .venv/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	$(UV) pip sync --quiet --python .venv/bin/python manifests/env/main.txt
+	$(UV) pip install --quiet --python .venv/bin/python --no-deps --editable .
+	touch $@
+
+.venv-vllm/ready: manifests/env/vllm-$(ACCELERATOR).txt .venv/ready
+	$(UV) venv --quiet --allow-existing --python .venv/bin/python .venv-vllm
+	$(UV) pip sync --quiet --python .venv-vllm/bin/python manifests/env/vllm-$(ACCELERATOR).txt
+	touch $@
+
+demo: setup  ## the whole way on this machine: tables, shards, both training stages, evaluation, report
+	.venv/bin/python -m demo.way
+
+data: .venv/ready  ## run a recipe up to its shards (RECIPE=, ROOT=, SET=)
+	$(RUN) run $(RECIPE) $(SET) --root $(ROOT)
+
+train: .venv/ready  ## train one stage on a recipe's shards (RECIPE=, STAGE=1|2, SET=)
+	.venv/bin/python -m fgclip2_train train stage=$(STAGE) data.shards='$(ROOT)/$(RECIPE)/shards/*.tar' out=$(TRAIN) $(SET)
+
+eval: .venv/ready  ## evaluate a checkpoint (TRAIN=, SHARDS=)
+	.venv/bin/python -m fgclip2_train eval --checkpoint $(TRAIN) --shards '$(SHARDS)' --json $(TRAIN)/eval.json
+
+serve: setup  ## start vLLM with MODEL= under NAME= on this machine, or adopt the one that runs
+	$(RUN) serve start $(MODEL) --name $(NAME)
+
+report: .venv/ready  ## write the report of a run (RECIPE=, ROOT=)
+	$(RUN) report $(RECIPE) $(SET) --root $(ROOT)
+
+lint: .venv/ready  ## ruff and mypy
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+test: setup lint  ## every test, from a fresh clone
+	.venv/bin/python -m pytest
+
+bench: setup  ## the benchmarks of docs/benchmarks.md
+	@for script in benchmarks/*.py; do echo "== $$script"; .venv/bin/python $$script || exit 1; done
+
+clean:  ## remove what runs made (ROOT=); environments stay
+	rm -rf $(ROOT)
+
+.PHONY: help setup demo data train eval serve report lint test bench clean

@@ -1,0 +1,490 @@
+"""Manifests, slices and the base columns, format by format; the ugly rows included."""
+
+import base64
+import csv
+import gzip
+import io
+import json
+import random
+import tarfile
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from picture_server import picture
+
+from operators.columns import BASE
+from pipelines.sources import SourceError, index_table, load_source, read_slice, records, uid_of
+from pipelines.sources.base import Slice
+from pipelines.sources.records import SplitCsv, index_records, read_piece, record_bytes
+
+
+@pytest.fixture
+def make(tmp_path):
+    """A function that writes a manifest and loads it; `tables` defaults to the named file in the test's folder."""
+
+    def make(**content):
+        path = tmp_path / "thing.yaml"
+        path.write_text(yaml.safe_dump({"base": str(tmp_path), "language": "en", **content}, allow_unicode=True))
+        return load_source(str(path), [])
+
+    return make
+
+
+def read_all(source, shard_size=3):
+    """All rows and refusals of a source's only table, read slice by slice, backwards and forwards alike."""
+    (path,) = source.tables()
+    index = index_table(source, path, shard_size)
+    assert sum(piece["rows"] for piece in index.slices) == index.rows
+    assert [piece["first_row"] for piece in index.slices] == list(range(0, index.rows, shard_size))
+    parts = [read_slice(source, path, index.digest, Slice(**piece)) for piece in json.loads(json.dumps(index.slices))]
+    backwards = [read_slice(source, path, index.digest, piece) for piece in reversed(index.slices)]
+    assert [(t.to_pylist(), r) for t, r in reversed(backwards)] == [(t.to_pylist(), r) for t, r in parts]
+    rows = [row for table, _ in parts for row in table.to_pylist()]
+    rejects = [reject for _, refused in parts for reject in refused]
+    assert all(table.schema == BASE for table, _ in parts)
+    assert len(rows) + sum(r.item is None for r in rejects) == index.rows
+    uids = {uid_of(source.name, index.digest, i): i for i in range(index.rows)}
+    assert all(uids[row["uid"]] == row["row"] for row in rows)
+    return rows, [(uids[r.uid], r.reason, r.item) for r in rejects]
+
+
+URL = "http://example.org/{}.jpg"
+
+
+# --- CSV ---
+
+
+def wukong(make, tmp_path, data, **more):
+    (tmp_path / "w.csv").write_bytes(data)
+    return make(format="csv", tables="w.csv", columns={"url": "url", "captions": "caption"}, **more)
+
+
+def test_csv_cells_may_hold_anything(make, tmp_path):
+    text = (
+        '\ufeffurl,caption\r\nhttp://h/0,"一只猫, ""黑""\n在沙发上"\r\n\r\nhttp://h/1,a\x00b &amp;amp; c\r\n'
+        'http://h/2,5" pipe and 6" pipe\r\nhttp://h/3,schÃ¶n\r\n  http://h/4 ,  a \t b\u200b \r\nhttp://h/5,"a" literal "rest"\n'
+    )
+    rows, rejects = read_all(wukong(make, tmp_path, text.encode()))
+    assert not rejects
+    assert [r["captions"] for r in rows] == [
+        ['一只猫, "黑" 在沙发上'],
+        ["ab & c"],
+        ['5" pipe and 6" pipe'],
+        ["schön"],
+        ["a b"],
+        ['a literal "rest"'],
+    ]
+    assert rows[4]["url"] == "http://h/4"
+
+
+def test_bad_csv_rows_are_refused_one_by_one(make, tmp_path):
+    text = (
+        "url,caption\nhttp://h/0\nhttp://h/1,a,b\nftp://h/2,x\n,x\nhttp://h/4,\nhttp://h/5,NULL\n"
+        'http://h/6,"never closed\nhttp://h/7,fine\nnonsense,x\nhttp://h/9,\ufffd\n'
+    )
+    rows, rejects = read_all(wukong(make, tmp_path, text.encode()))
+    assert [r["row"] for r in rows] == [7]
+    assert rejects == [
+        (0, "bad_row", None),
+        (1, "bad_row", None),
+        (2, "bad_url", None),
+        (3, "no_url", None),
+        (4, "no_caption", None),
+        (5, "no_caption", None),
+        (6, "unclosed_quote", None),
+        (8, "bad_url", None),
+        (9, "no_caption", None),
+    ]
+
+
+def test_csv_in_another_encoding_and_damaged_utf8(make, tmp_path):
+    table = "url,caption\nhttp://h/0,雪山下的湖泊\n".encode("gb18030")
+    rows, _ = read_all(wukong(make, tmp_path, table, encoding="gb18030"))
+    assert rows[0]["captions"] == ["雪山下的湖泊"]
+    rows, rejects = read_all(wukong(make, tmp_path, b"url,caption\nhttp://h/0,\xff\xfe\xfa\nhttp://h/1,ok\n"))
+    assert [r["row"] for r in rows] == [1] and rejects == [(0, "no_caption", None)]
+
+
+def test_a_huge_cell_is_bounded(make, tmp_path):
+    table = b"url,caption\nhttp://h/0," + b"x" * 5_000_000 + b"\nhttp://h/1," + b"y " * 10_000 + b"\nhttp://h/2,ok\n"
+    rows, rejects = read_all(wukong(make, tmp_path, table))
+    assert [r["row"] for r in rows] == [2]
+    assert [(i, reason) for i, reason, item in rejects if item is None] == [(0, "row_too_long"), (1, "no_caption")]
+
+
+def test_gzip_is_read_like_the_plain_file(make, tmp_path):
+    plain = "".join(f'{URL.format(i)},"a ""{i}"", \n b"\n' for i in range(50))
+    (tmp_path / "w.csv.gz").write_bytes(gzip.compress(("url,caption\n" + plain).encode()))
+    source = make(format="csv", tables="w.csv.gz", columns={"url": "url", "captions": "caption"})
+    rows, rejects = read_all(source, 7)
+    assert not rejects and [r["captions"][0] for r in rows] == [f'a "{i}", b' for i in range(50)]
+
+
+def test_a_cut_gzip_file_stops(make, tmp_path):
+    whole = gzip.compress("".join(f"{URL.format(i)},{random.random()}\n" for i in range(5000)).encode())
+    (tmp_path / "w.csv.gz").write_bytes(whole[: len(whole) // 2])
+    source = make(format="csv", tables="w.csv.gz", header=["url", "caption"], columns={"url": "url", "captions": "caption"})
+    with pytest.raises(SourceError, match=r"w\.csv\.gz: broken gzip file"):
+        index_table(source, source.tables()[0], 100)
+
+
+def test_rows_end_where_pythons_csv_module_ends_them(make, tmp_path, monkeypatch):
+    """Random tables made of the characters that matter, read in blocks of any size."""
+    rng = random.Random(7)
+    source = wukong(make, tmp_path, b"")
+    split = SplitCsv()
+    compared = 0
+    for _ in range(1500):
+        text = "".join(
+            rng.choice(["a", "b", '"', '"', ",", "\n", "\r\n", "\r", '""', "中", 'x,"y"\n']) for _ in range(rng.randint(0, 50))
+        )
+        data = text.encode()
+        found = record_bytes(data, split)
+        if any(split.has_unclosed_quote(record) for record in found):
+            continue  # the csv module would take the rest of the file for one cell
+        compared += 1
+        wanted = [row for row in csv.reader(io.StringIO(text, newline="")) if row]
+        assert [next(csv.reader(io.StringIO(r.decode(), newline=""))) for r in found] == wanted, text
+        (tmp_path / "w.csv").write_bytes(data)
+        for block in (1, 3, 7, 1000):
+            index = index_records(source, str(tmp_path / "w.csv"), 2, split, 0, block)
+            again = [
+                r for piece in index.slices for r in record_bytes(read_piece(source, str(tmp_path / "w.csv"), piece), split)
+            ]
+            assert [r.strip(b"\r\n") for r in again] == [r.strip(b"\r\n") for r in found], (text, block)
+    assert compared > 500
+
+
+def test_a_stray_quote_does_not_swallow_the_file(make, tmp_path, monkeypatch):
+    """Whatever the size of the blocks, and wherever the next quote is."""
+    monkeypatch.setattr(records, "MAX_QUOTED", 40)
+    rng = random.Random(8)
+    source = wukong(make, tmp_path, b"")
+    for _ in range(300):
+        lines = [rng.choice(["aaaa,bbbb", '"c,c",d', 'e,"f', "g" * 30, 'h"h,i', '"j""j",k']) for _ in range(rng.randint(1, 30))]
+        data = "\n".join(lines).encode()
+        (tmp_path / "w.csv").write_bytes(data)
+        found = record_bytes(data, SplitCsv())
+        assert b"".join(found).replace(b"\n", b"") == data.replace(b"\n", b"")
+        assert max(len(record) for record in found) < 200
+        for block in (50, 64, 1000):
+            index = index_records(source, str(tmp_path / "w.csv"), 3, SplitCsv(), 0, block)
+            assert index.rows == len(found)
+            pieces = [record_bytes(read_piece(source, str(tmp_path / "w.csv"), piece), SplitCsv()) for piece in index.slices]
+            assert [record for piece in pieces for record in piece] == found
+
+
+# --- JSON ---
+
+
+def test_every_text_of_a_zero_row_is_kept(make, tmp_path):
+    lines = [
+        {"ImageUrl": URL.format(0), "Title": "标题", "Content": None, "ImageQuery": ["一", "二", "标题"], "Url": "http://page"},
+        {"ImageUrl": URL.format(1), "Title": "", "ImageQuery": "三"},
+        {"ImageUrl": URL.format(2), "Title": ""},
+        {"Title": "no address"},
+        {"ImageUrl": 7, "Title": "x"},
+    ]
+    text = "\n".join(json.dumps(line) for line in lines) + '\n{"ImageUrl": broken\n[1, 2]\n\n"text"\n' + "[" * 5000 + "\n"
+    (tmp_path / "z.jsonl").write_text("\ufeff" + text)
+    source = make(
+        format="jsonl", tables="z.jsonl", columns={"url": "ImageUrl", "captions": ["Title", "Content?", "ImageQuery?"]}
+    )
+    rows, rejects = read_all(source)
+    assert [r["captions"] for r in rows] == [["标题", "一", "二"], ["三"]]
+    reasons = ["no_caption", "no_url", "bad_url", "bad_json", "bad_row", "bad_row", "bad_json"]
+    assert rejects == [(i, reason, None) for i, reason in enumerate(reasons, 2)]
+
+
+def test_nested_fields_and_hints_of_any_type(make, tmp_path):
+    sizes = [640, 640.0, "640", None, "n/a", float("nan"), 1e300, -5, True, [640]]
+    lines = [{"meta": {"u": URL.format(i)}, "t": f"t{i}", "w": w, "sim": str(w), "lang": "zh-CN"} for i, w in enumerate(sizes)]
+    (tmp_path / "n.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    columns = {"url": "meta.u", "captions": "t", "width": "w", "similarity": "sim", "language": "lang"}
+    rows, rejects = read_all(make(format="jsonl", tables="n.jsonl", columns=columns))
+    assert not rejects and {r["language"] for r in rows} == {"zh"}
+    assert [r["source_width"] for r in rows] == [640, 640, 640] + [None] * 7
+    assert rows[2]["source_similarity"] == 640 and rows[5]["source_similarity"] is None
+
+
+def test_a_json_list_is_read_element_by_element(make, tmp_path):
+    items = [{"image_id": f"{i}.jpg", "url": URL.format(i), "caption": ['a "q" \\', "],[{ é 图", f"{i}"]} for i in range(40)]
+    for name, text in {
+        "compact": json.dumps(items),
+        "indented": "\ufeff \n" + json.dumps(items, indent=2, ensure_ascii=False),
+    }.items():
+        (tmp_path / f"{name}.json").write_text(text + "\n")
+        source = make(format="json_list", tables=f"{name}.json", columns={"url": "url", "captions": "caption"})
+        rows, rejects = read_all(source, 7)
+        assert not rejects and [r["captions"] for r in rows] == [item["caption"] for item in items]
+
+
+def test_a_json_list_in_blocks_of_any_size(make, tmp_path):
+    items = [{"u": '\\"' * (i % 5) + "\\\\" * (i % 3), "n": [{"x": ["]", "}", ","]}, i]} for i in range(60)]
+    data = json.dumps(items, indent=1).encode()
+    (tmp_path / "l.json").write_bytes(data)
+    source = make(format="json_list", tables="l.json", columns={"url": "u"})
+    for block in (1, 5, 64, 10_000):
+        index = index_records(source, str(tmp_path / "l.json"), 7, records.SplitJsonList(), 1, block)
+        assert index.rows == 60
+        text = b"".join(read_piece(source, str(tmp_path / "l.json"), piece) for piece in index.slices)
+        assert json.loads(b"[" + text) == items
+
+
+# --- Parquet ---
+
+
+def test_laion_columns_of_any_type(make, tmp_path):
+    table = {
+        "URL": [URL.format(0), URL.format(1), None, "not a link", URL.format(4)],
+        "TEXT": ["a cat &amp; dog", None, "x", "y", "Ã©tÃ© <b>bold</b>"],
+        "WIDTH": [640.0, 1.0, None, None, float("inf")],
+        "similarity": pa.array([0.3, None, 0.2, 0.1, float("nan")], pa.float64()),
+        "NSFW": ["UNLIKELY", None, None, None, "NSFW"],
+    }
+    pq.write_table(pa.table(table), tmp_path / "l.parquet", row_group_size=2)
+    columns = {
+        "url": "URL",
+        "captions": "TEXT",
+        "width": "WIDTH?",
+        "height": "HEIGHT?",
+        "similarity": "similarity?",
+        "nsfw": "NSFW?",
+    }
+    rows, rejects = read_all(make(format="parquet", tables="l.parquet", columns=columns), 2)
+    assert [(r["captions"], r["source_width"], r["source_nsfw"]) for r in rows] == [
+        (["a cat & dog"], 640, "UNLIKELY"),
+        (["été bold"], None, "NSFW"),
+    ]
+    assert rejects == [(1, "no_caption", None), (2, "no_url", None), (3, "bad_url", None)]
+
+
+def test_boxes_come_with_the_words_they_belong_to(make, tmp_path):
+    caption = "&lt; a red cat on a mat"  # spans count the characters of the raw text
+    good = [9.0, 16.0, 0.1, 0.2, 0.5, 0.6, 0.9]
+    bad = [
+        [9, 16, 0.5, 0.2, 0.1, 0.6, 0.9],  # inverted
+        [9, 16, 0.1, 0.2, 1.7, 0.6, 0.9],  # overflows
+        [9, 16, float("nan"), 0.2, 0.3, 0.6, 0.9],
+        [9, 160, 0.1, 0.2, 0.3, 0.6, 0.9],  # words beyond the caption
+        [4, 5, 0.1, 0.2, 0.3, 0.7, 0.9],  # blank words
+        [9, 16, 0.1],
+    ]
+    slightly_over = [20, 23, 0.0, -0.0004, 1.0003, 0.5, float("nan")]
+    columns = {"url": [URL.format(0)], "caption": [caption], "ref_exps": [[good, *bad]], "noun_chunks": [[good, slightly_over]]}
+    pq.write_table(pa.table(columns), tmp_path / "g.parquet")
+    mapping = {"url": "url", "captions": "caption", "regions": ["ref_exps", "noun_chunks"]}
+    (row,), rejects = read_all(make(format="parquet", tables="g.parquet", columns=mapping))
+    first, second = row["source_regions"]
+    assert (first["text"], first["box"], first["score"]) == ("red cat", pytest.approx([0.1, 0.2, 0.5, 0.6]), pytest.approx(0.9))
+    assert (second["text"], second["box"], second["score"]) == ("mat", [0.0, 0.0, 1.0, 0.5], None)
+    wanted = ["bad_box", "bad_box", "bad_box", "bad_span", "bad_span", "bad_box"]
+    assert rejects == [(0, reason, f"source_regions[{i}]") for i, reason in enumerate(wanted, 1)]
+
+
+# --- local pictures ---
+
+
+def test_muge_joins_pictures_and_queries(make, tmp_path):
+    lines = [f"{key}\t{base64.urlsafe_b64encode(picture(seed=i)).decode()}" for i, key in enumerate((11, 12, 13, "x-1"))]
+    (tmp_path / "train_imgs.tsv").write_text("\n".join([*lines, "99"]) + "\n")
+    queries = [
+        {"query_id": 1, "query_text": "红色鞋", "item_ids": [11, 12]},
+        {"query_text": "鞋", "item_ids": [12, "x-1", 404]},
+        "bad",
+    ]
+    (tmp_path / "train_queries.jsonl").write_text("\n".join(map(json.dumps, queries)) + "\n{torn")
+    source = make(format="tsv_images", tables="*_imgs.tsv", queries="{stem}_queries.jsonl")
+    rows, rejects = read_all(source, 2)
+    assert [r["captions"] for r in rows] == [["红色鞋"], ["红色鞋", "鞋"], ["鞋"]]
+    assert rejects == [(2, "no_caption", None), (4, "bad_row", None)]
+    from pipelines.sources.refs import read_ref
+
+    assert read_ref(rows[1]["image_ref"], 1 << 20) == picture(seed=1)
+
+
+def test_a_folder_with_and_without_texts(make, tmp_path):
+    (tmp_path / "f" / "sub").mkdir(parents=True)
+    for name in ("b.PNG", "a.jpg", "sub/c.webp", ".hidden.jpg"):
+        (tmp_path / "f" / name).write_bytes(picture())
+    (tmp_path / "f" / "a.txt").write_text("one\n\ntwo\n")
+    (tmp_path / "f" / "notes.md").write_text("x")
+    rows, rejects = read_all(make(format="folder", tables="f"), 2)
+    assert [r["image_ref"] for r in rows] == [f"file:{tmp_path}/f/{name}" for name in ("a.jpg", "b.PNG", "sub/c.webp")]
+    assert [r["captions"] for r in rows] == [["one", "two"], [], []] and not rejects
+
+
+def test_a_webdataset_is_read_member_by_member(make, tmp_path):
+    members = {
+        "d/000.jpg": picture(),
+        "d/000.txt": b"first",
+        "d/000.json": b'{"caption": "from json", "sha256": "x"}',
+        "d/001.txt": b"no picture",
+        "d/002.en.txt": b"dotted",
+        "d/002.png": picture(kind="PNG"),
+        "d/003.json": b"{torn",
+        "d/003.jpg": picture(),
+    }
+    with tarfile.open(tmp_path / "w.tar", "w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    source = make(format="webdataset", tables="*.tar", columns={"captions": ["txt?", "json.caption?", "en.txt?"]})
+    rows, rejects = read_all(source, 1)
+    assert [r["captions"] for r in rows] == [["first", "from json"], ["dotted"], []]
+    assert rejects == [(1, "no_picture", None)]
+    from pipelines.sources.refs import read_ref
+
+    assert read_ref(rows[1]["image_ref"], 1 << 20) == members["d/002.png"]
+
+
+def test_dci_masks_become_regions(make, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "photos" / "p.jpg").write_bytes(picture(200, 100))
+
+    def mask(x1, y1, x2, y2, quality=0, **more):
+        bounds = {"topLeft": {"x": x1, "y": y1}, "bottomRight": {"x": x2, "y": y2}}
+        return {"bounds": bounds, "label": "label", "caption": "caption", "mask_quality": quality, **more}
+
+    masks = {"0": mask(0, 0, 100, 50), "1": mask(50, 50, 300, 90, 1), "2": mask(0, 0, 9, 9, 2), "3": mask(9, 9, 9, 20), "4": {}}
+    entry = {"image": "p.jpg", "short_caption": "short", "extra_caption": "extra", "mask_data": masks}
+    for name, row in {"a.json": entry, "b.json": {**entry, "image": "../../etc/passwd"}, "c.json": [1]}.items():
+        (tmp_path / "notes" / name).write_text(json.dumps(row))
+    (row,), rejects = read_all(make(format="dci", tables="notes", image_folder="photos"), 2)
+    assert (row["captions"], row["long_captions"]) == (["short"], ["short extra"])
+    assert [(r["text"], r["box"]) for r in row["source_regions"]] == [
+        ("caption", [0.0, 0.0, 0.5, 0.5]),
+        ("label", pytest.approx([0.25, 0.5, 1.0, 0.9])),
+    ]
+    assert rejects == [(1, "no_picture", None), (2, "bad_row", None)]
+
+
+def test_pictures_named_by_a_table_stay_in_their_folder(make, tmp_path):
+    lines = [
+        {"image_file": name, "description": "long"} for name in ("a.jpg", "sub/b.jpg", "../x.jpg", "/etc/passwd", "", None)
+    ]
+    (tmp_path / "d.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    source = make(
+        format="jsonl", tables="d.jsonl", image_folder="i", columns={"image": "image_file", "long_captions": "description"}
+    )
+    rows, rejects = read_all(source)
+    assert [r["image_ref"] for r in rows] == [f"file:{tmp_path}/i/a.jpg", f"file:{tmp_path}/i/sub/b.jpg"]
+    assert [reason for _, reason, _ in rejects] == ["no_picture"] * 4
+
+
+# --- identity and change ---
+
+
+def test_the_cut_and_the_identities_do_not_depend_on_where_the_table_lies(tmp_path):
+    data = ("url,caption\n" + "".join(f"{URL.format(i)},c{i}\n" for i in range(25))).encode()
+    found = []
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "w.csv").write_bytes(data)
+        content = {"name": "w", "format": "csv", "base": str(tmp_path / folder), "tables": "w.csv"}
+        (tmp_path / folder / "m.yaml").write_text(yaml.safe_dump({**content, "columns": {"url": "url", "captions": "caption"}}))
+        source = load_source(str(tmp_path / folder / "m.yaml"), [])
+        found.append(index_table(source, source.tables()[0], 10))
+    assert found[0] == found[1]
+    other = index_table(source, source.tables()[0], 7)
+    assert other.digest == found[0].digest  # identities do not depend on the shard size either
+
+
+def test_equal_rows_of_two_tables_have_their_own_identities():
+    assert len({uid_of("a", "d", 1), uid_of("b", "d", 1), uid_of("a", "e", 1), uid_of("a", "d", 2)}) == 4
+    assert len(uid_of("a", "d", 1)) == 32
+
+
+def change(path):
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"7.jpg", b"X.jpg") if b"7.jpg" in data else data + b"\n")
+
+
+def test_a_table_that_changes_during_a_run_stops_it(make, tmp_path):
+    (tmp_path / "c.csv").write_text("url,caption\n" + "".join(f"{URL.format(i)},c{i}\n" for i in range(25)))
+    (tmp_path / "j.jsonl").write_text("".join(json.dumps({"u": URL.format(i), "t": "t"}) + "\n" for i in range(25)))
+    urls = [URL.format(i) for i in range(25)]
+    pq.write_table(pa.table({"u": urls, "t": urls}), tmp_path / "p.parquet")
+    (tmp_path / "f").mkdir()
+    for i in range(25):
+        (tmp_path / "f" / f"{i:02d}.jpg").write_bytes(picture())
+    sources = [
+        make(format="csv", tables="c.csv", columns={"url": "url", "captions": "caption"}),
+        make(format="jsonl", tables="j.jsonl", columns={"url": "u", "captions": "t"}),
+        make(format="parquet", tables="p.parquet", columns={"url": "u", "captions": "t"}),
+        make(format="folder", tables="f"),
+    ]
+    indexed = [(source, source.tables()[0], index_table(source, source.tables()[0], 10)) for source in sources]
+    change(tmp_path / "c.csv")
+    change(tmp_path / "j.jsonl")
+    pq.write_table(pa.table({"u": [u.replace("7", "X") for u in urls], "t": urls}), tmp_path / "p.parquet")
+    (tmp_path / "f" / "07.jpg").write_bytes(picture(99, 99))
+    for source, path, index in indexed:
+        with pytest.raises(SourceError, match="changed since it was indexed: rows 0 to 9"):
+            read_slice(source, path, index.digest, index.slices[0])
+
+
+# --- manifests ---
+
+
+def complaint(call):
+    with pytest.raises(SourceError) as caught:
+        call()
+    return str(caught.value)
+
+
+def test_mistakes_in_a_manifest_name_the_nearest_right_thing(make, tmp_path):
+    (tmp_path / "t.csv").write_text("url,caption,width\nhttp://h/1,c,3\n")
+
+    def index(**content):
+        source = make(**{"format": "csv", "tables": "t.csv", **content})
+        return index_table(source, source.tables()[0], 10)
+
+    assert "Did you mean csv?" in complaint(lambda: index(format="cvs"))
+    assert "colums: no such key. Did you mean columns?" in complaint(lambda: index(colums={}))
+    assert "columns.caption: no such key. Did you mean captions?" in complaint(lambda: index(columns={"caption": "caption"}))
+    told = complaint(lambda: index(columns={"url": "URL", "captions": "caption"}))
+    assert "t.csv: no column 'URL'; the table has url, caption, width. Did you mean url?" in told
+    assert "nothing matches" in complaint(lambda: index(tables="x*.csv")) and "t.csv" in complaint(
+        lambda: index(tables="x*.csv")
+    )
+    assert "NOT_SET_HERE is not set" in complaint(lambda: index(tables="${NOT_SET_HERE}/t.csv"))
+    assert "no column 'height'" in complaint(lambda: index(columns={"url": "url", "captions": "caption", "height": "height"}))
+    index(columns={"url": "url", "captions": "caption", "height": "height?"})
+
+
+def test_files_of_another_kind_are_told_apart(make, tmp_path):
+    pq.write_table(pa.table({"url": ["x"]}), tmp_path / "t.parquet")
+    (tmp_path / "t.csv").write_text("url,caption\nhttp://h/1,c\n")
+    (tmp_path / "t16.csv").write_text("url,caption\n", encoding="utf-16")
+    (tmp_path / "empty.csv").write_text("")
+    mapping = {"url": "url", "captions": "caption"}
+
+    def index(kind, name):
+        source = make(format=kind, tables=name, columns=mapping)
+        return index_table(source, source.tables()[0], 10)
+
+    assert "not CSV, it begins with b'PAR1'" in complaint(lambda: index("csv", "t.parquet"))
+    assert "not a Parquet file (it begins with b'url,')" in complaint(lambda: index("parquet", "t.csv"))
+    assert "UTF-16" in complaint(lambda: index("csv", "t16.csv"))
+    assert "empty file" in complaint(lambda: index("csv", "empty.csv"))
+    assert "none of the first rows is a JSON object" in complaint(lambda: index("jsonl", "t.csv"))
+    assert "not a JSON list" in complaint(lambda: index("json_list", "t.csv"))
+    assert "not a whole tar file" in complaint(
+        lambda: index_table(make(format="webdataset", tables="t.csv"), tmp_path / "t.csv", 10)
+    )
+
+
+def test_the_shipped_manifests_are_valid():
+    from pathlib import Path
+
+    folder = Path(__file__).parents[2] / "manifests" / "sources"
+    names = [path.stem for path in folder.glob("*.yaml")]
+    assert len(names) >= 12
+    for name in names:
+        assert load_source(name, [folder]).name == name
+    assert "Did you mean wukong?" in complaint(lambda: load_source("wukung", [folder]))

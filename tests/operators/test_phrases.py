@@ -1,0 +1,142 @@
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import yaml
+
+from operators.base import Reject
+from operators.phrases import MAX_CHARS, Phrases
+
+FOLDER = Path(__file__).parent / "phrases"
+FLOOR = {"en": 0.85, "zh": 0.8}
+"""Of precision and recall, exact spans."""
+
+
+def table(language="en", **columns):
+    rows = len(next(iter(columns.values())))
+    kinds = {field.name: field.type for field in Phrases(language=language).reads}
+    values = {name: pa.array(columns.get(name, [None] * rows), kind) for name, kind in kinds.items()}
+    return pa.table({"uid": [str(i) for i in range(rows)], **values})
+
+
+def cut(*captions, language="en", **settings):
+    name = f"long_caption_{language}"
+    outcome = Phrases(language=language, **settings)(table(language, **{name: captions}))
+    return outcome.kept[f"phrases_{language}"].to_pylist()
+
+
+def texts(*captions, language="en", **settings):
+    return [[p["text"] for p in phrases or []] for phrases in cut(*captions, language=language, **settings)]
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("part", ["dev", "held"])
+def test_precision_and_recall_on_sentences_marked_by_hand(language, part, capsys):
+    marked = yaml.safe_load((FOLDER / f"{language}.yaml").read_text(encoding="utf-8"))[part]
+    right = wrong = missed = 0
+    for sentence, found in zip(marked, texts(*(s["text"] for s in marked), language=language), strict=True):
+        # "a | b": either will do
+        expected = [next((a for a in p.split(" | ") if a in found), p) for p in sentence["phrases"]]
+        right += len(set(expected) & set(found))
+        wrong += len(set(found) - set(expected))
+        missed += len(set(expected) - set(found))
+    precision, recall = right / (right + wrong), right / (right + missed)
+    with capsys.disabled():
+        counts = f"{right} right, {wrong} wrong, {missed} missed"
+        print(f"\nphrases {language} {part}: precision {precision:.3f}, recall {recall:.3f} ({counts})")
+    assert precision >= FLOOR[language] and recall >= FLOOR[language]
+
+
+@pytest.mark.parametrize(
+    ("language", "caption"),
+    [
+        ("en", "A tall man with a red hat, two dogs\nand a cat that sleeps sit near the old wooden door."),
+        ("en", "🐶🐶 a small dog 🐶 behind a “big” house — and a café’s red sign"),
+        ("zh", "🐶一只棕色的小狗坐在绿色的草地上，旁边停着一辆蓝色自行车。"),
+        ("zh", "画面中央 有一张 带有黑色金属框架的小木桌"),
+    ],
+)
+def test_spans_are_exact(language, caption):
+    (phrases,) = cut(caption, language=language)
+    assert phrases
+    assert all(caption[p["start"] : p["end"]] == p["text"] for p in phrases)
+
+
+def test_heads():
+    (phrases,) = cut("Two brown dogs and a group of people near a cup of coffee")
+    assert [p["head"] for p in phrases] == ["dog", "people", "cup"]
+    (phrases,) = cut("一只棕色的小狗和两个戴帽子的女孩", language="zh")
+    assert [p["head"] for p in phrases] == ["小狗", "女孩", "帽子"]
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "It is theirs, and he knows it.",
+        "The image has a calm atmosphere.",
+        "One of them is on the left side.",
+        "There are no people in the picture.",
+        "A sense of peace and tranquility.",
+    ],
+)
+def test_what_names_nothing_gives_no_phrase_and_a_reject_that_says_so(caption):
+    outcome = Phrases()(table(long_caption_en=[caption]))
+    assert outcome.kept["phrases_en"].to_pylist() == [[]]
+    assert outcome.rejects == [Reject("0", "no_phrase", f"{len(caption)} characters", "phrases_en")]
+
+
+def test_coordination_is_split():
+    assert texts("two dogs and three cats") == [["two dogs", "three cats"]]
+    assert texts("一只白色的猫和一只黑色的狗躺在地毯上。", language="zh") == [["一只白色的猫", "一只黑色的狗", "地毯"]]
+
+
+def test_attributes_and_clauses_stay_on_their_noun():
+    assert (
+        "A small wooden side table with a black metal frame"
+        in texts("A small wooden side table with a black metal frame stands here.")[0]
+    )
+    assert "一个穿蓝色衬衫、戴着墨镜的男子" in texts("照片里有一个穿蓝色衬衫、戴着墨镜的男子。", language="zh")[0]
+
+
+def test_what_a_sign_says_is_no_thing():
+    assert texts('A wooden sign reading "Fresh Fish" hangs here.') == [['A wooden sign reading "Fresh Fish"']]
+    assert texts("招牌上写着“新鲜水果”", language="zh") == [["招牌"]]
+
+
+def test_the_first_caption_in_the_language_is_cut():
+    columns = {
+        "long_caption_en": ["a red car", None, None, "  ", None],
+        "long_captions": [["a dog"], ["", "a dog"], None, None, ["一只狗"]],
+        "captions": [["a cat"], ["a cat"], ["一只猫", "a cat"], ["a tree"], []],
+    }
+    phrases = Phrases()(table(**columns)).kept["phrases_en"].to_pylist()
+    assert [p and p[0]["text"] for p in phrases] == ["a red car", "a dog", "a cat", "a tree", None]
+
+
+def test_repeated_phrases_are_given_once_and_many_are_cut():
+    assert texts("A dog. a dog. A DOG. The dog.")[0] == ["A dog", "The dog"]
+    caption = " ".join(f"There is a {colour} ball." for colour in ("red", "green", "blue", "black"))
+    outcome = Phrases(max_phrases=3)(table(long_caption_en=[caption]))
+    assert len(outcome.kept["phrases_en"][0]) == 3
+    assert outcome.rejects == [Reject("0", "too_many", "4 phrases > 3", "phrases_en")]
+
+
+@pytest.mark.parametrize(
+    "caption",
+    ["a red dog " * 100_000, "(" * 100_000, "a" * 1_000_000, "\x00\u202ea red\u202e dog\x1b", "and and and", "的的的的"],
+)
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_ugly_captions_are_survived(language, caption):
+    (phrases,) = cut(caption, language=language)
+    assert all(p["text"].isprintable() and p["end"] <= MAX_CHARS for p in phrases or [])
+
+
+def test_long_phrases_lose_their_clause_rather_than_the_noun():
+    caption = "A man who walks along a very long and winding road between many green fields and old stone walls sings."
+    assert texts(caption, max_words=6)[0][0] == "A man"
+
+
+def test_columns_follow_the_settings():
+    phrases = Phrases(language="zh", captions=("translation_zh", "captions"))
+    assert phrases.reads.names == ["translation_zh", "captions"]
+    assert phrases.writes.names == ["phrases_zh"]

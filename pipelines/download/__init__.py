@@ -139,7 +139,7 @@ class Download(Settings):
                 caption = next(iter([*(row["captions"] or []), *(row["long_captions"] or [])]), "")
                 offset = tar.add(f"{row['uid']}.jpg", spool.bytes_of(i))
                 tar.add(f"{row['uid']}.txt", caption.encode("utf-8", "replace"))
-                tar.add(f"{row['uid']}.json", json.dumps(_meta(row, caption, picture), indent=4).encode())
+                tar.add(f"{row['uid']}.json", json.dumps(_meta(row, caption, picture)).encode())
                 values = (row["uid"], offset, size, picture.format, picture.sha256, picture.width, picture.height)
                 for name, value in zip(columns, values, strict=True):
                     columns[name].append(value)

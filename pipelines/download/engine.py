@@ -1,8 +1,9 @@
 """img2dataset's Downloader on one shard, inside this process, with our fetching, checking and keeping in its hooks.
 
-img2dataset drives the threads, the queue and the bookkeeping of a shard; its three hooks are ours: the address is opened by
-`Fetcher` (img2dataset asks urllib, which asks the opener installed here), its "resizer" is `verify`, and its "sample writer"
-keeps the untouched bytes in a temporary file without a name, so that nothing is left behind even by a kill.
+img2dataset drives the threads, the queue and the bookkeeping of a shard; what it calls is ours. The address is opened by
+`Fetcher`: img2dataset asks urllib, which asks the opener installed here. The same thread checks the picture, since img2dataset
+runs its "resizer" in one thread only; that one just looks up what was found. Its "sample writer" keeps the untouched bytes in a
+temporary file without a name, so that nothing is left behind even by a kill.
 """
 
 from __future__ import annotations
@@ -36,12 +37,14 @@ class Spool:
 
     pictures   row → (picture, offset, size)
     errors     row → why there is none
+    checked    identity of bytes → them and what they are: checked by the thread that fetched them, not yet kept
     fatal      a failure of this machine; the shard is given up
     """
 
     file: Any
     pictures: dict[int, tuple[Picture, int, int]] = field(default_factory=dict)
     errors: dict[int, FetchError] = field(default_factory=dict)
+    checked: dict[int, tuple[bytes, Picture]] = field(default_factory=dict)
     fatal: BaseException | None = None
     stop: threading.Event = field(default_factory=threading.Event)
     size: int = 0
@@ -91,13 +94,13 @@ def _run(urls: dict[int, str], rows: list[int], fetcher: Fetcher, threads: int, 
         token = f"fineloom-{uuid.uuid4().hex}"
         folder = f"memory://{token}"
         memory = fsspec.filesystem("memory")
-        _Switch.install().running[token] = (fetcher, spool)
+        _Switch.install().running[token] = (fetcher, max_pixels, spool)
         try:
             shard = f"{folder}/shard.arrow"
             table = pa.table({"url": [urls[row] for row in rows]})
             with memory.open(shard, "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
                 writer.write_table(table)
-            hooks = _Hooks(rows, max_pixels, spool)
+            hooks = _Hooks(rows, spool)
             _downloader()(
                 sample_writer_class=lambda *_: hooks,
                 resizer=hooks.check,
@@ -144,20 +147,14 @@ def _downloader() -> Any:
 class _Hooks:
     """img2dataset's resizer and sample writer; it calls them one after the other from one thread."""
 
-    def __init__(self, rows: list[int], max_pixels: int, spool: Spool) -> None:
-        self.rows, self.max_pixels, self.spool = rows, max_pixels, spool
-        self.picture: Picture | None = None
+    def __init__(self, rows: list[int], spool: Spool) -> None:
+        self.rows, self.spool = rows, spool
+        self.picture = Picture("", 0, 0, "")
 
     def check(self, stream: io.BytesIO, boxes: object = None) -> tuple[bytes | None, Any, Any, Any, Any, str | None]:
         """(bytes, width, height, original width, original height, error)"""
-        data = stream.getvalue()
-        try:
-            self.picture = verify(data, self.max_pixels)
-        except FetchError as error:
-            return None, None, None, None, None, str(error)
-        except BaseException as error:
-            self.spool.fail(error)
-            return None, None, None, None, None, "fatal"
+        data = stream.getvalue()  # the very object that was put in
+        _, self.picture = self.spool.checked.pop(id(data))
         width, height = self.picture.width, self.picture.height
         return data, width, height, width, height, None
 
@@ -166,7 +163,7 @@ class _Hooks:
             return
         row = self.rows[int(key)]
         try:
-            if data is None or self.picture is None:
+            if data is None:
                 self.spool.errors[row] = _told(str(meta["error_message"]))
             else:
                 self.spool.keep(row, data, self.picture)
@@ -212,7 +209,7 @@ class _Switch:
 
     def __init__(self, before: Any) -> None:
         self.before = before
-        self.running: dict[str, tuple[Fetcher, Spool]] = {}
+        self.running: dict[str, tuple[Fetcher, int, Spool]] = {}
 
     @classmethod
     def install(cls) -> _Switch:
@@ -232,9 +229,11 @@ class _Switch:
             if self.before is None:
                 self.before = urllib.request.build_opener()
             return self.before.open(request, data, timeout)
-        fetcher, spool = found
+        fetcher, max_pixels, spool = found
         try:
-            return _Body(fetcher.fetch(request.full_url, spool.stop))
+            fetched = fetcher.fetch(request.full_url, spool.stop)
+            spool.checked[id(fetched)] = (fetched, verify(fetched, max_pixels))
+            return _Body(fetched)
         except FetchError:
             raise
         except BaseException as error:

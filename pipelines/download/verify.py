@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import struct
+import threading
 import warnings
 import zlib
 from contextlib import suppress
@@ -25,6 +27,9 @@ programs (EPS) or refers to other files (SVG)."""
 ORIENTATION = 0x0112
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `max_pixels` decides here
 warnings.filterwarnings("ignore", module=r"PIL\.")  # remarks on odd tags of strangers' pictures
+LARGE = 16_000_000
+"""Pixels from which on pictures are decoded one at a time, whatever the number of threads: bounds memory."""
+_LARGE_ONES, _SMALL_ONES = threading.Lock(), threading.Semaphore(min(8, os.cpu_count() or 1))
 _BROKEN = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, struct.error, zlib.error, EOFError, OverflowError)
 """What Pillow's readers raise over broken files. MemoryError is not among them: it is the machine's, not the picture's."""
 
@@ -107,7 +112,8 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
 
 def _load(image: Image.Image) -> None:
     try:
-        image.load()
+        with _LARGE_ONES if image.width * image.height > LARGE else _SMALL_ONES:
+            image.load()
     except Image.DecompressionBombError as error:
         raise FetchError("too_many_pixels", str(error)) from None
     except _BROKEN as error:

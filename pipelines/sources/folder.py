@@ -46,7 +46,7 @@ class FolderSource(Source):
         listing = _listing(self, path)
         if listing.check(first, end) != piece["check"]:
             listing = _listing(self, path, fresh=True)
-        if listing.check(first, end) != piece["check"]:
+        if listing.check(first, end, path) != piece["check"]:
             raise changed(self, path, piece, "other files or sizes")
         files = listing.files[first:end]
         cells: dict[str, list[Any]] = {"txt": [_sidecar(path, name, listing.texts) for name, _ in files]}
@@ -61,10 +61,15 @@ class _Listing:
     files: list[tuple[str, int]]
     texts: dict[str, int]
 
-    def check(self, first: int, end: int) -> str:
+    def check(self, first: int, end: int, path: str | None = None) -> str:
+        """Hash of names and sizes of some files; of the sizes that they have now, when the folder's path is given."""
         crc = 0
         for name, size in self.files[first:end]:
-            crc = zlib.crc32(f"{name}\0{size}\0{self.texts.get(_stem(name), -1)}\n".encode("utf-8", "surrogateescape"), crc)
+            text = self.texts.get(_stem(name), -1)
+            if path is not None:
+                size = _size(os.path.join(path, name))
+                text = _size(os.path.join(path, _stem(name) + ".txt")) if text >= 0 else -1
+            crc = zlib.crc32(f"{name}\0{size}\0{text}\n".encode("utf-8", "surrogateescape"), crc)
         return f"{crc:08x}"
 
     def digest(self, source: Source, path: str) -> str:
@@ -112,6 +117,13 @@ def _listing(source: Source, path: str, fresh: bool = False) -> _Listing:
     while len(_listings) > 4:
         _listings.popitem(last=False)
     return listing
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return -2
 
 
 def _stem(name: str) -> str:

@@ -115,16 +115,11 @@ def _split(text: str, flag: str, start: int) -> Iterator[Word]:
     ):
         yield Word(text[:-1], _kind(text[:-1], "n"), start)
         yield Word(text[-1], "F", start + len(text) - 1)
-    elif len(text) > 2 and text[0] in words("zh")["carry"] and _guessed(text) and _is_noun(text[1:]):
+    elif len(text) > 2 and flag in ("v", "nr") and text[0] in words("zh")["carry"] and _is_noun(text[1:]):
         yield Word(text[0], "V", start)
         yield Word(text[1:], "N", start + 1)
     else:
         yield Word(text, _kind(text, flag), start)
-
-
-def _guessed(text: str) -> bool:
-    """Whether jieba made the word up: it stands in no dictionary."""
-    return not tagger().tokenizer.FREQ.get(text)
 
 
 def _is_noun(text: str) -> bool:

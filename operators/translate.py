@@ -21,7 +21,7 @@ from pydantic import Field
 
 from operators import answers
 from operators.base import Answer, Ask, ModelOperator, Reject, schema
-from operators.validators import Finding, characters, form, language, sentences, wording
+from operators.validators import Finding, characters, dictionary, form, language, roles, sentences, wording
 from operators.validators import translation as pair
 from prompts.load import load
 
@@ -48,11 +48,14 @@ class Translate(ModelOperator):
     prompt: str = "translate_en_zh"
     glossary: dict[str, str] = Field(default={}, description="names and the one way to render them")
     segment_words: int = Field(60, ge=1, description="whole sentences are translated together up to this many English words")
-    min_ratio: float = Field(0.8, gt=0, description="Chinese characters for each English word")
-    max_ratio: float = Field(3.2, gt=0)
+    min_ratio: float = Field(0.9, gt=0, description="Chinese characters for each English word")
+    max_ratio: float = Field(2.8, gt=0)
     min_script_share: float = Field(0.85, ge=0, le=1)
     min_kept: float = Field(
         1.0, ge=0, le=1, description="share of segments that must pass; below 1 the refused ones are left out"
+    )
+    dictionary: bool = Field(
+        False, description="check clauses and roles word by word with CC-CEDICT; made for captions, not for prose"
     )
     judge: bool = Field(False, description="ask the model for the errors of each pair")
     back_translate: bool = Field(False, description="have the Chinese translated back and compare")
@@ -80,6 +83,9 @@ class Translate(ModelOperator):
         "untranslated": "words left in English",
         "quotes": "quoted text is lost",
         "glossary": "a name is not rendered as the glossary says",
+        "addition": "a clause that the English does not hold",
+        "omission": "a clause of the English is missing",
+        "swapped": "two things exchanged their colours, counts, roles or sides",
         "judge": "the model finds too many errors in it",
         "back": "translated back, too little of the English returns",
     }
@@ -108,6 +114,9 @@ class Translate(ModelOperator):
     def setup(self) -> None:
         language.detector()
         language.to_simplified("")
+        if self.dictionary:
+            dictionary.setup()
+            roles.nlp()
 
     async def __call__(
         self, sample: dict[str, Any], image: Image.Image | None, ask: Ask
@@ -182,8 +191,13 @@ class Translate(ModelOperator):
             or pair.negation(english, text)
             or pair.length_ratio(english, text, self.min_ratio, self.max_ratio)
             or language.identified(text, "zh")
+            or (self._by_dictionary(english, text) if self.dictionary else None)
         )
         return (None, finding) if finding else (text, None)
+
+    @staticmethod
+    def _by_dictionary(english: str, chinese: str) -> Finding | None:
+        return dictionary.addition(english, chinese) or dictionary.omission(english, chinese) or roles.swapped(english, chinese)
 
     async def _score(self, text: Text, parts: list[tuple[str, str]], ask: Ask) -> Text:
         """Second opinions of the model, over all segments of one text. An unusable opinion is no opinion: null."""

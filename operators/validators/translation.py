@@ -33,7 +33,7 @@ COLOURED = re.compile(
 
 
 @lru_cache(maxsize=1)
-def _colours() -> tuple[re.Pattern[str], dict[str, str], re.Pattern[str], dict[str, frozenset[str]]]:
+def colour_table() -> tuple[re.Pattern[str], dict[str, str], re.Pattern[str], dict[str, frozenset[str]]]:
     table = yaml.safe_load((Path(__file__).parent / "colours.yaml").read_text(encoding="utf-8"))
     english = {word: name for name, words in table.items() for word in words["en"]}
     chinese: dict[str, set[str]] = {}
@@ -45,8 +45,8 @@ def _colours() -> tuple[re.Pattern[str], dict[str, str], re.Pattern[str], dict[s
     return en, english, zh, {word: frozenset(names) for word, names in chinese.items()}
 
 
-def _colours_of_english(text: str) -> Counter[str]:
-    en, names, _, _ = _colours()
+def colours_of_english(text: str) -> Counter[str]:
+    en, names, _, _ = colour_table()
     kept = {m.start() for m in COLOURED.finditer(text)}
     text = SET_PHRASES.sub(lambda m: m[0] if m.start() in kept else " " * len(m[0]), text)
     return Counter(names[m[1].lower()] for m in en.finditer(text))
@@ -54,8 +54,8 @@ def _colours_of_english(text: str) -> Counter[str]:
 
 def colours(english: str, chinese: str) -> Finding | None:
     """Every colour as often as in the English; none that the English does not name (judged only where 色 makes it certain)."""
-    _, _, zh, names = _colours()
-    wanted = _colours_of_english(english)
+    _, _, zh, names = colour_table()
+    wanted = colours_of_english(english)
     there: Counter[str] = Counter()
     named: list[tuple[str, frozenset[str]]] = []
     for match in zh.finditer(chinese):
@@ -67,7 +67,7 @@ def colours(english: str, chinese: str) -> Finding | None:
             return "colours", f"{name}: {times} in the English, {there[name]} in the Chinese"
     for word, meanings in named:
         if not any(wanted[name] for name in meanings) and not any(
-            _colours_of_english(m[0]) for m in SET_PHRASES.finditer(english)
+            colours_of_english(m[0]) for m in SET_PHRASES.finditer(english)
         ):
             return "colours", f"{word} is not in the English"
     return None
@@ -196,7 +196,8 @@ ENGLISH_NOT = re.compile(
     re.IGNORECASE,
 )
 NEAR_NOT = re.compile(
-    r"\b(?:un\w{3,}|in(?:visible|complete|distinct|active)|ir\w{4,}|dis\w{4,}|\w+less|opaque|bare\w*|empty|blank|plain|free|absent|missing"
+    r"\b(?:un(?!der|til|it|ion|iform|cle|ique)\w{3,}|in(?:visible|complete|distinct|active)|irregular\w*"
+    r"|dis(?:appear|connect|abl|lik|order|agree|organ|assembl|regard)\w*|\w+less|opaque|bare\w*|empty|blank|plain|free|absent|missing"
     r"|hardly|barely|few|little|different|various|several|far|fail\w*|out of|still|unlike|but|although|however)\b",
     re.IGNORECASE,
 )
@@ -257,14 +258,13 @@ def _plain(text: str) -> str:
 
 
 def length_ratio(english: str, chinese: str, least: float, most: float) -> Finding | None:
-    """Chinese characters for each English word; texts of a few words vary too much and get twice the room."""
+    """Chinese characters for each English word. The shorter the text, the more room: twice as much at six words."""
     words, characters = length_of(english, "en"), length_of(chinese, "zh")
     if not words:
         return None
-    ratio = characters / words
-    room = 1.0 if words >= 8 else 2.0
+    ratio, room = characters / words, 1 + 6 / words
     if not least / room <= ratio <= most * room:
-        return "length_ratio", f"{ratio:.2f} characters a word, expected {least / room:g} to {most * room:g}"
+        return "length_ratio", f"{ratio:.2f} characters a word, expected {least / room:.2f} to {most * room:.2f}"
     return None
 
 

@@ -1,5 +1,6 @@
 import asyncio
 import json
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -197,6 +198,17 @@ FAITHFUL = [
     ("The tower was built in the 1990s and is 300 meters tall.", "这座塔建于20世纪90年代，高300米。"),
     ("A couple holds hands in front of a golden temple.", "一对情侣在金色的寺庙前牵手。"),
 ]
+
+
+def test_faithful_caption_sentences_raise_no_alarm():
+    lines = (Path(__file__).parent / "caption_pairs.tsv").read_text(encoding="utf-8").splitlines()
+    operator = Translate()
+    alarms = {}
+    for english, chinese in (line.split("\t") for line in lines):
+        _, finding = operator.judge_pair(english, Answer(said(chinese.replace('"', "”")), "stop", 0, 0, "hash"))
+        if finding:
+            alarms[english] = finding
+    assert len(lines) == 60 and alarms == {}
 
 
 @pytest.mark.parametrize(("english", "chinese"), FAITHFUL)

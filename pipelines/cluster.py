@@ -9,6 +9,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+TRIES = 3
+"""Ray gives a node 30 s to start, whatever the machine is busy with; that limit cannot be set, so the start is tried again."""
+
 
 def connect(address: str | None, cpus: int | None = None) -> None:
     """Connect to `address` ("auto" inside a Ray job), or start Ray here.
@@ -17,7 +20,6 @@ def connect(address: str | None, cpus: int | None = None) -> None:
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # the default of 30 s is short for a busy machine
     import ray
 
     if ray.is_initialized():
@@ -27,10 +29,17 @@ def connect(address: str | None, cpus: int | None = None) -> None:
     if address is None and os.environ.get("RAY_ADDRESS"):
         address = "auto"
     with _native_stderr_held():
-        if address is None:
-            ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-        else:
-            ray.init(address=address, logging_level="ERROR", log_to_driver=False)
+        for attempt in range(TRIES):
+            try:
+                if address is None:
+                    ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+                else:
+                    ray.init(address=address, logging_level="ERROR", log_to_driver=False)
+                return
+            except Exception as error:  # Ray has no type of its own for this
+                if "timed out during startup" not in str(error) or attempt == TRIES - 1:
+                    raise
+                ray.shutdown()
 
 
 @contextmanager

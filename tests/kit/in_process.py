@@ -27,9 +27,9 @@ async def _quiet(_: dict[str, int]) -> None:
     pass
 
 
-def run_here(recipe: Recipe, root: Path, shards: int | None = None) -> Chain:
+def run_here(recipe: Recipe, root: Path, shards: int | None = None, options: Options | None = None) -> Chain:
     """Take the first `shards` shards (default: all) through the recipe with the engine's own worker and commit, then hand them over."""
-    chain = prepare(recipe, root, Options())
+    chain = prepare(recipe, root, options or Options())
     chosen = chain.shards()[:shards]
     views = {shard: View(shard) for shard in chosen}
     done: list[Any] = []
@@ -38,7 +38,7 @@ def run_here(recipe: Recipe, root: Path, shards: int | None = None) -> Chain:
         for stage in segment:
             worker = Worker(chain, stage)
             for shard in chosen:
-                views[shard] = views[shard].after(await worker.process(views[shard], _quiet))
+                views[shard] = views[shard].after((await worker.process(views[shard], _quiet))[0])
             if worker.client is not None:
                 await worker.client.close()
 

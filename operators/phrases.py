@@ -24,6 +24,10 @@ from operators.columns import BASE, PHRASE
 from operators.phrasing import Phrase, chinese, english
 
 HAN, LATIN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]"), re.compile(r"[A-Za-z]")
+POINTER = re.compile(
+    rf"^(?:(?:an?|the|this|that|these|those)\s+|[这那]?一[{chinese.MEASURES}]|[这那][{chinese.MEASURES}]|[这那])"
+)
+"""What tells only whether a thing was named before."""
 MAX_CHARS = 5000
 MAX_PHRASE_CHARS = 240
 
@@ -95,9 +99,9 @@ class Phrases(Operator):
 
 
 def _distinct(phrases: Sequence[Phrase]) -> list[Phrase]:
-    """Without repetitions, and without those that hold what cannot be printed or is endless."""
+    """Without repetitions ("a red ball … the red ball"), and without those that hold what cannot be printed or are endless."""
     seen: dict[str, Phrase] = {}
     for phrase in phrases:
         if len(phrase.text) <= MAX_PHRASE_CHARS and phrase.text.isprintable():
-            seen.setdefault(phrase.text.casefold(), phrase)
+            seen.setdefault(POINTER.sub("", phrase.text.casefold(), count=1), phrase)
     return list(seen.values())

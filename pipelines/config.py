@@ -16,6 +16,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -346,11 +347,8 @@ def _validate(model: type[Any], raw: Any, file: str, where: str) -> Any:
                 f"{file}: {key}: no such setting.{nearest(str(first['loc'][-1]), list(fields), defaults)}"
             ) from error
         message = first["msg"].removeprefix("Value error, ")
-        found = (
-            ""
-            if first["type"] == "missing"
-            else f" (found {json.dumps(first['input'], default=str, ensure_ascii=False)[:200]})"
-        )
+        shown = re.sub(r"://[^/@\s]+@", "://***@", json.dumps(first["input"], default=str, ensure_ascii=False))[:200]
+        found = "" if first["type"] == "missing" else f" (found {shown})"
         raise ConfigError(f"{file}: {key}: {message}{found}") from error
 
 

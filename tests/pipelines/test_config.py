@@ -1,0 +1,99 @@
+import pytest
+import yaml
+
+from pipelines.config import ConfigError, load_recipe, recipe_names
+
+STAGES = {"download": {}, "measure": {"operators": {"size": {}, "text": {}}}, "select": {"keep": "width >= 64"}, "ground": {}}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(stages=STAGES, **top):
+        body = {"recipe": "tiny", "sources": ["laion2b_en"], "model": {"name": "m"}, **top, "stages": stages}
+        path = tmp_path / "tiny.yaml"
+        path.write_text(yaml.safe_dump(body, sort_keys=False))
+        return path
+
+    return write
+
+
+def wrong(path, *overrides):
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(path, overrides)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_packaged_recipe_is_valid(name):
+    assert load_recipe(name).name == name
+
+
+def test_an_unknown_setting_names_file_key_and_the_nearest_valid_one(write):
+    message = wrong(write({**STAGES, "ground": {"min_confidnce": 0.5}}))
+    assert "tiny.yaml: stages.ground.min_confidnce: no such setting. Did you mean min_confidence (0.4)?" in message
+
+
+@pytest.mark.parametrize(
+    ("stages", "words"),
+    [
+        ({"downlaod": {}}, "stages.downlaod: no stage or operator 'downlaod'. Did you mean download?"),
+        (
+            {"measure": {"operators": {"sise": {}}}},
+            "stages.measure.operators.sise: no stage or operator 'sise'. Did you mean size?",
+        ),
+        (
+            {"measure": {"operators": {"size": {}}, "max_aspect": 3}},
+            "stages.measure.max_aspect: no such setting beside `operators`",
+        ),
+        ({"measure": {"operators": {"size": {}, "dedup": {}}}}, "only batch operators can share a stage"),
+        ({"size": {}}, "stages.size: reads column 'width', which no stage before it writes. Put a `download` stage before it."),
+        ({"download": {}, "select": {"keep": "widht > 3"}}, "width"),
+        ({"download": {}, "select": {"keep": "__import__('os')"}}, "stages.select.keep"),
+        ({"download": {"refuse_at_most": 2}}, "stages.download.refuse_at_most: expected a share between 0 and 1, found 2"),
+        ({"download": {"timeout": "soon"}}, "stages.download.timeout: Input should be a valid number"),
+        ({"download": {"resources": {"cpu": 1}}}, "stages.download.resources.cpu: no such setting. Did you mean cpus (1.0)?"),
+        ({"ledger": {"operator": "download"}}, "stages.ledger: the name is taken by a folder of every run"),
+        ({"download": {}, "x": {"operator": "no.such:Thing"}}, "operator no.such:Thing: No module named"),
+    ],
+)
+def test_a_mistake_in_a_stage_stops_with_what_was_expected(write, stages, words):
+    assert words in wrong(write(stages))
+
+
+def test_a_model_stage_needs_a_model(write):
+    assert "stages.ground asks a model, but the recipe has no `model`" in wrong(write(model=None))
+
+
+def test_an_unknown_recipe_names_the_nearest(write):
+    with pytest.raises(ConfigError, match="Did you mean demo"):
+        load_recipe("dmeo")
+
+
+def test_a_key_that_stands_twice_is_an_error(write):
+    path = write()
+    path.write_text(path.read_text() + "recipe: other\n")
+    assert "the key 'recipe' stands twice" in wrong(path)
+
+
+def test_overrides_reach_every_level_and_are_checked_like_the_file(write):
+    path = write()
+    recipe = load_recipe(path, ["shard_size=7", "stages.select.keep=width >= 9", "ground.max_regions=3", "model.concurrency=2"])
+    assert (recipe.shard_size, recipe.model.concurrency) == (7, 2)
+    assert recipe.stage("select").operator.keep == "width >= 9"
+    assert recipe.stage("ground").operator.max_regions == 3
+    assert "no such setting. Did you mean shard_size" in wrong(path, "shard_sise=7")
+    assert "no stage 'grond'. Did you mean ground?" in wrong(path, "stages.grond.max_regions=3")
+    assert "expected key.sub=value" in wrong(path, "shard_size")
+
+
+def test_yaml_traps_vanish_because_settings_are_typed(write):
+    """1e-3 is a string to YAML and 3 no float, yet both are the same setting."""
+    plain = write({**STAGES, "ground": {"min_area": 0.001, "min_confidence": 1}})
+    settings = load_recipe(plain).stage("ground").operator.model_dump()
+    trapped = write({**STAGES, "ground": {"min_area": "1e-3", "min_confidence": 1.0}})
+    assert load_recipe(trapped).stage("ground").operator.model_dump() == settings
+
+
+def test_a_password_in_an_address_is_refused(write):
+    assert "must not hold a password" in wrong(write(model={"name": "m", "base_url": "http://me:secret@host/v1"}))
+    assert "secret" not in wrong(write(model={"name": "m", "base_url": "http://me:secret@host/v1"}))

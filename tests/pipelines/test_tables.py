@@ -1,0 +1,55 @@
+import pytest
+
+from pipelines.tables import Tables
+
+
+def slices(rows, size):
+    return [
+        {"first_row": at, "rows": min(size, rows - at), "offset": at * 10, "end": 0, "check": f"c{at}"}
+        for at in range(0, rows, size)
+    ]
+
+
+@pytest.fixture
+def table(tmp_path):
+    def write(name, content="x"):
+        path = tmp_path / name
+        path.write_text(content)
+        return path
+
+    return write
+
+
+def test_new_tables_get_new_shards_and_nothing_is_renumbered(tmp_path, table):
+    tables = Tables(tmp_path)
+    first = tables.register("laion", table("a"), "d1", 10, slices(10, 4))
+    second = tables.register("laion", table("b"), "d2", 5, slices(5, 4))
+    assert list(tables.shards([first])) == [0, 1, 2] and list(tables.shards([second])) == [3, 4]
+    reopened = Tables(tmp_path)
+    third = reopened.register("zero", table("c"), "d3", 1, slices(1, 4))
+    assert list(reopened.shards([first, second, third])) == [0, 1, 2, 3, 4, 5]
+    assert reopened.slice_of(4) == {"first_row": 4, "rows": 1, "offset": 40, "end": 0, "check": "c4"}
+    assert reopened.table_of(2) == first and reopened.table_of(3) == second
+
+
+def test_the_same_content_is_the_same_table_wherever_it_lies(tmp_path, table):
+    tables = Tables(tmp_path)
+    first = tables.register("laion", table("a"), "d1", 10, slices(10, 4))
+    assert tables.register("laion", table("moved"), "d1", 10, slices(10, 2)) == first, "it keeps its first cut"
+    assert tables.register("other", table("a"), "d1", 10, slices(10, 4)) != first, "another source gives other identities"
+
+
+def test_two_processes_that_register_at_once_get_different_numbers(tmp_path, table):
+    one, other = Tables(tmp_path), Tables(tmp_path)
+    first = one.register("laion", table("a"), "d1", 10, slices(10, 4))
+    second = other.register("laion", table("b"), "d2", 10, slices(10, 4))
+    assert (second.index, second.first_shard) == (1, first.shards)
+
+
+def test_a_file_that_was_touched_is_read_again(tmp_path, table):
+    tables = Tables(tmp_path)
+    path = table("a")
+    known = tables.register("laion", path, "d1", 10, slices(10, 4))
+    assert tables.known("laion", path) == known
+    path.write_text("changed")
+    assert tables.known("laion", path) is None

@@ -4,8 +4,8 @@ Reads    regions     REGIONS: boxes, short expressions, language
 Writes   negatives   NEGATIVES, aligned with `regions`: exactly ten, or none
          positives   POSITIVES, aligned with `regions`: up to `positives` true paraphrases (only when that is set)
 Refuses  parts only, item "negatives[r]": see `reasons`
-Source   FG-CLIP 2 §3 (ten per region, one attribute changed, object kept); what has been learnt about such negatives since:
-         docs/hard-negatives.md
+Source   FG-CLIP 2 §3 (ten per region, one attribute changed, object kept); how groups are hidden from attacks without a picture:
+         operators/perturb/group.py
 
 A negative is false for its own box: the new word surely excludes the old one (operators/lexicon), and no overlapping box of the
 same kind of thing bears it. If it is true of something else in the picture it is kept and flagged "present_elsewhere".
@@ -18,6 +18,7 @@ import hashlib
 import random
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
@@ -46,13 +47,17 @@ class HardNegatives(Operator):
     families_changed: int = Field(1, ge=1, le=3)
     """Most families in which one negative may differ from its positive."""
     pivot: float = Field(0.9, ge=0, le=1)
-    """Share of groups built around another member than the positive, where the phrase allows it (10/11 hides the positive best)."""
+    """Of the groups that gather around one of their members, the share in which that is not the positive (10/11 hides it best)."""
     overlap: float = Field(0.5, gt=0, le=1)
     """Two boxes may show the same thing from this IoU, or this share of the smaller box, on."""
     max_same: int = Field(2, ge=1, le=SIZE)
     """Most negatives of one slot that share a root meaning (huge, enormous)."""
     distribution: dict[FamilyName, dict[str, float]] = Field(default_factory=dict)
-    """Per family, word → how often it describes things in the positives; instead of the lexicon's own weights."""
+    """Per family, word → how often it describes things in the positives (`python -m operators.perturb.distribution` measures it);
+    instead of the lexicon's own weights, in the languages whose words are given."""
+    insert_when_bare: bool = False
+    """Give a phrase without attributes ("a dog") a colour that such things hardly ever have ("a blue dog"), flagged "inserted". Likely
+    false, not surely; and easily told without the picture."""
     positives: int = Field(0, ge=0, le=10)
     """True paraphrases per region."""
 
@@ -138,17 +143,22 @@ class HardNegatives(Operator):
             if clash:
                 return [], "contradiction", f"regions[{i}] says {clash}, IoU {iou:.2f}"
         usable = [slot for slot in phrase.slots if slot.family in self.families and slot.value.use]
-        if not usable:
+        inserted = None if phrase.slots or not self.insert_when_bare else ENGINES[phrase.language].insert(phrase)
+        if inserted:
+            phrase = replace(phrase, slots=(inserted[0],))
+        elif not usable:
             return [], "no_attribute", phrase.text
-        return self._group(uid, r, phrase, others)
+        return self._group(uid, r, phrase, others, inserted[1] if inserted else None)
 
-    def _group(self, uid: str, r: int, phrase: Phrase, others: list[Any]) -> tuple[list[dict[str, Any]], str, str]:
+    def _group(
+        self, uid: str, r: int, phrase: Phrase, others: list[Any], inserted: list[Option] | None
+    ) -> tuple[list[dict[str, Any]], str, str]:
         rng = _rng(uid, r, phrase.text)
         near = [other for other, _, overlap, _ in others if overlap >= self.overlap]
         far = [other for other, _, overlap, _ in others if overlap < self.overlap]
         choices, own = [], []
         for slot in phrase.slots:
-            found, weight = self._options(phrase.language, slot)
+            found, weight = (inserted, 0.0) if inserted is not None else self._options(phrase.language, slot)
             choices.append(
                 [option for option in found if not any(_bears(other, phrase, slot, option, POSSIBLE) for other in near)]
             )
@@ -168,7 +178,7 @@ class HardNegatives(Operator):
                 "end": end,
                 "original": original,
                 "origin": "lexical",
-                "flags": ["present_elsewhere"] if elsewhere else [],
+                "flags": ["present_elsewhere"] * elsewhere + ["inserted"] * (inserted is not None),
             }
         negatives.pop(_normal(phrase.text), None)
         if len(negatives) == SIZE:
@@ -184,7 +194,9 @@ class HardNegatives(Operator):
         mates = tuple(value.id for value in slot.mates)
         key = (language, slot.family, slot.value.id, slot.form, slot.noun, mates, slot.plural_only, slot.follows)
         if key not in self._known:
-            engine, weights = ENGINES[language], self.distribution.get(slot.family)
+            engine, given = ENGINES[language], self.distribution.get(slot.family, {})
+            words = {word for value in load(language).families[slot.family].values.values() for word in value.words}
+            weights = {word: weight for word, weight in given.items() if word in words} or None
             self._known[key] = engine.options(slot, weights), engine.own_weight(slot, weights)
         return self._known[key]
 

@@ -80,12 +80,18 @@ class Family:
     def root(self, value: Value) -> str:
         return self.chain(value)[-1].id
 
+    @cached_property
+    def meaning(self) -> dict[str, str]:
+        """Value id → its root and shade: what two values share that differ only in nuance."""
+        return {value.id: f"{self.root(value)} {value.shade or ''}" for value in self.values.values()}
+
     def excludes(self, a: Value, b: Value) -> bool:
         """Whether one thing can surely not be both: no synonym, no hypernym, no neighbour, one axis."""
-        return b.id in self._rivals[a.id]
+        return b.id in self.rivals[a.id]
 
     @cached_property
-    def _rivals(self) -> dict[str, frozenset[str]]:
+    def rivals(self) -> dict[str, frozenset[str]]:
+        """Value id → ids of all values that it excludes."""
         values = self.values.values()
         return {a.id: frozenset(b.id for b in values if self.relation(a, b) == "excludes") for a in values}
 
@@ -142,6 +148,16 @@ class Lexicon:
         plausible = self.nouns.get("plausible", {}).get(value.family, {})
         lists = [plausible[name] for name in classes if name in plausible]
         return not lists or any(value.id in names for names in lists)
+
+    def unlikely(self, family: str, noun: str) -> list[Value]:
+        """Values that a noun with a list of plausible ones hardly ever has (a blue dog); empty where there is no such list."""
+        listed = self.nouns["plausible"].get(family, {})
+        names = [name for cls in sorted(self.classes(noun)) for name in listed.get(cls, [])]
+        words = self.families[family]
+        plausible = [words.values[name] for name in names]
+        return [
+            v for v in words.values.values() if v.use and plausible and all(words.excludes(v, other) for other in plausible)
+        ]
 
     def same_thing(self, a: str, b: str) -> bool:
         """Whether two nouns name the same kind of object (sofa, couch)."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from operators import lexicon
 from operators.lexicon import Value
-from operators.perturb.phrase import Edit, Option, Phrase, Slot
+from operators.perturb.phrase import Edit, Option, Phrase, Slot, bare_slot
 
 QUOTED = re.compile(r"“[^”]*”|\"[^\"]*\"|‘[^’]*’|「[^」]*」|『[^』]*』|《[^》]*》")
 NUMERALS = "一二两三四五六七八九十"
@@ -65,6 +65,20 @@ def options(slot: Slot, weights: dict[str, float] | None = None) -> list[Option]
 
 def own_weight(slot: Slot, weights: dict[str, float] | None = None) -> float:
     return slot.value.weight if weights is None else sum(weights.get(form, 0.0) for form in slot.value.words)
+
+
+def insert(phrase: Phrase) -> tuple[Slot, list[Option]] | None:
+    """A place before the noun of a phrase such as 一只狗, and colours that dogs hardly ever have."""
+    measures = lexicon.load("zh").families["count"].extra["measures"]
+    match = (
+        re.fullmatch(rf"([{NUMERALS}](?:{'|'.join(measures)})){re.escape(phrase.head)}。?", phrase.text)
+        if phrase.head
+        else None
+    )
+    if not match:
+        return None
+    found = lexicon.load("zh").unlikely("colour", phrase.head)
+    return bare_slot(phrase, match.end(1)), [Option(value.words[0] + "的", value, value.weight) for value in found]
 
 
 def render(phrase: Phrase, changes: dict[int, Option]) -> str:
@@ -218,7 +232,7 @@ def _slot(tokens: _Tokens, value: Value, start: int, end: int) -> Slot | None:
     aligned = start in tokens.bounds and end in tokens.bounds
     family = value.family
     noun = tokens.noun_after(end) or tokens.noun_before(start)
-    if family in ("colour", "material") and len(word) == 1:
+    if len(word) == 1 and (family in ("colour", "material") or (family == "size" and not aligned)):
         return _compound(tokens, value, start, end)
     if not aligned and family == "material" and start in tokens.bounds:  # 玻璃杯 is one word
         return _compound(tokens, value, start, end)
@@ -258,9 +272,11 @@ def _slot(tokens: _Tokens, value: Value, start: int, end: int) -> Slot | None:
 
 
 def _compound(tokens: _Tokens, value: Value, start: int, end: int) -> Slot | None:
-    """红裙子, 木桌: one character and a listed second half that ends a word."""
-    traps = lexicon.load("zh").traps
-    heads = traps["heads_after_char"] if value.family == "colour" else traps["compound_heads"]
+    """红裙子, 木桌, 小盒子: one character and a listed second half that ends a word."""
+    lex = lexicon.load("zh")
+    heads = lex.traps["heads_after_char"] if value.family == "colour" else lex.traps["compound_heads"]
+    if value.family == "size":
+        heads = [noun for kind in ("shape", "ware", "furniture", "cloth", "vehicle") for noun in lex.nouns["classes"][kind]]
     after = tokens.text[end:]
     if start not in tokens.bounds:
         return None

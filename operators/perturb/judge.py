@@ -19,7 +19,7 @@ from operators.perturb.inflect import mend_articles, singular
 from operators.perturb.phrase import Phrase
 
 WORD = re.compile(r"[A-Za-z0-9]+(?:['’-][A-Za-z0-9]+)*|[^\sA-Za-z0-9]")
-SMALL = {"a", "an", "the", ",", ".", "，", "。", "is", "are", "was", "were", "has", "have"}
+SMALL = {"a", "an", "the", "and", "和", "、", ",", ".", "，", "。", "is", "are", "was", "were", "has", "have"}
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class Verdict:
     families: tuple[str, ...] = ()
     why: tuple[str, ...] = ()
     disfluent: tuple[str, ...] = ()
+    doubtful: int = 0
+    """Changes that alone would leave the text true, or may (a synonym, a wider or neighbouring word)."""
 
     def refusal(self, families_changed: int = 1) -> str | None:
         """The first reason not to use the negative, None if it can be used."""
@@ -83,7 +85,8 @@ def judge(positive: str, negative: str, language: str) -> Verdict:
         truth = "unknown"
     else:
         truth = "not_false"
-    return Verdict(truth, families, why, flaws + odd)
+    doubtful = sum(kind in ("same", "wider", "narrower", "near", "kin", "other_axis") for kind in kinds)
+    return Verdict(truth, families, why, flaws + odd, doubtful)
 
 
 @lru_cache(4096)

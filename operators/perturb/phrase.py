@@ -63,3 +63,8 @@ class Edit:
         for start, end, new in sorted(self.parts, reverse=True):
             text = text[:start] + new + text[end:]
         return text
+
+
+def bare_slot(phrase: Phrase, at: int) -> Slot:
+    """A place for a colour in a phrase that has none, before its noun at character `at`."""
+    return Slot("colour", at, at, Value("", "colour", ()), "insert", phrase.head)

@@ -1,0 +1,66 @@
+import pytest
+
+from operators.hard_negatives import judge
+
+
+@pytest.mark.parametrize(
+    ("positive", "negative", "refusal"),
+    [
+        ("a grey wall", "a red wall", None),
+        ("a grey wall", "a gray wall", "synonym"),
+        ("a large dog", "a big dog", "synonym"),
+        ("a red couch", "a red sofa", "synonym"),
+        ("two dogs", "2 dogs", "synonym"),
+        ("a red ball", "a crimson ball", "not_false"),
+        ("a navy hat", "a blue hat", "not_false"),
+        ("a fabric bag", "a velvet bag", "not_false"),
+        ("a wooden table", "an oak table", "not_false"),
+        ("a tall building", "a narrow building", "not_false"),
+        ("a black and white dog", "a white and black dog", "synonym"),
+        ("a black and white dog", "a black dog", "not_false"),
+        ("a red cup on a blue plate", "a blue cup on a red plate", None),
+        ("a red dog", "a red cat", "object_changed"),
+        ("a red dog", "a red dog", "unchanged"),
+        ("a red dog", "A red dog", "unchanged"),
+        ("a red plastic cup", "a red text cup", "unknown"),
+        ("a wise dog", "a foolish dog", "unknown"),
+        ("an orange cat", "an blue cat", "disfluent"),
+        ("two brown dogs", "three brown dog", "disfluent"),
+        ("a red wooden box", "a blue metal box", "multi_family"),
+        ("a dog to the left of a car", "a dog to the right of a car", None),
+        ("a dog behind a car", "a dog to the left of a car", "not_false"),
+        ("two dogs are running", "one dog is running", None),
+    ],
+)
+def test_english_verdicts(positive, negative, refusal):
+    assert judge(positive, negative, "en").refusal() == refusal
+
+
+@pytest.mark.parametrize(
+    ("positive", "negative", "refusal"),
+    [
+        ("一只灰色的狗", "一只红色的狗", None),
+        ("一只棕色的狗", "一只褐色的狗", "synonym"),
+        ("一个巨大的盒子", "一个庞大的盒子", "synonym"),
+        ("一个巨大的盒子", "一个大的盒子", "not_false"),
+        ("一件布料的外套", "一件纯棉的外套", "not_false"),
+        ("三只狗", "两只狗", None),
+        ("三只狗", "二只狗", "disfluent"),
+        ("一只红色的狗", "一只红色的猫", "object_changed"),
+    ],
+)
+def test_chinese_verdicts(positive, negative, refusal):
+    assert judge(positive, negative, "zh").refusal() == refusal
+
+
+def test_a_verdict_explains_every_change_and_counts_the_doubtful_ones():
+    verdict = judge("a grey fabric chair", "a red velvet chair", "en")
+    assert verdict.truth == "false" and verdict.families == ("colour", "material") and verdict.doubtful == 1
+    assert verdict.why == ("'red' for 'grey': cannot both hold", "'velvet' for 'fabric': is a kind of it")
+    assert verdict.refusal(families_changed=2) is None and verdict.refusal(families_changed=1) == "multi_family"
+
+
+def test_fluency_is_judged_apart_from_truth():
+    verdict = judge("an orange cat", "an gray cat", "en")
+    assert verdict.truth == "false" and verdict.disfluent == ("article: 'an gray'",)
+    assert judge("a red cup", "", "en").truth == "object_changed"

@@ -15,6 +15,7 @@ import asyncio
 import json
 import os
 import random
+import shutil
 import statistics
 import tempfile
 import time
@@ -134,6 +135,7 @@ async def main() -> None:
             )
         )
         await client.close()
+    shutil.rmtree(scratch)
 
 
 if __name__ == "__main__":

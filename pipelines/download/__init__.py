@@ -83,8 +83,8 @@ class Download(Settings):
         spool = Spool.beside(tar)
         with spool.file:
             self._fill(rows, spool)
+            kept = self._write(rows, spool, tar)
             try:
-                kept = self._write(rows, spool, tar)
                 self._write_stats(rows, spool, stats, started)
             except BaseException:
                 for path in (tar, stats):

@@ -23,12 +23,16 @@ MAX_SIDE = 100_000
 _ORDINARY = re.compile(r"[^ -%'-;=?-~]")
 """Anything but printable ASCII without `&`, `<` and `>`: a text without it needs only its blanks tidied."""
 _DROPPED = re.compile("[\x00-\x08\x0e-\x1f\x7f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\ufeff\ud800-\udfff]")
+_WESTERN = re.compile("[\x80-\u052f\u2500-\u259f]")
+"""Letters and frames of the Western code pages: without one of them a text is not mojibake, and ftfy need not be asked."""
 _C1 = re.compile("[\x80-\x9f]")
 _BLANKS = re.compile(r"\s+")
+_PLAIN_URL = re.compile(r"https?://[A-Za-z0-9][A-Za-z0-9.-]*(?:[/?][!-~]*)?")
+"""What nearly all addresses look like; the others are taken apart."""
 _TAGS = re.compile(
     r"</?(?:a|b|i|u|p|br|hr|em|strong|span|div|font|img|li|ul|ol|td|tr|table|h[1-6]|sub|sup|small|big)\b[^<>]{0,500}>", re.I
 )
-_LOST = re.compile("\ufffd|锟斤拷|烫烫烫|屯屯屯")
+_LOST = ("\ufffd", "锟斤拷", "烫烫烫", "屯屯屯")
 """What is left when characters were lost: the replacement character, and its traces after a trip through GBK."""
 _NOTHING = {"", "none", "null", "nan", "n/a", "undefined", "\\n", "(null)"}
 
@@ -41,16 +45,18 @@ def clean_text(text: str) -> str:
         if "<" in text:
             text = _TAGS.sub(" ", text)
         text = _DROPPED.sub("", text)
-        if is_bad(text):
-            text = ftfy.fix_encoding(text)
-        text = unicodedata.normalize("NFC", _C1.sub("", text))
-    text = _BLANKS.sub(" ", text).strip()
+        if _WESTERN.search(text):
+            if is_bad(text):
+                text = ftfy.fix_encoding(text)
+            text = _C1.sub("", text)
+        text = unicodedata.normalize("NFC", text)
+    text = " ".join(text.split())
     return "" if text.lower() in _NOTHING else text
 
 
 def is_lost(text: str) -> bool:
     """Whether characters were lost beyond repair."""
-    return bool(_LOST.search(text))
+    return any(mark in text for mark in _LOST)
 
 
 def texts_of(cell: Any) -> list[str]:
@@ -106,6 +112,8 @@ def sha256_of(cell: Any) -> str | None:
 
 def check_url(cell: Any) -> tuple[str | None, str, str]:
     """(address, "", "") or (None, reason, detail). Only what can never be fetched is refused here."""
+    if isinstance(cell, str) and _PLAIN_URL.fullmatch(cell) and len(cell) <= MAX_URL:
+        return cell, "", ""
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return None, "no_url", "no address"
     if not isinstance(cell, str):

@@ -501,6 +501,14 @@ def test_two_shards_at_once_keep_their_own_rules(server, tmp_path):
     assert len(found["polite"].kept) == 0 and len(found["rude"].kept) == 40
 
 
+def test_a_file_that_is_already_there_is_not_touched(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "00000.tar").write_bytes(b"someone else's")
+    with pytest.raises(FileExistsError):
+        fetch(tmp_path)
+    assert (tmp_path / "images" / "00000.tar").read_bytes() == b"someone else's"
+
+
 def test_an_empty_shard_is_a_shard(tmp_path):
     outcome = fetch(tmp_path)
     assert len(outcome.kept) == 0 and not outcome.rejects

@@ -11,5 +11,6 @@ OPERATORS = {
     "phrases": "operators.phrases:Phrases",
     "ground": "operators.ground:Ground",
     "hard_negatives": "operators.hard_negatives:HardNegatives",
+    "verify_negatives": "operators.verify_negatives:VerifyNegatives",
     "translate": "operators.translate:Translate",
 }

@@ -103,6 +103,7 @@ class Chain:
                 "operators": [f"{name}@{op['version']}" for name, op in record["operators"].items()],
                 "prompt": ", ".join(f"{name}@{prompt['version']}" for name, prompt in prompts.items()) or None,
                 "model": (self.identity or {}).get("name") if stage.kind == "model" else None,
+                "columns": stage.writes().names,
                 "fingerprint": view.entries[stage.name],
             }
         return made

@@ -23,24 +23,30 @@ EMPTY_EN = frozenset(
     re.findall(
         r"\w+",
         "a an the of in on at to and or is are was were be been being with by from its it that this there these those as for into "
-        "one ones etc sb sth also used very not have has had do does make makes get go come can may will would lit fig "
+        "one ones etc sb sth also used very not have has had do does make makes get go come can may will would fig "
         "old new who which what while when where their his her they he she him them some any each other such so than then both "
+        "everything "
         "out up down off back away around across through along above below between against near only almost look looks stand "
         "stands right clear set sets "
         "picture image photo photograph scene shows show seen visible several many few lot side part kind type style",
     )
 )
 EMPTY_ZH = frozenset("有是在为着了的里上下中处正将被把使让会能可去来到说看做用人") | frozenset(
-    re.findall(r"\w+", "人物 图片 照片 画面 拍摄 展示 呈现 显示 位于 其他 之间 周围 旁边 摆放 进行 出现 具有 带有 整个")
+    re.findall(
+        r"\w+", "人物 图片 照片 画面 拍摄 展示 呈现 显示 位于 其他 之间 周围 旁边 摆放 进行 出现 具有 带有 整个 物体 整幅"
+    )
 )
-SPELLINGS = {
-    "grey": "gray",
-    "colour": "color",
-    "coloured": "colored",
-    "harbour": "harbor",
-    "centre": "center",
-    "jewellery": "jewelry",
-}
+SPELLINGS = {"grey": "gray", "colour": "color", "coloured": "colored", "harbour": "harbor"} | {
+    form: verb
+    for verb, forms in {
+        "light": "lit", "wear": "wore worn", "hold": "held", "draw": "drew drawn", "lie": "lay lain", "run": "ran",
+        "ride": "rode ridden",         "drive": "drove driven", "break": "broke broken", "write": "wrote written", "eat": "ate eaten", "fly": "flew flown",
+        "sit": "sat", "hang": "hung", "build": "built", "throw": "threw thrown", "tooth": "teeth", "foot": "feet", "leaf": "leaves",
+        "woman": "women", "man": "men", "child": "children", "knife": "knives", "shelf": "shelves", "mouse": "mice", "goose": "geese",
+    }.items()
+    for form in forms.split()
+}  # fmt: skip
+"""One spelling, and one form, for what endings do not join."""
 VAGUE_PARTS = "子大小上下着正空头面边点放"
 """Characters that mean nearly anything inside a longer word."""
 CLAUSE_ZH = re.compile(r"[，。；：！？,;]")
@@ -124,13 +130,14 @@ def tagged(chinese: str, guess: bool = False) -> list[tuple[str, str]]:
 
 
 def content(chinese: str) -> list[tuple[str, str]]:
-    """Content words with their part of speech; names are left out, since no dictionary knows them."""
+    """Content words with their part of speech, without names, which no dictionary knows, and colours, which are counted elsewhere."""
     return [
         (word, flag)
         for word, flag in tagged(chinese, guess=True)
         if flag[0] in "nvailzts"
         and flag not in ("nr", "nrt", "nrfg", "ns", "nt", "nz", "vshi", "vyou")
         and word not in EMPTY_ZH
+        and not word.endswith("色")
     ]
 
 

@@ -73,17 +73,17 @@ class ModelSettings(Settings):
     revision: str | None = None
     quantization: str | None = None
     api_key_env: str = "FINELOOM_API_KEY"
-    max_pixels: int = Field(200704, ge=784)
-    min_pixels: int = Field(3136, ge=784)
+    max_pixels: int = Field(default=200704, ge=784)
+    min_pixels: int = Field(default=3136, ge=784)
     picture_format: Literal["jpeg", "png"] = "jpeg"
-    concurrency: int = Field(32, ge=1)
-    timeout: float = Field(120.0, gt=0)
-    deadline: float = Field(600.0, gt=0)
-    retries: int = Field(8, ge=0)
-    backoff: float = Field(0.5, gt=0)
-    max_answer_bytes: int = Field(4_000_000, ge=1000)
-    max_requests: int | None = Field(None, ge=0)
-    max_output_tokens: int | None = Field(None, ge=0)
+    concurrency: int = Field(default=32, ge=1)
+    timeout: float = Field(default=120.0, gt=0)
+    deadline: float = Field(default=600.0, gt=0)
+    retries: int = Field(default=8, ge=0)
+    backoff: float = Field(default=0.5, gt=0)
+    max_answer_bytes: int = Field(default=4_000_000, ge=1000)
+    max_requests: int | None = Field(default=None, ge=0)
+    max_output_tokens: int | None = Field(default=None, ge=0)
 
     @field_validator("base_url")
     @classmethod

@@ -57,15 +57,15 @@ class ServeSettings(Settings):
     model: str
     name: str
     host: str = "127.0.0.1"
-    port: int = Field(8000, ge=0, le=65535)
+    port: int = Field(default=8000, ge=0, le=65535)
     python: Path = Path(".venv-vllm/bin/python")
     folder: Path = Path("runs/serve")
     device: Literal["cpu", "cuda"] = "cpu"
-    max_model_len: int = Field(2048, ge=1)
-    max_num_seqs: int = Field(32, ge=1)
-    kv_cache_gib: int = Field(1, ge=1)
+    max_model_len: int = Field(default=2048, ge=1)
+    max_num_seqs: int = Field(default=32, ge=1)
+    kv_cache_gib: int = Field(default=1, ge=1)
     options: tuple[str, ...] = ()
-    patience: float = Field(900.0, gt=0)
+    patience: float = Field(default=900.0, gt=0)
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,8 @@ SPELLINGS = {"grey": "gray", "colour": "color", "coloured": "colored", "harbour"
     form: verb
     for verb, forms in {
         "light": "lit", "wear": "wore worn", "hold": "held", "draw": "drew drawn", "lie": "lay lain", "run": "ran",
-        "ride": "rode ridden",         "drive": "drove driven", "break": "broke broken", "write": "wrote written", "eat": "ate eaten", "fly": "flew flown",
+        "ride": "rode ridden", "drive": "drove driven",
+        "break": "broke broken", "write": "wrote written", "eat": "ate eaten", "fly": "flew flown",
         "sit": "sat", "hang": "hung", "build": "built", "throw": "threw thrown", "tooth": "teeth", "foot": "feet", "leaf": "leaves",
         "woman": "women", "man": "men", "child": "children", "knife": "knives", "shelf": "shelves", "mouse": "mice", "goose": "geese",
     }.items()

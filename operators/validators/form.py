@@ -86,6 +86,15 @@ def whole_sentences(text: str, language: str, was_cut: bool) -> str:
     return join(sentences[:-1], language)
 
 
+NONSENSE_EN = re.compile(
+    r"\b(?:a|an|the|of|and|with|is|are)\s*[.,;:!?]|\b(?:a|an|the)\s+(?:a|an|the|is|are|of|on|in|to|and)\b|[.,;]\s*[,;.](?!\.)"
+    r"|\b(?:is|are)\s+(?:is|are)\b|(?-i:(?<=[a-z]\. )[a-z])",
+    re.IGNORECASE,
+)
+NONSENSE_ZH = re.compile(r"[，。；、][，。；、]|的的|[，。；、](?:的|着|了|辆|只)|(?:和|与|在|一辆|一只|一个|一张)[，。；、]")
+"""What no writer puts together: an article before a full stop, two commas, a particle at the beginning of a clause."""
+
+
 def coherence(text: str, language: str) -> Finding | None:
     """Word salad: real prose of 20 units or more holds function words and words of ordinary length."""
     bare = outside_quotes(text)
@@ -99,7 +108,7 @@ def coherence(text: str, language: str) -> Finding | None:
         marks = len(re.findall(r"[，。；、！？,.;!?]", bare))
         if marks < len(han) / 60:
             return "incoherent", f"{marks} punctuation marks in {len(han)} characters"
-        return None
+        return _nonsense(NONSENSE_ZH, text, len(han))
     words = [w.lower() for w in LATIN_WORD.findall(bare)]
     if len(words) < 20:
         return None
@@ -109,4 +118,12 @@ def coherence(text: str, language: str) -> Finding | None:
     mean = sum(map(len, words)) / len(words)
     if not 2.8 <= mean <= 9:
         return "incoherent", f"words of {mean:.1f} letters on average"
+    return _nonsense(NONSENSE_EN, bare, len(words))
+
+
+def _nonsense(pattern: re.Pattern[str], text: str, size: int) -> Finding | None:
+    """More than one impossible combination, and more than two in a hundred units."""
+    found = [m[0] for m in pattern.finditer(text)]
+    if len(found) > max(1, size / 50):
+        return "incoherent", f"{len(found)} combinations that no sentence holds, e.g. “{found[0]}”"
     return None

@@ -146,7 +146,7 @@ def test_word_salad_is_not_prose():
 
 
 def test_combinations_that_no_writer_makes_are_not_prose():
-    words = "The. dog is is on the the grass, and a of trees, . with a big red car parked on a. the road to the dogs next to the white dogs"
+    words = "The. dog is is on the the grass, and a of trees, . with a big red car parked on a. the road to the dogs next to the dogs"
     assert reason(form.coherence(words, "en")) == "incoherent"
     assert (
         reason(form.coherence("一辆，的的红色汽车，。停在草地上，的白色狗一只。的绿色汽车旁边有狗和，草地上有一只狗。", "zh"))

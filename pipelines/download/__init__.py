@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from pathlib import Path
 from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 from pydantic import Field
@@ -32,8 +33,8 @@ __all__ = ["REASONS", "Download", "FetchError", "NetworkDown", "decode", "is_ret
 
 UNREACHED = {"dns", "dns_failed", "connect_timeout", "connection", "host_down", "tls"}
 """Reasons that could as well be this machine's own lack of a network."""
-NETWORK_PROOF = 20
-"""Rows of a shard that must all have failed so, before the network and not the rows is blamed."""
+NETWORK_PROOF = 5
+"""So many hosts, and no other, must all have failed so, before the network and not the hosts is blamed."""
 
 
 class Download(Settings):
@@ -125,9 +126,11 @@ class Download(Settings):
     @staticmethod
     def _check_network(urls: dict[int, str], spool: Spool) -> None:
         failed = Counter(spool.errors[i].reason for i in urls if i in spool.errors)
-        if len(urls) >= NETWORK_PROOF and set(failed) <= UNREACHED and failed.total() == len(urls):
-            told = ", ".join(f"{reason} {count}" for reason, count in failed.most_common())
-            raise NetworkDown(f"none of {len(urls)} addresses could be reached ({told}): is this machine's network up?")
+        if set(failed) <= UNREACHED and failed.total() == len(urls):
+            hosts = {urlsplit(url).netloc.rpartition("@")[2] for url in urls.values()}
+            if len(hosts) >= NETWORK_PROOF:
+                told = ", ".join(f"{reason} {count}" for reason, count in failed.most_common())
+                raise NetworkDown(f"none of {len(hosts)} hosts could be reached ({told}): is this machine's network up?")
 
     def _write(self, rows: list[dict[str, Any]], spool: Spool, path: Path) -> pa.Table:
         columns: dict[str, list[Any]] = {"uid": [], **{name: [] for name in IMAGE.names}}

@@ -44,11 +44,11 @@ def clean_text(text: str) -> str:
             text = html.unescape(html.unescape(text))
         if "<" in text:
             text = _TAGS.sub(" ", text)
-        text = _DROPPED.sub("", text)
         if _WESTERN.search(text):
-            if is_bad(text):
+            if is_bad(text):  # before anything is dropped: a soft hyphen may be a byte of a Chinese character
                 text = ftfy.fix_encoding(text)
             text = _C1.sub("", text)
+        text = _DROPPED.sub("", text)
         text = unicodedata.normalize("NFC", text)
     text = " ".join(text.split())
     return "" if text.lower() in _NOTHING else text

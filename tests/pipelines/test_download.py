@@ -469,9 +469,15 @@ def test_a_dead_network_is_not_a_reject(tmp_path, monkeypatch):
         raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
 
     monkeypatch.setattr(socket, "getaddrinfo", unreachable)
-    with pytest.raises(NetworkDown, match="none of 30 addresses"):
+    with pytest.raises(NetworkDown, match="none of 30 hosts"):
         fetch(tmp_path, *[f"http://host{i}.example/a.jpg" for i in range(30)], retries=0)
     assert list((tmp_path / "images").iterdir()) == []
+
+
+def test_one_dead_host_is_not_taken_for_a_dead_network(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    assert reason(tmp_path, *[f"http://127.0.0.1:{port}/{i}.jpg" for i in range(6)], retries=0) == "connection"
 
 
 def test_other_users_of_urllib_in_the_process_are_left_alone(server, tmp_path):

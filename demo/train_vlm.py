@@ -1,23 +1,26 @@
 """Train the tiny Qwen2.5-VL that sees rendered scenes and answers the project's prompts.
 
-    python -m demo.train_vlm --out demo/model --seconds 500        on a GPU
-    python -m demo.train_vlm --out demo/model --steps 20000        reproducible from the seed, on anything
+    python -m demo.train_vlm --out runs/vlm --steps 5000                       2 CPU cores, in the background
+    python -m demo.train_vlm --out runs/vlm --shape large --pixels 50176 --scenes 96 --questions 4 --texts 64 --steps 6000     a GPU
 
 Every step shows ever-new scenes of one size. A head on the visual tokens is trained jointly with the answers: without it the
-model learns to write before it learns to see. Weights are written at intervals, whole or not at all.
+model learns to write before it learns to see. The state is saved at intervals and at SIGTERM; the same command goes on from
+there with the very next batch.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import io
 import json
-import math
 import os
 import random
 import shutil
+import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +29,15 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from demo import lessons, seeing
+from demo import lessons, seeing, words
 from demo.captions import joined, long_pairs, short_pair
 from demo.evaluation import MODEL_SEEDS
 from demo.model import SPECIAL, build, save, tokenizer_of
-from demo.scenes import SIDES, Scene, render
+from demo.scenes import SIDES, Box, Scene, render
+from prompts.images import fit
 
 SIZES = [*SIDES, (252, 168), (168, 252), (364, 112), (112, 364), (196, 196), (252, 168)]
+"""Widths and heights that are drawn; `--pixels` says what the client then makes of them."""
 INTEGERS = 512
 """0 … 511 are one token each."""
 LITERALS = [
@@ -40,7 +45,11 @@ LITERALS = [
     '{"translation":"', '{"errors":[', '{"span":"', '","kind":"mistranslation","severity":"major"}', '"}', '"]}', "]}",
 ]  # fmt: skip
 """Fixed parts of the answers' JSON, one token each: the server spends its time on what differs."""
-SHAPE = {"hidden": 256, "layers": 5, "heads": 8, "vision_hidden": 160, "vision_depth": 6}
+SHAPES = {
+    "small": {"hidden": 192, "layers": 4, "heads": 6, "vision_hidden": 128, "vision_depth": 6},
+    "large": {"hidden": 256, "layers": 5, "heads": 8, "vision_hidden": 160, "vision_depth": 6},
+}
+"""3.2 and 5.8 million parameters."""
 PHOTOS = Path(__file__).parent / "photos"
 PROMPTS = [
     "long_caption_en", "long_caption_zh", "ground", "hard_negatives", "verify_negatives", "check_sentences",
@@ -62,15 +71,15 @@ def make_tokenizer(scenes: int = 300) -> Any:
         corpus += [thing.short(language) for thing in scene.things for language in ("en", "zh")]
         corpus += [lessons.rewrite(scene, "en", rng).answer, lessons.judge(scene, rng).answer]
     corpus += [
-        word for language in lessons.STRANGE.values() for words in language.values() for word in words for _ in range(20)
+        word for language in lessons.STRANGE.values() for group in language.values() for word in group for _ in range(20)
     ]
     corpus += [text for text in lessons.NOTHING.values() for _ in range(50)]
     systems = [lessons.system_text(name) for name in PROMPTS]
     corpus += systems * 20
-    words = "|".join(lessons.all_words())
+    whole_words = "|".join(lessons.all_words())
     split = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(words), "isolated"),
+            pre_tokenizers.Split(Regex(whole_words), "isolated"),
             pre_tokenizers.Split(Regex('[。，、；：！？“”（）\\[\\]{}":,]'), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False),
         ]
@@ -94,8 +103,11 @@ def _sentences(text: str) -> list[str]:
 class School(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
     """Endless batches: pictures of one size, several questions about each, and questions about texts alone."""
 
-    def __init__(self, tokenizer: Any, scenes: int, questions: int, texts: int, seed: int) -> None:
+    def __init__(
+        self, tokenizer: Any, scenes: int, questions: int, texts: int, seed: int, pixels: int = 50_176, first: int = 0
+    ) -> None:
         self.tokenizer, self.scenes, self.questions, self.texts, self.seed = tokenizer, scenes, questions, texts, seed
+        self.pixels, self.first = pixels, first
         self.special = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL}
         self.photos = [Image.open(path).convert("RGB") for path in sorted(PHOTOS.glob("*.jpg"))]
 
@@ -103,38 +115,38 @@ class School(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
         worker = torch.utils.data.get_worker_info()
         number, step = (worker.id, worker.num_workers) if worker else (0, 1)
         torch.set_num_threads(1)
-        batch = number
+        batch = self.first + number
         while True:
             yield self.batch(batch)
             batch += step
 
     def batch(self, number: int) -> dict[str, torch.Tensor]:
         rng = random.Random(f"{self.seed} {number}")
-        width, height = rng.choice(SIZES)
+        drawn = rng.choice(SIZES)
+        width, height = fit(*drawn, self.pixels)
         pictures = np.empty((self.scenes, height, width, 3), np.uint8)
-        facts, boxes, named, rows, owner = [], [], [], [], []
-        scene: Scene | None = None
+        truths: list[tuple[np.ndarray, ...]] = []
+        asked: list[tuple[tuple[np.ndarray, np.ndarray, int], int]] = []
         first = MODEL_SEEDS + 100_000 + (self.seed << 32) + number * self.scenes
+        previous = sent(render(first - 1, size=drawn), width, height, rng)
         for i in range(self.scenes):
-            real, other = render(first + i, size=(width, height)), scene or render(first - 1, size=(width, height))
+            real = sent(render(first + i, size=drawn), width, height, rng)
             scene = real if rng.random() > 0.06 else None
-            picture = _photographed(real.image, rng) if scene else self.no_scene(rng, (width, height), real)
-            pictures[i] = np.asarray(picture)
-            for part, value in zip((facts, boxes, named), seeing.facts_of(scene, width, height), strict=True):
-                part.append(value)
+            pictures[i] = np.asarray(real.image if scene else self.no_scene(rng, (width, height)))
+            truths.append(seeing.facts_of(scene, width, height))
             for _ in range(self.questions):
-                rows.append(self.encode(self.about_picture(scene, other, rng), width, height))
-                owner.append(i)
-            scene = real
-        scene = scene or render(first)
-        rows += [self.encode(self.about_text(render_like(scene, rng), rng), 0, 0) for _ in range(self.texts)]
+                asked.append((self.encode(self.about_picture(scene, previous, rng), width, height), i))
+            previous = real
+        asked.sort(key=lambda item: len(item[0][0]))
+        texts = [self.encode(self.about_text(render_like(previous, rng), rng), 0, 0) for _ in range(self.texts)]
+        facts, boxes, named = (torch.from_numpy(np.stack(part)) for part in zip(*truths, strict=True))
         return {
             "pictures": torch.from_numpy(pictures),
-            "facts": torch.from_numpy(np.stack(facts)),
-            "boxes": torch.from_numpy(np.stack(boxes)),
-            "scene": torch.from_numpy(np.stack(named)),
-            "owner": torch.tensor(owner),
-            **padded(rows, self.special["<|endoftext|>"]),
+            "facts": facts,
+            "boxes": boxes,
+            "scene": named,
+            "owner": torch.tensor([i for _, i in asked]),
+            **padded([row for row, _ in asked] + texts, self.special["<|endoftext|>"]),
         }
 
     def about_picture(self, scene: Scene | None, other: Scene, rng: random.Random) -> lessons.Lesson:
@@ -158,8 +170,8 @@ class School(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
             return lessons.rewrite(scene, rng.choice(["en", "zh"]), rng)
         return lessons.judge(scene, rng)
 
-    def no_scene(self, rng: random.Random, size: tuple[int, int], real: Scene) -> Image.Image:
-        """A photograph's part, a smooth or noisy field, or a scene blurred beyond recognition."""
+    def no_scene(self, rng: random.Random, size: tuple[int, int]) -> Image.Image:
+        """A part of a photograph, or a plain, smooth or noisy field."""
         kind = rng.random()
         if kind < 0.6:
             photo = rng.choice(self.photos)
@@ -197,45 +209,48 @@ def chat(lesson: lessons.Lesson) -> tuple[str, str]:
 
 
 def render_like(scene: Scene, rng: random.Random) -> Scene:
-    """Another arrangement for lessons about texts: things of one scene with the surroundings of chance."""
-    from dataclasses import replace
-
-    from demo.words import BACKGROUNDS, COLOURS, LIGHTS, SHAPES, STYLES, SURFACES, TONES, most
-
-    things = list(scene.things)
-    rng.shuffle(things)
+    """The facts of another scene without a picture, for lessons about texts."""
     things = [
         replace(
             thing,
-            colour=rng.choice(list(COLOURS)),
-            shape=rng.choice(list(SHAPES)),
-            surface=rng.choice(list(SURFACES)),
-            count=rng.randint(1, most(thing.size)),
+            colour=rng.choice(list(words.COLOURS)),
+            shape=rng.choice(list(words.SHAPES)),
+            surface=rng.choice(list(words.SURFACES)),
+            count=rng.randint(1, words.most(thing.size)),
         )
-        for thing in things
+        for thing in rng.sample(scene.things, len(scene.things))
     ]
     return replace(
         scene,
         things=tuple(things),
-        background=rng.choice(list(BACKGROUNDS)),
-        tone=rng.choice(list(TONES)),
-        light=rng.choice(list(LIGHTS)),
-        style=rng.choice(list(STYLES)),
+        background=rng.choice(list(words.BACKGROUNDS)),
+        tone=rng.choice(list(words.TONES)),
+        light=rng.choice(list(words.LIGHTS)),
+        style=rng.choice(list(words.STYLES)),
     )
 
 
-def _photographed(image: Image.Image, rng: random.Random) -> Image.Image:
-    """The picture after what happens to it on its way: compression, and scaling."""
-    if rng.random() < 0.25:
+def sent(scene: Scene, width: int, height: int, rng: random.Random) -> Scene:
+    """The scene as the model gets it: compressed on its way, scaled to the client's size, boxes in those pixels."""
+    image = scene.image
+    if rng.random() < 0.3:
         scale = rng.uniform(0.8, 1.5)
-        image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC).resize(
-            image.size, Image.Resampling.BICUBIC
-        )
+        image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
     if rng.random() < 0.6:
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=rng.randint(80, 96))
         image = Image.open(buffer)
-    return image
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    x, y = width / scene.width, height / scene.height
+
+    def scaled(box: Box) -> Box:
+        return round(box[0] * x), round(box[1] * y), round(box[2] * x), round(box[3] * y)
+
+    things = [
+        replace(thing, box=scaled(thing.box), instances=tuple(scaled(box) for box in thing.instances)) for thing in scene.things
+    ]
+    return replace(scene, image=image, things=tuple(things))
 
 
 def padded(rows: list[tuple[np.ndarray, np.ndarray, int]], pad: int) -> dict[str, torch.Tensor]:
@@ -262,11 +277,14 @@ def losses(
     total = torch.zeros((), device=seen.device)
     count = torch.zeros((), device=seen.device)
     right = torch.zeros((), device=seen.device)
-    for part, visual in ((slice(0, shown), seen[batch["owner"]]), (slice(shown, None), None)):
-        ids, targets = batch["ids"][part], batch["targets"][part]
-        if not len(ids):
+    # Rows come sorted by length: the shorter half, the longer half, and those without a picture are padded by themselves.
+    for part in (slice(0, shown // 2), slice(shown // 2, shown), slice(shown, len(batch["ids"]))):
+        if part.start == part.stop:
             continue
-        hidden = seeing.read(model, ids, batch["places"][:, part], visual, image_token)
+        length = int((batch["targets"][part] >= 0).any(0).nonzero().max()) + 1
+        ids, targets = batch["ids"][part, :length], batch["targets"][part, :length]
+        visual = seen[batch["owner"][part]] if part.stop <= shown else None
+        hidden = seeing.read(model, ids, batch["places"][:, part, :length], visual, image_token)
         wanted = targets >= 0
         logits = model.lm_head(hidden[wanted]).float()
         total = total + F.cross_entropy(logits, targets[wanted], reduction="sum")
@@ -280,44 +298,45 @@ def losses(
 def train(options: argparse.Namespace) -> None:
     torch.manual_seed(options.seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.set_float32_matmul_precision("high")
     options.out.mkdir(parents=True, exist_ok=True)
-    start = time.monotonic()
     tokenizer = make_tokenizer()
     image_token = tokenizer.convert_tokens_to_ids("<|image_pad|>")
-    model = build(tokenizer, **SHAPE, seed=options.seed, all_attend=True, theta=1e4).to(device).train()
-    head = seeing.Head(SHAPE["hidden"]).to(device).train()
-    if options.init:
-        from safetensors.torch import load_file
-
-        model.load_state_dict(load_file(options.init), strict=False)
+    shape = SHAPES[options.shape]
+    model = build(tokenizer, **shape, seed=options.seed, all_attend=True, theta=1e4).to(device).train()
+    head = seeing.Head(shape["hidden"]).to(device).train()
     parameters = [*model.parameters(), *head.parameters()]
-    decayed = [p for p in parameters if p.ndim > 1]
-    plain = [p for p in parameters if p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}],
-        lr=options.rate, betas=(0.9, 0.98), fused=device == "cuda",
-    )  # fmt: skip
-    school = School(tokenizer, options.scenes, options.questions, options.texts, options.seed)
-    test = move(School(tokenizer, options.scenes, options.questions, options.texts, options.seed + 99).batch(7), device)
-    size = sum(parameter.numel() for parameter in model.parameters())
-    print(f"{size:,} parameters, {len(tokenizer)} tokens, {device}, {time.monotonic() - start:.0f} s", flush=True)
+    decays = [[p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1]]
+    groups = [{"params": part, "weight_decay": decay} for part, decay in zip(decays, (0.05, 0.0), strict=True)]
+    optimizer = torch.optim.AdamW(groups, lr=options.rate, betas=(0.9, 0.98), fused=device == "cuda")
+    state = options.out / "state.pt"
+    step = 0
+    if state.exists():
+        saved = torch.load(state, map_location=device, weights_only=True)
+        (
+            model.load_state_dict(saved["model"]),
+            head.load_state_dict(saved["head"]),
+            optimizer.load_state_dict(saved["optimizer"]),
+        )
+        step = int(saved["step"])
+    amount = options.scenes, options.questions, options.texts
+    test = move(School(tokenizer, *amount, options.seed + 99, options.pixels).batch(7), device)
+    school = School(tokenizer, *amount, options.seed, options.pixels, first=step)
+    print(
+        f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens, {device}, step {step}", flush=True
+    )
     loader = torch.utils.data.DataLoader(
         school, batch_size=None, num_workers=options.workers, pin_memory=device == "cuda",
-        prefetch_factor=3 if options.workers else None, persistent_workers=options.workers > 0,
+        prefetch_factor=3 if options.workers else None,
     )  # fmt: skip
-    begun, said, saved = time.monotonic(), 0.0, time.monotonic()
-    waited, sums, since = 0.0, np.zeros(2), 0
-    autocast = torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
+
+    stopped: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
+    said = saved_at = time.monotonic()
+    begun, waited, first = time.monotonic(), 0.0, step
+    autocast = torch.autocast(device, torch.bfloat16)
     batches = iter(loader)
-    step = 0
-    while True:
-        progress = max(
-            step / options.steps if options.steps else 0, (time.monotonic() - begun) / options.seconds if options.seconds else 0
-        )
-        if progress >= 1:
-            break
-        rate = options.rate * min(1, progress / 0.03 + 0.02) * (0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * progress)))
+    while step < options.steps and not stopped:
+        rate = options.rate * min(1, (step + 1) / 200) * min(1, (options.steps - step) / (0.25 * options.steps))
         for group in optimizer.param_groups:
             group["lr"] = rate
         asked = time.monotonic()
@@ -330,28 +349,59 @@ def train(options: argparse.Namespace) -> None:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        step, since = step + 1, since + 1
-        if since == 1 or time.monotonic() - said > options.every:
-            sums += [answers.item(), auxiliary.item()]
-            now = time.monotonic()
-            model.eval(), head.eval()
-            with torch.no_grad(), autocast:
-                unseen, _, marks = losses(model, head, test, image_token)
-            model.train(), head.train()
-            line = {
-                "seconds": round(now - begun), "step": step, "scenes": step * options.scenes, "rate": round(rate, 6),
-                "waited": round(waited, 1), "answers": round(answers.item(), 4), "unseen": round(unseen.item(), 4),
-                **{name: round(value, 3) for name, value in marks.items()},
-            }  # fmt: skip
-            print(json.dumps(line), flush=True)
-            with open(options.out / "log.jsonl", "a") as log:
-                log.write(json.dumps(line) + "\n")
-            said, since = time.monotonic(), 1
-        if time.monotonic() - saved > options.save_every:
-            export(model, tokenizer, options.out)
-            saved = time.monotonic()
-    export(model, tokenizer, options.out)
-    print(f"{step} steps, {step * options.scenes} scenes, {time.monotonic() - begun:.0f} s; wrote {options.out}", flush=True)
+        step += 1
+        if time.monotonic() - said > options.every or step == options.steps:
+            said = time.monotonic()
+            _report(
+                options.out,
+                step,
+                first,
+                said - begun,
+                waited,
+                answers.item(),
+                *_unseen(model, head, test, image_token, autocast),
+            )
+        if time.monotonic() - saved_at > options.save_every:
+            _keep(state, model, head, optimizer, step)
+            saved_at = time.monotonic()
+    _keep(state, model, head, optimizer, step)
+    export(model, tokenizer, options.out / "model")
+    print(f"step {step} of {options.steps}; wrote {options.out / 'model'}", flush=True)
+
+
+def _unseen(
+    model: Any, head: seeing.Head, test: dict[str, torch.Tensor], image_token: int, autocast: Any
+) -> tuple[float, dict[str, float]]:
+    """Loss of the answers and accuracies of the head on scenes that are never trained on."""
+    model.eval(), head.eval()
+    with torch.no_grad(), autocast:
+        answers, _, marks = losses(model, head, test, image_token)
+    model.train(), head.train()
+    return float(answers), marks
+
+
+def _report(
+    out: Path, step: int, first: int, seconds: float, waited: float, trained: float, unseen: float, marks: dict[str, float]
+) -> None:
+    line = {
+        "step": step,
+        "seconds_per_step": round(seconds / (step - first), 3),
+        "waiting_for_data": round(waited / seconds, 3),
+    }
+    line |= {"answers": round(trained, 4), "unseen": round(unseen, 4)} | {
+        name: round(value, 3) for name, value in marks.items()
+    }
+    print(json.dumps(line), flush=True)
+    with open(out / "log.jsonl", "a") as log:
+        log.write(json.dumps(line) + "\n")
+
+
+def _keep(path: Path, model: Any, head: seeing.Head, optimizer: Any, step: int) -> None:
+    part = path.with_suffix(".part")
+    torch.save(
+        {"model": model.state_dict(), "head": head.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, part
+    )
+    os.replace(part, path)
 
 
 def move(batch: dict[str, torch.Tensor], device: str) -> dict[str, torch.Tensor]:
@@ -359,35 +409,35 @@ def move(batch: dict[str, torch.Tensor], device: str) -> dict[str, torch.Tensor]
 
 
 def export(model: Any, tokenizer: Any, out: Path) -> None:
-    """Write the model (bfloat16, without the head) and its tokenizer, each file whole or not at all."""
-    import copy
-
+    """Write the model (bfloat16, without the head) and its tokenizer, whole or not at all."""
     part = out.with_name(f".{out.name}-{os.getpid()}")
     shutil.rmtree(part, ignore_errors=True)
     save(copy.deepcopy(model).cpu(), tokenizer, part)
-    for path in part.iterdir():
-        os.replace(path, out / path.name)
-    shutil.rmtree(part)
+    shutil.rmtree(out, ignore_errors=True)
+    os.replace(part, out)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m demo.train_vlm", description=__doc__.split("\n", 1)[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=0, help="end after so many steps")
-    parser.add_argument("--seconds", type=float, default=0, help="end after so many seconds")
-    parser.add_argument("--scenes", type=int, default=96, help="pictures of a step")
-    parser.add_argument("--questions", type=int, default=4, help="about each picture")
-    parser.add_argument("--texts", type=int, default=64, help="questions about texts alone, of a step")
+    parser.add_argument(
+        "--steps", type=int, required=True, help="end after so many steps; the rate falls over the last quarter"
+    )
+    parser.add_argument("--shape", choices=list(SHAPES), default="small")
+    parser.add_argument("--pixels", type=int, default=28_224, help="the client's pixel budget")
+    parser.add_argument("--scenes", type=int, default=16, help="pictures of a step")
+    parser.add_argument("--questions", type=int, default=2, help="about each picture")
+    parser.add_argument("--texts", type=int, default=8, help="questions about texts alone, of a step")
     parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--auxiliary", type=float, default=0.5, help="weight of the head's loss")
-    parser.add_argument("--workers", type=int, default=max(0, (os.cpu_count() or 1) - 1), help="processes that draw")
+    parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 1) - 1), help="processes that draw")
+    parser.add_argument("--threads", type=int, default=0, help="of the trainer, on a CPU")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--init", type=Path, help="weights to go on from")
-    parser.add_argument("--every", type=float, default=15, help="seconds between reports")
-    parser.add_argument("--save-every", type=float, default=60, help="seconds between exports")
+    parser.add_argument("--every", type=float, default=60, help="seconds between reports")
+    parser.add_argument("--save-every", type=float, default=300, help="seconds between saved states")
     options = parser.parse_args()
-    if not options.steps and not options.seconds:
-        parser.error("say how long: --steps or --seconds")
+    if options.threads:
+        torch.set_num_threads(options.threads)
     train(options)
 
 

@@ -48,6 +48,9 @@ class HardNegatives(Operator):
     """Most families in which one negative may differ from its positive."""
     pivot: float = Field(0.9, ge=0, le=1)
     """Of the groups that gather around one of their members, the share in which that is not the positive (10/11 hides it best)."""
+    spread: float = Field(0.05, ge=0, le=1)
+    """Share of groups that take all families in turn, around the positive. Families with few words (size, state) come in by this at
+    one changed family, and each such group shows its positive to whoever looks for the middle; `families_changed` 2 hides both."""
     overlap: float = Field(0.5, gt=0, le=1)
     """Two boxes may show the same thing from this IoU, or this share of the smaller box, on."""
     max_same: int = Field(2, ge=1, le=SIZE)
@@ -163,7 +166,7 @@ class HardNegatives(Operator):
                 [option for option in found if not any(_bears(other, phrase, slot, option, POSSIBLE) for other in near)]
             )
             own.append(weight)
-        sampler = Sampler(phrase, choices, own, Plan(self.pivot, self.families_changed, self.max_same), rng)
+        sampler = Sampler(phrase, choices, own, Plan(self.pivot, self.spread, self.families_changed, self.max_same), rng)
         negatives: dict[str, dict[str, Any]] = {}
         for change in build(sampler):
             text = ENGINES[phrase.language].render(phrase, change)

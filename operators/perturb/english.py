@@ -201,9 +201,8 @@ def _phrase(doc: Any, wanted: frozenset[str]) -> Phrase:
                 if slot.family in wanted:
                     slots.append(slot)
                 break
-    return Phrase(
-        text, "en", singular(tokens.lower[root]) if root is not None else "", tuple(_with_mates(slots)), _contradiction(slots)
-    )
+    head = singular(tokens.lower[root]) if root is not None else ""
+    return Phrase(text, "en", head, tuple(_with_mates(slots, head)), _contradiction(slots))
 
 
 def _is_name(tokens: _Tokens, first: int, last: int) -> bool:
@@ -439,20 +438,17 @@ def _action(tokens: _Tokens, value: Value, start: int, end: int, first: int, las
     return Slot("action", start, end, value, "word", singular(tokens.lower[root]), follows=following in ("ADP", "ADV"))
 
 
-def _with_mates(slots: list[Slot]) -> list[Slot]:
-    """Fill in what else is said of the same noun in the same family."""
+def _with_mates(slots: list[Slot], head: str) -> list[Slot]:
+    """Fill in what else is said of the same noun in the same family; a hat's stripes are not of the hat's colour either."""
+    marks = lexicon.load("en").traps["decorations"]
+
+    def bearer(slot: Slot) -> tuple[str, str]:
+        return slot.family, head if slot.noun in marks else slot.noun
+
     filled = []
     for slot in slots:
-        mates = tuple(
-            other.value
-            for other in slots
-            if other is not slot
-            and not other.value.vague
-            and other.family == slot.family
-            and other.noun == slot.noun
-            and slot.family not in ("relation", "action")
-        )
-        filled.append(replace(slot, mates=mates))
+        others = [o.value for o in slots if o is not slot and bearer(o) == bearer(slot) and not o.value.vague]
+        filled.append(slot if slot.family in ("relation", "action") else replace(slot, mates=tuple(others)))
     return filled
 
 

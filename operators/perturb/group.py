@@ -32,17 +32,16 @@ class Plan:
     """How to build a group.
 
     pivot             share of stars whose centre is another member than the positive
+    spread            share of groups that take the families in turn, around the positive
     families_changed  most families in which a negative may differ from its positive
     max_same          most negatives of a slot that share one root meaning (small, tiny, miniature)
     """
 
     pivot: float
+    spread: float
     families_changed: int
     max_same: int
 
-
-ENOUGH = 8.0
-"""Variety from which a slot can fill a group with words as usual as the positive's own."""
 
 Change = dict[int, Option]
 """Slot index → what stands there instead."""
@@ -127,24 +126,27 @@ def build(sampler: Sampler) -> list[Change]:
     usable = [i for i in range(len(slots)) if sampler.capacity(i)]
     families = dict.fromkeys(slots[i].family for i in usable)
     pools = [usable] if plan.families_changed > 1 else [[i for i in usable if slots[i].family == family] for family in families]
-    good: list[Way] = []
-    poor: list[Way] = []
-    for pool in pools:
+    ways: list[Way] = []
+    for pool in pools if rng.random() >= plan.spread else []:
         for i in pool:
             if sampler.capacity(i) >= SIZE:
-                weight = min(1.0, 1 / (SIZE + 1) / max(sampler.commonness(i), 1e-9))
-                (good if sampler.variety(i) >= ENOUGH else poor).append((weight, partial(line, sampler, i)))
+                usual = min(1.0, 1 / (SIZE + 1) / max(sampler.commonness(i), 1e-9))
+                ways.append((usual * _hiding(sampler.variety(i) - 1), partial(line, sampler, i)))
         if len(pool) > 1 and sum(sampler.capacity(i) for i in pool) >= SIZE:
-            rich = sum(sampler.variety(i) - 1 for i in pool) >= ENOUGH
-            (good if rich else poor).append((float(len(pool)), partial(star, sampler, pool, usable)))
-    for ways in (good, poor):
-        while ways:
-            way = rng.choices(ways, [weight for weight, _ in ways])[0]
-            changes = way[1]()
-            if len(changes) == SIZE:
-                return changes
-            ways.remove(way)
+            rich = _hiding(sum(sampler.variety(i) - 1 for i in pool))
+            ways.append((len(pool) * rich, partial(star, sampler, pool, usable)))
+    while ways:
+        way = rng.choices(ways, [weight + 1e-9 for weight, _ in ways])[0]
+        changes = way[1]()
+        if len(changes) == SIZE:
+            return changes
+        ways.remove(way)
     return around_positive(sampler, usable)
+
+
+def _hiding(others: float) -> float:
+    """How well a positive is hidden among as many usual meanings: 1 when they fill a group, soon little when they do not."""
+    return min(1.0, others / SIZE) ** 3
 
 
 def star(sampler: Sampler, pool: Sequence[int], usable: Sequence[int]) -> list[Change]:

@@ -112,9 +112,10 @@ def test_a_single_size_word_is_too_little_for_ten():
 
 
 def test_true_elsewhere_in_the_picture_is_kept_and_flagged():
-    groups, _ = run([("a red car", LEFT), ("a blue car", RIGHT)], pivot=0.0)
-    flagged = {negative["text"] for negative in groups[0][0] if negative["flags"] == ["present_elsewhere"]}
-    assert flagged == {"a blue car"} & {negative["text"] for negative in groups[0][0]} == {"a blue car"}
+    groups, _ = run(*[[("a red car", LEFT), ("a blue car", RIGHT)]] * 10)
+    negatives = [negative for sample in groups for negative in sample[0]]
+    assert {negative["text"] for negative in negatives if negative["flags"] == ["present_elsewhere"]} == {"a blue car"}
+    assert all(negative["flags"] for negative in negatives if negative["text"] == "a blue car")
 
 
 def test_what_an_overlapping_box_of_the_same_kind_bears_is_not_used():
@@ -162,9 +163,22 @@ def test_the_same_sample_gives_the_same_negatives_whatever_its_batch():
     assert alone == together
 
 
+def test_families_with_few_words_come_in_when_groups_are_spread():
+    groups, _ = run(*[[("a large open red wooden box", LEFT)]] * 10, spread=1.0)
+    assert {negative["family"] for sample in groups for negative in sample[0]} == {"size", "state", "colour", "material"}
+
+
+def test_a_bare_noun_gets_an_unlikely_colour_only_on_request():
+    groups, _ = run([("a dog", LEFT), ("一只猫", RIGHT), ("a car", LEFT)], insert_when_bare=True)
+    dogs, cats, cars = groups[0]
+    assert len(dogs) == len(cats) == 10 and cars == []
+    assert all(negative["text"].endswith(" dog") and negative["flags"] == ["inserted"] for negative in dogs)
+    assert not any(word in negative["text"] for negative in dogs for word in ("black", "brown", "white"))
+
+
 def test_one_family_per_negative_unless_more_are_allowed():
     text = "a small red wooden box with a shiny metal lid"
-    assert all(len(judge(text, negative["text"], "en").families) == 1 for negative in group(text, pivot=0.0))
+    assert all(len(judge(text, negative["text"], "en").families) == 1 for negative in group(text, spread=1.0))
     groups, _ = run(*[[(text, LEFT)]] * 10, families_changed=2)
     assert max(len(judge(text, negative["text"], "en").families) for sample in groups for negative in sample[0]) == 2
 

@@ -8,7 +8,7 @@ from operators.perturb.group import SIZE, Plan, Sampler, _systematic, around_ano
 
 def sampler(text, seed=0, weights=None, **plan):
     phrase = english.parse([text])[0]
-    plan = Plan(**{"pivot": 0.9, "families_changed": 1, "max_same": 2, **plan})
+    plan = Plan(**{"pivot": 0.9, "spread": 0.0, "families_changed": 1, "max_same": 2, **plan})
     return Sampler(
         phrase,
         [english.options(slot, weights) for slot in phrase.slots],
@@ -58,6 +58,13 @@ def test_values_drawn_for_one_slot_exclude_each_other_where_there_are_enough():
     family = english.lexicon.load("en").families["colour"]
     values = [change[0].value for change in build(made)]
     assert all(family.excludes(a, b) for i, a in enumerate(values) for b in values[:i])
+
+
+def test_stripes_never_get_the_colour_of_what_they_are_on():
+    made = sampler("a black hat with white stripes")
+    assert "black" not in {option.text for option in made.choices[1]} and "white" not in {
+        option.text for option in made.choices[0]
+    }
 
 
 def test_a_phrase_with_little_to_change_gives_no_group():

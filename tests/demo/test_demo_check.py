@@ -1,0 +1,57 @@
+import random
+
+from demo import check_vlm, lessons
+from demo.negatives import claim_of
+from demo.scenes import render
+
+
+def test_captions_are_read_back_as_what_they_say():
+    for seed in range(60):
+        scene = render(seed)
+        for language in ("en", "zh"):
+            text = lessons.long_caption(scene, language, random.Random(seed)).answer
+            assert check_vlm.claims(text, language) == [claim_of(thing) for thing in scene.things]
+
+
+def test_text_about_nothing_claims_nothing():
+    assert check_vlm.claims("I cannot describe this picture. A dog stands on grass.", "en") == []
+    assert check_vlm.claims("抱歉，我无法描述这张图片。", "zh") == []
+
+
+def test_iou():
+    assert check_vlm.iou((0, 0, 10, 10), (0, 0, 10, 10)) == 1
+    assert check_vlm.iou((0, 0, 10, 10), (5, 0, 15, 10)) == 50 / 150
+    assert check_vlm.iou((0, 0, 10, 10), (20, 20, 30, 30)) == 0
+
+
+class Known:
+    """Answers with the truth, as a perfect model would."""
+
+    def __init__(self, scenes):
+        self.answers = scenes
+
+    def ask(self, lesson, image):
+        return self.answers(lesson)
+
+
+def test_a_perfect_answer_scores_one():
+    pixels, number = 28_224, 5
+    scene = check_vlm.scene_of(number, pixels)
+    tally = check_vlm.Tally()
+    answer = {
+        "long_caption_en": {"caption": lessons.joined([en for en, _ in lessons.long_pairs(scene, random.Random(1))], "en")},
+        "long_caption_zh": {"caption": lessons.joined([zh for _, zh in lessons.long_pairs(scene, random.Random(1))], "zh")},
+        "ground": {"boxes": [{"phrase": i, "bbox_2d": list(t.box)} for i, t in enumerate(scene.things, 1)]},
+    }
+    server = Known(lambda lesson: answer[lesson.prompt])
+    check_vlm.check_captions(server, tally, pixels, number)
+    check_vlm.check_boxes(server, tally, pixels, number)
+    assert all(tally.mean(name) == 1 for name in tally.values), list(tally.lines())
+
+
+def test_no_answer_scores_nothing_and_does_not_fail():
+    tally = check_vlm.Tally()
+    silent = Known(lambda lesson: None)
+    for check in (check_vlm.check_captions, check_vlm.check_boxes, check_vlm.check_verdicts, check_vlm.check_translation):
+        check(silent, tally, 28_224, 3)
+    assert tally.mean("captions en: colour") == 0 and tally.mean("boxes: mean IoU") == 0

@@ -58,6 +58,8 @@ class Run:
         model.train()
         if settings.checkpoint_layers:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if settings.compile:
+            model.compile_layers()
         self.optimizer = make_optimizer(model, settings.optimizer)
         self.step, reader = 0, self._reader()
         if checkpoint:

@@ -74,15 +74,15 @@ class Encoder:
         model, device = self.model, self.model.device
         patches, grids = images.batch_patches(pictures, bucket)
         grid = torch.from_numpy(grids).to(device)
-        tokens, places = model.vision(torch.from_numpy(patches).to(device), grid)
-        whole = unit(model.vision_model.head(tokens, places[2][:, None, None])).cpu()
+        tokens, places, pad = model.vision(torch.from_numpy(patches).to(device), grid)
+        whole = unit(model.vision_model.head(tokens, pad)).cpu()
         slots = max(map(len, boxes))
         if not slots:
             return whole, [whole[:0]] * len(pictures)
         padded = torch.zeros(len(boxes), slots, 4)
         for row, own in enumerate(boxes):
             padded[row, : len(own)] = torch.tensor(own) if own else 0
-        vectors = model.regions(model.dense(tokens, places[2]), padded.to(device), grid, places, int(grids.max()))
+        vectors = model.regions(model.dense_feature_head.dense(tokens, pad), padded.to(device), grid, places, int(grids.max()))
         vectors = unit(vectors).cpu()
         return whole, [vectors[row, : len(own)] for row, own in enumerate(boxes)]
 

@@ -65,9 +65,8 @@ def table(result: dict[str, Any]) -> str:
         )
     for language, score in result.get("hard_negatives", {}).items():
         families = ", ".join(f"{family} {share:.0%}" for family, share in score["by_family"].items())
-        lines.append(
-            f"  hard negatives {language}   {score['accuracy']:6.1%}   {score['groups']} groups, chance {score['chance']:.1%}; {families}"
-        )
+        share, groups, chance = score["accuracy"], score["groups"], score["chance"]
+        lines.append(f"  hard negatives {language}   {share:6.1%}   {groups} groups, chance {chance:.1%}; {families}")
     for name, share in result.get("fgovd", {}).get("accuracy", {}).items():
         lines.append(f"  FG-OVD {name:<14} {share:6.1%}")
     return "\n".join(lines)

@@ -9,9 +9,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+Places = tuple[Tensor, Tensor, Tensor]
+"""Row, column and validity of every token, each [B, T]."""
 
-def token_places(grid: Tensor, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Row, column and validity of every token: three [B, tokens]. Padding stands at row 0, column 0."""
+
+def token_places(grid: Tensor, tokens: int) -> Places:
+    """Where every token stands. Padding stands at row 0, column 0."""
     rows, columns = grid[:, :1], grid[:, 1:]
     index = torch.arange(tokens, device=grid.device)[None]
     valid = index < rows * columns

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from transformers import Siglip2PreTrainedModel
 
 from fgclip2_train.batch import Batch
+from fgclip2_train.model.attention import NAME, Padding
 from fgclip2_train.model.configuration import Fgclip2Config
-from fgclip2_train.model.geometry import region_weights
-from fgclip2_train.model.towers import AttentionHead, TextTower, VisionTower, key_mask
+from fgclip2_train.model.geometry import Places, region_weights
+from fgclip2_train.model.towers import AttentionHead, TextTower, VisionTower
 
 TEMPERATURE = 4.6052
 """ln 100 as FG-CLIP 2 writes it: the start of the region and the hard-negative temperature."""
@@ -48,8 +49,8 @@ class Fgclip2Model(Siglip2PreTrainedModel):
     def __init__(self, config: Fgclip2Config):
         super().__init__(config)
         text, vision = config.text, config.vision
-        for part in (text, vision):
-            part._attn_implementation = "sdpa"  # the eager path would round softmax to float32
+        text._attn_implementation = "sdpa"  # the eager path would round softmax to float32
+        vision._attn_implementation = NAME
         self.text_model = TextTower(text)
         self.vision_model = VisionTower(vision)
         self.longtext_head = nn.Linear(text.hidden_size, text.projection_size or text.hidden_size)
@@ -79,8 +80,8 @@ class Fgclip2Model(Siglip2PreTrainedModel):
 
     # -- towers -----------------------------------------------------------------------------------------------------------
 
-    def vision(self, patches: Tensor, grid: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-        """patches [B, T, 768] bytes, grid [B, 2] -> tokens [B, T, D] and their places."""
+    def vision(self, patches: Tensor, grid: Tensor) -> tuple[Tensor, Places, Padding]:
+        """patches [B, T, 768] bytes, grid [B, 2] -> tokens [B, T, D], their places, and which of them count."""
         return self.vision_model(self.pixels(patches, grid), grid)
 
     def pixels(self, patches: Tensor, grid: Tensor) -> Tensor:
@@ -89,18 +90,15 @@ class Fgclip2Model(Siglip2PreTrainedModel):
         valid = torch.arange(patches.shape[1], device=grid.device) < grid.prod(-1, keepdim=True)
         return torch.where(valid[..., None], values, 0).to(self.logit_scale.dtype)
 
-    def dense(self, tokens: Tensor, valid: Tensor) -> Tensor:
-        """The dense map [B, T, D], not normalised; rows of padding tokens are meaningless."""
-        return self.dense_feature_head.dense(tokens, key_mask(valid))
-
     def encode_image(self, patches: Tensor, grid: Tensor) -> Tensor:
         """Global image vector [B, D], not normalised."""
-        tokens, (_, _, valid) = self.vision(patches, grid)
-        return self.vision_model.head(tokens, key_mask(valid))
+        tokens, _, pad = self.vision(patches, grid)
+        return self.vision_model.head(tokens, pad)
 
     def encode_dense(self, patches: Tensor, grid: Tensor) -> Tensor:
-        tokens, (_, _, valid) = self.vision(patches, grid)
-        return self.dense(tokens, valid)
+        """The dense map [B, T, D], not normalised; rows of padding tokens are meaningless."""
+        tokens, _, pad = self.vision(patches, grid)
+        return self.dense_feature_head.dense(tokens, pad)
 
     def encode_text(self, ids: Tensor, walk: str) -> Tensor:
         """Text vector [B, D], not normalised. walk: short (64 tokens), long (196) or box (64)."""
@@ -109,7 +107,7 @@ class Fgclip2Model(Siglip2PreTrainedModel):
             raise ValueError(f"no such text walk: {walk}. Use one of {', '.join(heads)}")
         return heads[walk](self.text_model(ids, long=walk == "long"))
 
-    def regions(self, dense: Tensor, boxes: Tensor, grid: Tensor, places: tuple[Tensor, Tensor, Tensor], extent: int) -> Tensor:
+    def regions(self, dense: Tensor, boxes: Tensor, grid: Tensor, places: Places, extent: int) -> Tensor:
         """Region vectors of all slots [B, S, D], not normalised; an empty slot (zero box) gives zeros."""
         exact = torch.promote_types(dense.dtype, torch.float32)
         return region_weights(boxes.to(exact), grid, *places, extent).to(dense.dtype) @ dense
@@ -122,8 +120,8 @@ class Fgclip2Model(Siglip2PreTrainedModel):
         Short captions and region phrases share tower, length and positions, so they go through it together; each distinct phrase
         is encoded once and then referred to by its row.
         """
-        tokens, places = self.vision(batch.patches, batch.grid)
-        image = self.vision_model.head(tokens, key_mask(places[2]))
+        tokens, places, pad = self.vision(batch.patches, batch.grid)
+        image = self.vision_model.head(tokens, pad)
         long = self.longtext_head(self.text_model(batch.long, long=True))
         if not regional:
             return Features(image=unit(image), short=unit(self.encode_text(batch.short, "short")), long=unit(long))
@@ -131,7 +129,8 @@ class Fgclip2Model(Siglip2PreTrainedModel):
         pooled = self.text_model(torch.cat([batch.short, batch.phrases]))
         short, phrase = pooled.split([len(batch.short), len(batch.phrases)])
         phrase = unit(self.boxtext_head(phrase))
-        slots = self.regions(self.dense(tokens, places[2]), batch.boxes, batch.grid, places, batch.extent)
+        dense = self.dense_feature_head.dense(tokens, pad)
+        slots = self.regions(dense, batch.boxes, batch.grid, places, batch.extent)
         region = unit(slots.flatten(0, 1))
         return Features(
             image=unit(image),
@@ -142,6 +141,12 @@ class Fgclip2Model(Siglip2PreTrainedModel):
             hard_region=region[batch.hard_slot],
             hard_text=phrase[batch.hard_phrases],
         )
+
+    def compile_layers(self) -> None:
+        """Compile every encoder layer by itself: one graph per tower serves all of its layers, so it is quick."""
+        for tower in (self.vision_model, self.text_model):
+            for layer in tower.encoder.layers:
+                layer.compile(dynamic=False)
 
     def freeze_unused(self, regional: bool) -> None:
         """Take parameters that a step of this kind never reaches out of training, so that every other one has a gradient.

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.models.siglip2 import modeling_siglip2 as siglip2
 
+from fgclip2_train.model.attention import Padding, attend, padding
 from fgclip2_train.model.configuration import Fgclip2TextConfig, Fgclip2VisionConfig
-from fgclip2_train.model.geometry import resize_positions, token_places
+from fgclip2_train.model.geometry import Places, resize_positions, token_places
 
 
 class VisionEmbeddings(siglip2.Siglip2VisionEmbeddings):
@@ -25,16 +26,16 @@ class VisionEmbeddings(siglip2.Siglip2VisionEmbeddings):
 class AttentionHead(siglip2.Siglip2MultiheadAttentionPoolingHead):
     """SigLIP 2's pooling head; FG-CLIP 2 also uses a copy of it as a self-attention block over all tokens."""
 
-    def forward(self, tokens: Tensor, keys: Tensor | None) -> Tensor:  # type: ignore[override]
-        """Pool by the learned probe. tokens [B, T, D], keys [B, 1, 1, T] true where a token counts -> [B, D]"""
+    def forward(self, tokens: Tensor, pad: Padding | None) -> Tensor:  # type: ignore[override]
+        """Pool by the learned probe. tokens [B, T, D] -> [B, D]"""
         probe = self.probe.to(tokens.dtype).expand(tokens.shape[0], 1, -1)
-        return self._attend(probe, tokens, keys)[:, 0]
+        return self._attend(probe, tokens, pad)[:, 0]
 
-    def dense(self, tokens: Tensor, keys: Tensor | None) -> Tensor:
+    def dense(self, tokens: Tensor, pad: Padding | None) -> Tensor:
         """Every token attends to the tokens that count; the input is not added back. -> [B, T, D]"""
-        return self._attend(tokens, tokens, keys)
+        return self._attend(tokens, tokens, pad)
 
-    def _attend(self, queries: Tensor, tokens: Tensor, keys: Tensor | None) -> Tensor:
+    def _attend(self, queries: Tensor, tokens: Tensor, pad: Padding | None) -> Tensor:
         attention, width = self.attention, tokens.shape[-1]
         weight, bias = attention.in_proj_weight, attention.in_proj_bias
         if queries is tokens:
@@ -42,8 +43,7 @@ class AttentionHead(siglip2.Siglip2MultiheadAttentionPoolingHead):
         else:
             query = F.linear(queries, weight[:width], bias[:width])
             key, value = F.linear(tokens, weight[width:], bias[width:]).chunk(2, dim=-1)
-        query, key, value = self._heads(query), self._heads(key), self._heads(value)
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=keys)
+        mixed = attend(self._heads(query), self._heads(key), self._heads(value), pad)
         mixed = attention.out_proj(mixed.transpose(1, 2).flatten(2))
         return mixed + self.mlp(self.layernorm(mixed))
 
@@ -59,12 +59,13 @@ class VisionTower(nn.Module):
         self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.head = AttentionHead(config)
 
-    def forward(self, pixels: Tensor, grid: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-        """Tokens after the last norm [B, T, D], and row, column, validity of each [B, T]."""
-        places = row, column, valid = token_places(grid, pixels.shape[1])
+    def forward(self, pixels: Tensor, grid: Tensor) -> tuple[Tensor, Places, Padding]:
+        """Tokens after the last norm [B, T, D], their places, and which of them count."""
+        row, column, valid = places = token_places(grid, pixels.shape[1])
+        pad = padding(valid)
         hidden = self.embeddings(pixels, grid, row, column)
-        hidden = self.encoder(hidden, attention_mask=key_mask(valid)).last_hidden_state
-        return self.post_layernorm(hidden), places
+        hidden = self.encoder(hidden, attention_mask=pad).last_hidden_state
+        return self.post_layernorm(hidden), places, pad
 
 
 class TextEmbeddings(siglip2.Siglip2TextEmbeddings):
@@ -103,8 +104,3 @@ class TextTower(nn.Module):
         """Hidden state of the last position, before any head: [B, L] -> [B, D]. Not causal, no mask, as FG-CLIP 2 is trained."""
         hidden = self.encoder(self.embeddings(ids, long), attention_mask=None).last_hidden_state
         return self.final_layer_norm(hidden[:, -1])
-
-
-def key_mask(valid: Tensor) -> Tensor:
-    """[B, T] -> [B, 1, 1, T] for SDPA: true where a key may be attended to."""
-    return valid[:, None, None]

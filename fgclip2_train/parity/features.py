@@ -61,10 +61,10 @@ def check_initialisation(golden: Golden) -> list[Finding]:
 def check_features(golden: Golden, dtype: torch.dtype, tolerance: float, area: str) -> list[Finding]:
     expected, stored = golden.tensors("expected"), golden.tensors("batch")
     model, batch = golden.model(dtype), golden.batch()
-    tokens, places = model.vision(batch.patches, batch.grid)
-    row, column, valid = places
-    pooled = model.vision_model.head(tokens, valid[:, None, None])
-    dense = model.dense(tokens, valid)
+    tokens, places, pad = model.vision(batch.patches, batch.grid)
+    row, column, _ = places
+    pooled = model.vision_model.head(tokens, pad)
+    dense = model.dense_feature_head.dense(tokens, pad)
     slots = model.regions(dense, batch.boxes, batch.grid, places, batch.extent).flatten(0, 1)
     regions, hards = batch.region_slot[batch.region_valid], batch.hard_slot[batch.hard_valid]
     table = model.vision_model.embeddings.position_embedding.weight

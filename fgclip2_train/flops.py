@@ -1,0 +1,47 @@
+"""Floating-point operations that the model needs, and what a device can do: their ratio is the utilisation.
+
+Counted: matrix products of the towers, heads and attention, multiply and add as two, backward as twice the forward. Not counted:
+recomputation, padding added for uniform shapes, embeddings, norms, losses. So recomputing or padding lowers the utilisation.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from fgclip2_train.batch import Batch
+from fgclip2_train.model import Fgclip2Config
+
+PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "B200": 2250e12}
+"""Dense bf16 FLOP/s by a part of the device's name, from the makers' data sheets."""
+
+
+def layer_flops(tokens: float, context: float, width: int, mlp: int) -> float:
+    """Forward of one encoder layer over `tokens`, each attending to `context` tokens."""
+    return tokens * (8 * width**2 + 4 * width * mlp + 4 * context * width)
+
+
+def step_flops(config: Fgclip2Config, batch: Batch, regional: bool) -> float:
+    """Forward and backward of one rank's batch, by the tokens that count. Waits for the device."""
+    vision, text = config.vision, config.text
+    counts = batch.grid.prod(1).double().tolist()
+    total = 0.0
+    for count in counts:
+        total += vision.num_hidden_layers * layer_flops(count, count, vision.hidden_size, vision.intermediate_size)
+        total += count * 2 * 3 * vision.patch_size**2 * vision.hidden_size  # type: ignore[operator]
+        total += count * 4 * vision.hidden_size**2  # keys and values of the pooling head
+        if regional:
+            total += layer_flops(count, count, vision.hidden_size, vision.intermediate_size)
+    short, long = text.max_position_embeddings, text.longtext_len
+    texts = len(batch) + (len(batch.phrases) if regional else 0)
+    for number, length in ((texts, short), (len(batch), long)):
+        layers = layer_flops(number * length, length, text.hidden_size, text.intermediate_size)
+        total += text.num_hidden_layers * layers
+    return 3 * total
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """Of a known GPU, else None."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for part, peak in PEAK.items() if part in name), None)

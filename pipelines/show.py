@@ -49,10 +49,12 @@ def show(chain: Chain, uid: str, picture: Path | None = None) -> dict[str, Any]:
     picture   write the picture's bytes to this file; it must not be there yet
     Raises ConfigError for a uid that no sample has or that several have.
     """
-    ends = reach(chain, chain.shards())
-    found = _find(chain, ends, uid)
+    found = _find(chain, uid)
     shard = found[-1].shard  # put back, it lives in the newest shard
-    view, next_stage = ends[shard]
+    if any(stage.kind == "global" for stage in chain.recipe.stages):
+        view, next_stage = reach(chain, chain.shards())[shard]  # a global stage's entry is found by what all shards hold
+    else:
+        view, next_stage = chain.advance(View(shard), chain.recipe.stages)
     told = _follow(chain, view, found[-1].uid, next_stage)
     told["earlier_shards"] = [other.shard for other in found[:-1]]
     if picture is not None:
@@ -60,15 +62,16 @@ def show(chain: Chain, uid: str, picture: Path | None = None) -> dict[str, Any]:
     return told
 
 
-def _find(chain: Chain, ends: dict[int, tuple[View, Stage | None]], uid: str) -> list[Found]:
+def _find(chain: Chain, uid: str) -> list[Found]:
     """The sample's places, in the order of shards: several when it was refused and put back."""
     prefix = uid.strip().lower()
     if not re.fullmatch(r"[0-9a-f]{1,32}", prefix):
         raise ConfigError(f"{uid!r} is no sample: a uid has 32 hex digits, of which the first few are enough")
 
+    source = chain.recipe.stages[0]
+
     def look(shard: int) -> list[Found]:
-        fingerprint = ends[shard][0].entries.get("source")
-        entry = chain.ledger.get("source", fingerprint, shard) if fingerprint else None
+        entry = chain.ledger.get(source.name, chain.fingerprint(source, View(shard)), shard)
         if entry is None:
             return []
         hits: list[Found] = []
@@ -78,7 +81,7 @@ def _find(chain: Chain, ends: dict[int, tuple[View, Stage | None]], uid: str) ->
         return hits
 
     with ThreadPoolExecutor(THREADS) as threads:
-        found = [hit for hits in threads.map(look, ends) for hit in hits]
+        found = [hit for hits in threads.map(look, chain.shards()) for hit in hits]
     uids = sorted({hit.uid for hit in found})
     if not uids:
         raise ConfigError(f"no sample {prefix} in {chain.run}: its source stage knows none")

@@ -5,14 +5,17 @@ Every function returns Markup; each text that goes in is escaped here. Colours a
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 
 from markupsafe import Markup
 
 WIDTH, HEIGHT = 360, 190
-LEFT, RIGHT, TOP, BOTTOM = 46, 10, 12, 40
+RIGHT, TOP, BOTTOM = 10, 12, 40
 SERIES = 6
+LABEL = 30
+"""Room that a label of the x axis takes."""
 POINTS = 300
 """Points of a curve; a longer one is averaged down to them."""
 
@@ -39,6 +42,16 @@ def number(value: float) -> str:
     return f"{value:.3g}"
 
 
+def tick_texts(ticks: Sequence[float]) -> list[str]:
+    """Ticks with as many digits as tell them apart."""
+    step = min((b - a for a, b in itertools.pairwise(ticks)), default=1.0) or 1.0
+    if max(map(abs, ticks)) < 0.01:
+        return ["0" if tick == 0 else f"{tick:.1e}".replace(".0e", "e").replace("e-0", "e-") for tick in ticks]
+    digits = max(0, math.ceil(-math.log10(step) - 1e-9))
+    digits += round(step * 10**digits, 6) % 1 != 0  # steps of 2.5
+    return [number(tick) if tick >= 1e6 else f"{tick:,.{digits}f}" for tick in ticks]
+
+
 def histogram(values: Sequence[float], x_label: str, y_label: str, edges: Sequence[float], whole: bool = False) -> Markup:
     """Shares of `values` between the `edges`; what lies outside counts in the first and last bar, marked ≤ and ≥.
 
@@ -53,12 +66,13 @@ def histogram(values: Sequence[float], x_label: str, y_label: str, edges: Sequen
     shares = [100 * count / total for count in counts]
     ticks = nice_ticks(0, max(shares, default=1) or 1, 4)
     y = _scale(0, ticks[-1], HEIGHT - BOTTOM, TOP)
-    step = (WIDTH - LEFT - RIGHT) / bins
-    parts = [_y_axis(ticks, y, y_label, lambda v: f"{number(v)} %")]
+    axis, left = _y_axis(ticks, [f"{text} %" for text in tick_texts(ticks)], y, y_label)
+    step = (WIDTH - left - RIGHT) / bins
+    parts = [axis]
     beyond = any(value >= edges[-1] for value in values)
-    every = max(1, math.ceil(bins / 8))
+    every = math.ceil(LABEL / step)
     for i, share in enumerate(shares):
-        x = LEFT + i * step
+        x = left + i * step
         last = i == bins - 1 and beyond
         span = f"{number(edges[i])}" if whole else f"{number(edges[i])} – {number(edges[i + 1])}"
         span = f"≥ {number(edges[i])}" if last else span
@@ -70,11 +84,11 @@ def histogram(values: Sequence[float], x_label: str, y_label: str, edges: Sequen
             )
         if whole and i % every == 0:
             parts.append(_x_tick(x + step / 2, f"{number(edges[i])}{'+' if last else ''}"))
-        elif not whole and i % every == 0:
+        elif not whole and i % every == 0 and x < WIDTH - RIGHT - LABEL:
             parts.append(_x_tick(x, number(edges[i])))
     if not whole:
         parts.append(_x_tick(WIDTH - RIGHT, f"{number(edges[-1])}{'+' if beyond else ''}", "end"))
-    parts.append(_x_label(x_label))
+    parts.append(_x_label(x_label, left))
     return _svg(parts, f"{x_label}: histogram of {len(values):,} values")
 
 
@@ -85,42 +99,35 @@ def even_edges(values: Sequence[float], bins: int = 20) -> list[float]:
     return ticks if len(ticks) > 2 else [ticks[0], (ticks[0] + ticks[-1]) / 2, ticks[-1]]
 
 
-def lines(series: Mapping[str, Sequence[tuple[float, float]]], x_label: str, y_label: str, log: bool = False) -> Markup:
+def lines(series: Mapping[str, Sequence[tuple[float, float]]], x_label: str, y_label: str) -> Markup:
     """Curves over a common x axis; `series` maps a name to points (x, y). Its order gives the colours."""
-    kept = {
-        name: [p for p in points if all(map(math.isfinite, p)) and (p[1] > 0 or not log)] for name, points in series.items()
-    }
+    kept = {name: [p for p in points if all(map(math.isfinite, p))] for name, points in series.items()}
     every = [point for points in kept.values() for point in points]
     if not every:
         return Markup("")
     xs = [x for x, _ in every]
-    ys = [math.log10(y) if log else y for _, y in every]
-    ordered = sorted(ys)
+    ordered = sorted(y for _, y in every)
     # A few wild first steps must not flatten the rest of the curve.
     low, high = ordered[int(0.005 * (len(ordered) - 1))], ordered[math.ceil(0.995 * (len(ordered) - 1))]
     ticks = nice_ticks(low, high, 4)
-    if log and len(ticks) > 1 and ticks[1] - ticks[0] < 1:
-        ticks = [float(i) for i in range(math.floor(low), math.ceil(high) + 1)] or ticks
-        ticks = ticks if len(ticks) > 1 else [ticks[0] - 1, ticks[0]]
     y = _scale(ticks[0], ticks[-1], HEIGHT - BOTTOM, TOP)
     x_ticks = nice_ticks(min(xs), max(xs), 5)
-    x = _scale(min(xs), max(max(xs), min(xs) + 1), LEFT, WIDTH - RIGHT)
-    parts = [_y_axis(ticks, y, y_label, (lambda v: number(10.0**v)) if log else number)]
+    axis, left = _y_axis(ticks, tick_texts(ticks), y, y_label)
+    x = _scale(min(xs), max(max(xs), min(xs) + 1), left, WIDTH - RIGHT)
+    parts = [axis]
     for tick in x_ticks:
         if min(xs) <= tick <= max(xs):
             parts.append(_x_tick(x(tick), number(tick)))
     for i, points in enumerate(kept.values()):
         if not points:
             continue
-        path = " ".join(
-            f"{_n(x(px))},{_n(min(max(y(math.log10(py) if log else py), TOP), HEIGHT - BOTTOM))}" for px, py in thin(points)
-        )
+        path = " ".join(f"{_n(x(px))},{_n(min(max(y(py), TOP), HEIGHT - BOTTOM))}" for px, py in thin(points))
         if len(points) == 1:
             px, py = path.split(",")
             parts.append(Markup('<circle class="dot s{}" cx="{}" cy="{}" r="3"/>').format(i % SERIES, px, py))
         else:
             parts.append(Markup('<polyline class="curve s{}" points="{}"/>').format(i % SERIES, path))
-    parts.append(_x_label(x_label))
+    parts.append(_x_label(x_label, left))
     return _svg(parts, f"{y_label} over {x_label}: {', '.join(series)}")
 
 
@@ -141,30 +148,28 @@ def _n(value: float) -> str:
     return f"{value:.1f}"
 
 
-def _y_axis(ticks: Sequence[float], y: Callable[[float], float], label: str, show: Callable[[float], str]) -> Markup:
+def _y_axis(ticks: Sequence[float], texts: Sequence[str], y: Callable[[float], float], label: str) -> tuple[Markup, float]:
+    """The axis with its grid, and where the plot begins: longer numbers take more room."""
+    left = 23 + 6 * max(map(len, texts))
     parts = []
-    for tick in ticks:
+    for tick, text in zip(ticks, texts, strict=True):
         parts.append(
-            Markup('<line class="grid" x1="{}" x2="{}" y1="{y}" y2="{y}"/>').format(LEFT, WIDTH - RIGHT, y=_n(y(tick)))
+            Markup('<line class="grid" x1="{}" x2="{}" y1="{y}" y2="{y}"/>').format(left, WIDTH - RIGHT, y=_n(y(tick)))
         )
-        parts.append(Markup('<text x="{}" y="{}" text-anchor="end">{}</text>').format(LEFT - 5, _n(y(tick) + 3.5), show(tick)))
-    if label:
-        middle = (TOP + HEIGHT - BOTTOM) / 2
-        parts.append(
-            Markup('<text class="axis" transform="translate(9 {}) rotate(-90)" text-anchor="middle">{}</text>').format(
-                middle, label
-            )
-        )
-    return Markup("").join(parts)
+        parts.append(Markup('<text x="{}" y="{}" text-anchor="end">{}</text>').format(left - 5, _n(y(tick) + 3.5), text))
+    middle = (TOP + HEIGHT - BOTTOM) / 2
+    name = Markup('<text class="axis" transform="translate(10 {}) rotate(-90)" text-anchor="middle">{}</text>')
+    parts.append(name.format(middle, label))
+    return Markup("").join(parts), left
 
 
 def _x_tick(x: float, text: str, anchor: str = "middle") -> Markup:
     return Markup('<text x="{}" y="{}" text-anchor="{}">{}</text>').format(_n(x), HEIGHT - BOTTOM + 14, anchor, text)
 
 
-def _x_label(label: str) -> Markup:
+def _x_label(label: str, left: float) -> Markup:
     return Markup('<text class="axis" x="{}" y="{}" text-anchor="middle">{}</text>').format(
-        (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 7, label
+        (left + WIDTH - RIGHT) / 2, HEIGHT - 7, label
     )
 
 

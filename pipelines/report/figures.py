@@ -18,7 +18,7 @@ COUNTS = [float(i) for i in range(14)]
 
 @dataclass
 class Figures:
-    """origins, languages: kind of text → origin or language → texts."""
+    """origins: (short, long, region or negative; language) → origin → texts. families: family → language → negatives."""
 
     samples: int = 0
     sources: Counter[str] = field(default_factory=Counter)
@@ -35,13 +35,8 @@ class Figures:
     regions: int = 0
     with_negatives: int = 0
 
-    @property
-    def texts(self) -> Counter[str]:
-        """Origin → captions, short and long, of all languages."""
-        return sum((counts for (kind, _), counts in self.origins.items() if kind in ("short", "long")), Counter())
-
     def rows(self) -> list[dict[str, Any]]:
-        """One per kind of text and language, captions first, for the bars of origins."""
+        """All texts, then one row per kind and language, captions first, for the bars of origins."""
         names = {
             "short": "short captions",
             "long": "long captions",
@@ -49,19 +44,10 @@ class Figures:
             "negative": "hard negatives",
         }
         languages = {"en": "English", "zh": "Chinese"}
-        found = []
+        found = [_row("all texts", "", sum(self.origins.values(), Counter()))] if self.origins else []
         for kind, name in names.items():
             for language in sorted({lang for k, lang in self.origins if k == kind}):
-                counts = self.origins[kind, language]
-                shares = [(origin, counts[origin]) for origin in ORIGINS if counts[origin]]
-                found.append(
-                    {
-                        "name": name,
-                        "language": languages.get(language, language),
-                        "total": sum(counts.values()),
-                        "parts": shares,
-                    }
-                )
+                found.append(_row(name, languages.get(language, language), self.origins[kind, language]))
         return found
 
     def histograms(self) -> list[tuple[str, Markup, str]]:
@@ -84,6 +70,11 @@ class Figures:
         add("Boxes per picture", self.boxes, "boxes", COUNTS, "pictures", "", whole=True)
         add("Size of boxes", self.areas, "share of the picture's area, %", [float(i) for i in range(0, 101, 10)], "boxes", " %")
         return made
+
+
+def _row(name: str, language: str, counts: Counter[str]) -> dict[str, Any]:
+    parts = [(origin, counts[origin]) for origin in ORIGINS if counts[origin]]
+    return {"name": name, "language": language, "total": sum(counts.values()), "parts": parts}
 
 
 def gather(records: Iterable[dict[str, Any]]) -> Figures:

@@ -20,7 +20,20 @@ from pipelines.report import charts
 
 MAX_LINES = 1_000_000
 MAX_PANELS = 24
-NOT_CURVES = ("step", "epoch", "time", "seconds", "wall", "timestamp", "elapsed", "rank", "world_size", "stage")
+NOT_CURVES = (
+    "step",
+    "epoch",
+    "time",
+    "seconds",
+    "wall",
+    "timestamp",
+    "elapsed",
+    "rank",
+    "world_size",
+    "stage",
+    "samples",
+    "tokens",
+)
 MIDDLE = ("value", "mean", "estimate")
 LOW, HIGH = ("low", "lower", "ci_low"), ("high", "upper", "ci_high")
 
@@ -138,11 +151,12 @@ def _value(value: Any) -> str:
 
 
 def _rank(key: str) -> tuple[int, str]:
+    """The loss, its terms, what the optimiser does, the scales, then the machine."""
     leaf = key.lower()
-    order = ("loss", "lr", "grad", "logit")
     if leaf in ("loss", "total_loss", "loss.total", "losses.total"):
-        return (-1, key)
-    return (next((i for i, word in enumerate(order) if word in leaf), len(order)), key)
+        return (0, key)
+    last = ("lr", "grad", "logit", "threshold", "norm", "per_s", "wait", "seconds", "memory", "bad")
+    return (next((2 + i for i, word in enumerate(last) if word in leaf), 1), key)
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

@@ -110,7 +110,7 @@ def test_texts_of_strangers_stay_texts(folder):
     (chain.run / "runs").mkdir()
     (chain.run / "runs" / "20300101T000000-aaaaaa.json").write_text(json.dumps({"seconds": 1, "stopped": EVIL}))
     html = html_of(recipe, folder)
-    assert html.count("&lt;script&gt;alert(1)") == 2 and "<script" not in html  # in the caption and in the run's end
+    assert html.count("&lt;script&gt;alert(1)") >= 2 and "<script" not in html  # in the caption and in the run's end
     assert "\u202e" not in html and "⟨U+202E⟩gnp.exe" in html
     assert "{{ 7*7 }}" in html
 
@@ -201,9 +201,10 @@ def test_failures_of_runs_are_listed_with_their_traces(folder):
     failure = {"shard": 3, "stage": "measure", "error": "ValueError: <b>", "trace": "Traceback …"}
     record = {"ended": "2030-01-01T00:00:00+00:00", "seconds": 61.0, "stopped": None, "failures": [failure]}
     (chain.run / "runs" / "20300101T000000-aaaaaa.json").write_text(json.dumps(record))
-    (chain.run / "runs" / "20300102T000000-aaaaaa.json").write_text('{"torn": ')
+    (chain.run / "runs" / "20291231T000000-aaaaaa.json").write_text('{"torn": ')
     html = html_of(recipe, folder)
     assert "shard 3, stage measure: ValueError: &lt;b&gt;" in html and "1 min 1 s" in html
+    assert "The last run did not end well" in html
 
 
 def test_samples_are_drawn_within_bounds_and_alike_every_time(folder):

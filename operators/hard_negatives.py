@@ -50,7 +50,8 @@ class HardNegatives(Operator):
     """Of the groups that gather around one of their members, the share in which that is not the positive (10/11 hides it best)."""
     spread: float = Field(0.05, ge=0, le=1)
     """Share of groups that take all families in turn, around the positive. Families with few words (size, state) come in by this at
-    one changed family, and each such group shows its positive to whoever looks for the middle; `families_changed` 2 hides both."""
+    one changed family, and each such group shows its positive to whoever looks for the middle. Without effect from `families_changed`
+    2 on: there such families are hidden too."""
     overlap: float = Field(0.5, gt=0, le=1)
     """Two boxes may show the same thing from this IoU, or this share of the smaller box, on."""
     max_same: int = Field(2, ge=1, le=SIZE)

@@ -32,7 +32,7 @@ class Plan:
     """How to build a group.
 
     pivot             share of stars whose centre is another member than the positive
-    spread            share of groups that take the families in turn, around the positive
+    spread            share of groups that take the families in turn, around the positive (only where one family may change)
     families_changed  most families in which a negative may differ from its positive
     max_same          most negatives of a slot that share one root meaning (small, tiny, miniature)
     """
@@ -127,7 +127,8 @@ def build(sampler: Sampler) -> list[Change]:
     families = dict.fromkeys(slots[i].family for i in usable)
     pools = [usable] if plan.families_changed > 1 else [[i for i in usable if slots[i].family == family] for family in families]
     ways: list[Way] = []
-    for pool in pools if rng.random() >= plan.spread else []:
+    spread = plan.families_changed == 1 and rng.random() < plan.spread
+    for pool in [] if spread else pools:
         for i in pool:
             if sampler.capacity(i) >= SIZE:
                 usual = min(1.0, 1 / (SIZE + 1) / max(sampler.commonness(i), 1e-9))

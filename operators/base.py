@@ -113,10 +113,21 @@ class Ask(Protocol):
 
     prompt     a prompt file's name, e.g. "long_caption_en"
     variables  values for the prompt's placeholders
-    image      RGB picture to send, or None; the sides that were sent come from `prompts.images.fit` (same function on both sides)
+    image      the sample's whole RGB picture, or None
+    region     x1, y1, x2, y2 in its pixels, to send only that part of it
     """
 
-    async def __call__(self, prompt: str, variables: dict[str, Any], image: Image.Image | None = None) -> Answer: ...
+    async def __call__(
+        self,
+        prompt: str,
+        variables: dict[str, Any],
+        image: Image.Image | None = None,
+        region: tuple[int, int, int, int] | None = None,
+    ) -> Answer: ...
+
+    def sent_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Width and height at which a picture of `size` is sent: boxes in an answer are in these pixels."""
+        ...
 
 
 class ModelOperator(OperatorBase):

@@ -36,6 +36,7 @@ from operators.base import Answer, Settings
 from pipelines.answers import AnswerStore, request_hash
 from pipelines.model_identity import ModelChanged, describe, same_model
 from pipelines.sent_picture import SentPicture
+from prompts.images import fit
 from prompts.load import Prompt, load
 
 LONGEST_WAIT = 30.0
@@ -397,6 +398,10 @@ class SampleAsk:
                 }
                 self._store.put(key, {**record, **origin})
         return Answer(record["text"], record["finish"], record["prompt_tokens"], record["output_tokens"], key)
+
+    def sent_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Width and height at which a picture of `size` is sent: boxes in an answer are in these pixels."""
+        return fit(*size, self._client.settings.max_pixels, self._client.settings.min_pixels)
 
     def _picture(self, image: Image.Image, region: tuple[int, int, int, int] | None) -> SentPicture:
         if self._sha256 is None:

@@ -10,14 +10,14 @@ message: the picture first, then the rendered user text. Several questions about
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 import unicodedata
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from jinja2 import StrictUndefined, TemplateError, meta
+from jinja2 import StrictUndefined, Template, TemplateError, meta
 from jinja2.sandbox import SandboxedEnvironment
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -27,8 +27,15 @@ SPECIAL = re.compile(r"<\|([^|<>]{0,40})\|>")
 """Chat-control tokens such as <|im_end|>: in a stranger's text they would end the message and begin another."""
 
 
+@functools.cache
 def _environment() -> SandboxedEnvironment:
     return SandboxedEnvironment(undefined=StrictUndefined, autoescape=False, trim_blocks=True, lstrip_blocks=True)
+
+
+@functools.cache
+def _template(text: str) -> Template:
+    """Compiled once: a prompt is rendered for every request."""
+    return _environment().from_string(text)
 
 
 class Prompt(BaseModel):
@@ -66,11 +73,12 @@ class Prompt(BaseModel):
         return self
 
     @staticmethod
-    def _undeclared(template: str) -> set[str]:
-        return meta.find_undeclared_variables(_environment().parse(template))
+    @functools.cache
+    def _undeclared(template: str) -> frozenset[str]:
+        return frozenset(meta.find_undeclared_variables(_environment().parse(template)))
 
     @property
-    def variables(self) -> set[str]:
+    def variables(self) -> frozenset[str]:
         """Names that `render` wants."""
         return self._undeclared(self.user)
 
@@ -85,9 +93,8 @@ class Prompt(BaseModel):
             raise ValueError(
                 f"prompt {self.name}: missing variables {missing}, unknown variables {unknown}; it takes {sorted(wanted)}"
             )
-        environment = _environment()
-        system = environment.from_string(self.system).render()
-        user = environment.from_string(self.user).render(_harmless(variables))
+        system = _template(self.system).render()
+        user = _template(self.user).render(_harmless(variables))
         return system.strip(), user.strip()
 
     def content(self) -> dict[str, Any]:
@@ -120,7 +127,7 @@ def names(folder: Path | None = None) -> list[str]:
     return sorted(path.stem for path in (folder or FOLDER).glob("*.yaml"))
 
 
-@lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=256)
 def load(name: str, folder: Path | None = None) -> Prompt:
     """The prompt `name` of `folder` (default: the project's own). ValueError with the nearest valid name when there is none."""
     root = folder or FOLDER

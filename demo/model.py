@@ -163,6 +163,8 @@ def save(model: Any, tokenizer: Any, folder: Path) -> None:
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     settings["processor_class"] = "Qwen2_5_VLProcessor"
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1))
+    for path in folder.iterdir():
+        path.chmod(0o644)
 
 
 if __name__ == "__main__":

@@ -362,10 +362,9 @@ def train(options: argparse.Namespace) -> None:
                 *_unseen(model, head, test, image_token, autocast),
             )
         if time.monotonic() - saved_at > options.save_every:
-            _keep(state, model, head, optimizer, step)
+            _keep(options.out, model, head, optimizer, step, tokenizer)
             saved_at = time.monotonic()
-    _keep(state, model, head, optimizer, step)
-    export(model, tokenizer, options.out / "model")
+    _keep(options.out, model, head, optimizer, step, tokenizer)
     print(f"step {step} of {options.steps}; wrote {options.out / 'model'}", flush=True)
 
 
@@ -396,12 +395,14 @@ def _report(
         log.write(json.dumps(line) + "\n")
 
 
-def _keep(path: Path, model: Any, head: seeing.Head, optimizer: Any, step: int) -> None:
-    part = path.with_suffix(".part")
+def _keep(out: Path, model: Any, head: seeing.Head, optimizer: Any, step: int, tokenizer: Any) -> None:
+    """Save the state to go on from, and the model as it is served."""
+    part = out / "state.part"
     torch.save(
         {"model": model.state_dict(), "head": head.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, part
     )
-    os.replace(part, path)
+    os.replace(part, out / "state.pt")
+    export(model, tokenizer, out / "model")
 
 
 def move(batch: dict[str, torch.Tensor], device: str) -> dict[str, torch.Tensor]:

@@ -1,0 +1,53 @@
+import argparse
+import os
+import signal
+
+import pytest
+from safetensors.torch import load_file
+
+from demo import train_vlm
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Training small enough for a test, deterministic, in this process."""
+    import torch
+
+    tokenizer = train_vlm.make_tokenizer(scenes=20)
+    monkeypatch.setattr(train_vlm, "make_tokenizer", lambda: tokenizer)
+    shape = {"hidden": 64, "layers": 1, "heads": 2, "vision_hidden": 64, "vision_depth": 1}
+    monkeypatch.setattr(train_vlm, "SHAPES", {"small": shape})
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)
+    torch.set_num_threads(threads)
+
+
+def options(out):
+    amounts = {"scenes": 2, "questions": 1, "texts": 1, "pixels": 12_544, "workers": 0}
+    return argparse.Namespace(
+        out=out, steps=4, shape="small", rate=1e-3, auxiliary=0.5, seed=0, every=0.0, save_every=1e9, threads=0, **amounts
+    )
+
+
+def test_a_stopped_training_goes_on_with_the_very_next_batch(tmp_path, quick, monkeypatch):
+    train_vlm.train(options(tmp_path / "whole"))
+    real, steps = train_vlm.losses, []
+
+    def stop_at_the_second(model, head, batch, image_token):
+        if head.training:
+            steps.append(1)
+            if len(steps) == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+        return real(model, head, batch, image_token)
+
+    with monkeypatch.context() as stopping:
+        stopping.setattr(train_vlm, "losses", stop_at_the_second)
+        train_vlm.train(options(tmp_path / "parts"))
+    assert len(steps) == 2
+    train_vlm.train(options(tmp_path / "parts"))
+    whole, parts = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "parts"))
+    assert whole.keys() == parts.keys()
+    assert all(whole[name].equal(parts[name]) for name in whole)

@@ -47,6 +47,11 @@ FAULTY: dict[str, tuple[str, str]] = {
     "redirect": ("/redirect/NAME", "kept"),
 }
 
+UNREADABLE = {"laion": 3, "wukong": 2, "zero": 4, "grit": 0}
+"""Ugly rows that no sample can be made of."""
+REPEATED = {"laion": 4, "wukong": 1, "zero": 0, "grit": 0}
+"""Ugly rows that lead to a picture which another row has."""
+
 # Odd pictures (made by demo.pictures) → what must become of them with the demo's recipe
 ODD: dict[str, str] = {
     "copy.jpg": "refused: the same bytes as scene-000000.jpg",
@@ -111,9 +116,21 @@ def write(folder: Path, base: str, photos: list[dict[str, Any]], scenes: Mapping
             "photographs": sum(row.name.startswith("photo-") for row in rows),
             "faulty_links": sorted(row.fault for row in rows if row.fault),
             "odd_pictures": sorted(row.name for row in rows if row.name in ODD),
+            "refused": _refused(source, rows),
             **made,
         }
     return expected
+
+
+def _refused(source: str, rows: list[Row]) -> dict[str, int]:
+    """How many rows the demo's stages must refuse. A pair of duplicates counts where the later one stands."""
+    names = [row.name for row in rows]
+    return {
+        "source": UNREADABLE[source],
+        "download": sum(row.fault is not None and FAULTY[row.fault][1] == "refused" for row in rows),
+        "dedup": REPEATED[source] + names.count("copy.jpg") + names.count("near_copy.jpg"),
+        "select": names.count("tiny.jpg"),
+    }
 
 
 def _row(base: str, name: str, scene: Scene, fault: str | None = None) -> Row:

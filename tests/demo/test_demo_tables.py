@@ -83,6 +83,29 @@ def test_every_kind_of_trouble_is_in_some_table_and_every_picture_is_there(small
         assert (folder / "pictures" / urlsplit(url).path.rsplit("/", 1)[1]).is_file()
 
 
+def test_what_must_be_refused_is_known_beforehand(small):
+    _, expected, _ = small
+    refused = {stage: sum(source["refused"][stage] for source in expected.values()) for stage in expected["laion"]["refused"]}
+    assert refused == {"source": 9, "download": 16, "dedup": 7, "select": 1}
+
+
+def test_the_sources_refuse_exactly_the_unreadable_rows(small, monkeypatch):
+    from pathlib import Path
+
+    from pipelines.sources import index_table, load_source, read_slice
+
+    folder, expected, _ = small
+    monkeypatch.setenv("FINELOOM_DEMO", str(folder))
+    for name, truth in expected.items():
+        source = load_source(f"demo_{name}", [Path(__file__).resolve().parents[2] / "manifests" / "sources"])
+        rows = kept = 0
+        for table in source.tables():
+            index = index_table(source, table, 20)
+            rows += index.rows
+            kept += sum(len(read_slice(source, table, index.digest, piece)[0]) for piece in index.slices)
+        assert (rows, rows - kept) == (truth["rows"], truth["refused"]["source"]), name
+
+
 def test_odd_pictures_are_what_they_are_called(small):
     folder, _, _ = small
     opened = {name: Image.open(folder / "pictures" / name) for name in tables.ODD}

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from fgclip2_train.batch import Batch
 from fgclip2_train.checkpoint import Saver, latest, load_trainer
@@ -22,6 +21,7 @@ from fgclip2_train.data.loader import Loader, Reader
 from fgclip2_train.data.tokens import Texts
 from fgclip2_train.model import Fgclip2Model
 from fgclip2_train.optim import load_named_state, make_optimizer, named_state
+from fgclip2_train.parallel import full, spread
 from fgclip2_train.ring import rank, world
 from fgclip2_train.setup import join_processes, start_from, total_steps
 from fgclip2_train.step import Stepper
@@ -60,12 +60,12 @@ class Run:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if settings.compile:
             model.compile_layers()
+        runner = spread(model, settings)
         self.optimizer = make_optimizer(model, settings.optimizer)
         self.step, reader = 0, self._reader()
         if checkpoint:
             reader = self._resume(checkpoint)
         self.loader = Loader(reader, settings.data.workers, pin=model.device.type == "cuda")
-        runner = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True) if world() > 1 else model
         self.stepper = Stepper(model, runner, self.optimizer, settings, self.steps)
         self.watch = Watch(self.out, model, settings.log_every, self.steps, settings.batch)
         self.watch.drop_after(self.step)
@@ -189,12 +189,13 @@ class Run:
         if world() > 1:
             readers = [None] * world()
             dist.all_gather_object(readers, reader)
+        weights, optimizer = _on_host(self.model.state_dict()), _on_host(named_state(self.model, self.optimizer))
         if not self.saver:
             return
         self.saver.save(
             self.step,
-            _on_host(self.model.state_dict()),
-            _on_host(named_state(self.model, self.optimizer)),
+            weights,
+            optimizer,
             self.model.config,
             self.texts,
             {
@@ -213,7 +214,7 @@ class Run:
 
 def _on_host(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Copies that later steps cannot change."""
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+    return {name: full(tensor.detach()).to("cpu", copy=True) for name, tensor in tensors.items()}
 
 
 class _sigterm:  # reads as a statement: with _sigterm() as asked

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from fgclip2_train.batch import Batch
@@ -21,6 +22,7 @@ from fgclip2_train.config import Settings
 from fgclip2_train.model import Features, Fgclip2Model
 from fgclip2_train.objective import Terms, compute
 from fgclip2_train.optim import learning_rate
+from fgclip2_train.parallel import average_whole_gradients, temperatures, total_norm
 from fgclip2_train.ring import world
 
 
@@ -74,7 +76,7 @@ class Stepper:
         whole, batch = join_features(parts), join_batches(micro)
         leaves = {name: value.detach().requires_grad_() for name, value in whole.present().items()}
         terms = compute(Features(**leaves), batch, self.model, self.settings.loss)
-        scalars = [p for p in self._temperatures() if p.requires_grad]
+        scalars = [p for p in temperatures(self.model) if p.requires_grad]
         wanted = [*leaves.values(), *scalars]
         gradients = dict(zip([*leaves, *range(len(scalars))], torch.autograd.grad(terms.total, wanted), strict=True))
         for index, part in enumerate(micro):
@@ -92,10 +94,6 @@ class Stepper:
             start = sum(len(getattr(part, name)) for part in parts[:index])
             yield name, value, gradients[name][start : start + len(value)]
 
-    def _temperatures(self) -> list[nn.Parameter]:
-        model = self.model
-        return [model.logit_scale, model.logit_bias, model.logit_scale_finegraind, model.logit_scale_hardneg]
-
     def _no_sync(self) -> AbstractContextManager[Any]:
         return self.runner.no_sync() if isinstance(self.runner, DistributedDataParallel) else nullcontext()
 
@@ -106,10 +104,12 @@ class Stepper:
 
     @torch.no_grad()
     def _finish(self, terms: Terms) -> Tensor:
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
+        if isinstance(self.model, FSDPModule):
+            average_whole_gradients(self.model)
+        norm = total_norm([p.grad for p in self.parameters if p.grad is not None])
         if self.settings.optimizer.clip:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.settings.optimizer.clip, norm)
+            for group in self.optimizer.param_groups:
+                torch.nn.utils.clip_grads_with_norm_(group["params"], self.settings.optimizer.clip, norm)
         here = ~(terms.total.isfinite() & norm.isfinite() & terms.threshold.isfinite())
         self.trouble = torch.maximum(self.trouble, here.to(self.trouble))
         if world() > 1:

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fgclip2_train.model import Fgclip2Model
+from fgclip2_train.parallel import total_norm
 from fgclip2_train.ring import rank, world
 from fgclip2_train.step import Outcome
 
@@ -66,7 +67,7 @@ class Watch:
             "logit_bias": model.logit_bias.item(),
             "logit_scale_finegraind": model.logit_scale_finegraind.exp().item(),
             "logit_scale_hardneg": model.logit_scale_hardneg.exp().item(),
-            "param_norm": torch.nn.utils.get_total_norm(list(model.parameters())).item(),
+            "param_norm": total_norm([p.detach() for p in model.parameters()]).item(),
             "samples_per_s": self.count * self.batch * world() / seconds,
             "data_wait": self.waited / seconds,
             "seconds": time.monotonic() - self.started,

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -60,12 +60,12 @@ def load_texts(folder: str | Path) -> Texts:
 def train_tokenizer(texts: Iterable[str], size: int) -> Texts:
     """A small byte-level BPE of both languages, for models that start from nothing. Same texts, same tokenizer.
 
-    Spaces and letters are merged within words; Chinese, which has no spaces, is cut at script and digit borders and merged freely.
+    Chinese, which has no spaces, is cut into single characters: merged freely, every phrase would become a token of its own.
     """
     core = Tokenizer(models.BPE(unk_token=None))
     core.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     core.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.UnicodeScripts(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [pre_tokenizers.Split(Regex(r"\p{Han}"), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     core.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()

@@ -47,8 +47,13 @@ def padded_attention(
 def attend(query: Tensor, key: Tensor, value: Tensor, pad: Padding | None) -> Tensor:
     """[B, heads, T, d], every token over the tokens that count."""
     half = query.is_cuda and query.dtype in (torch.bfloat16, torch.float16)
-    if pad is None or varlen_attn is None or not half or query.shape[2] != key.shape[2]:
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=pad.keys if pad else None)
+    if pad is not None and varlen_attn is not None and half and query.shape[2] == key.shape[2]:
+        return attend_sequences(query, key, value, pad)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=pad.keys if pad else None)
+
+
+def attend_sequences(query: Tensor, key: Tensor, value: Tensor, pad: Padding) -> Tensor:
+    """The same for tokens that count; padding attends to the padding of its own picture."""
     batch, heads, tokens, width = query.shape
     query, key, value = (part.transpose(1, 2).reshape(batch * tokens, heads, width) for part in (query, key, value))
     mixed = cast(Tensor, varlen_attn(query, key, value, pad.ends, pad.ends, tokens, tokens))

@@ -91,6 +91,6 @@ FAMILY: dict[str, dict[str, int]] = {
     "base": {"width": 768, "layers": 12, "heads": 12, "mlp": 3072},
     "large": {"width": 1024, "layers": 24, "heads": 16, "mlp": 4096},
     "so400m": {"width": 1152, "layers": 27, "heads": 16, "mlp": 4304},
-    "tiny": {"width": 128, "layers": 4, "heads": 4, "mlp": 384, "text_layers": 2, "positions": 32, "keep": 20},
+    "tiny": {"width": 64, "layers": 3, "heads": 4, "mlp": 256, "text_layers": 2, "positions": 32, "keep": 20},
 }
 """Sizes by name: B/16, L/16 and So400m/16 of SigLIP 2, and one that trains on a CPU."""

@@ -69,7 +69,9 @@ def record(uid: str, picture: bytes, objects: list[dict[str, Any]], languages: l
         names = [phrase(item, language) for item in objects]
         placed = [phrase(item, language, place=True) for item in objects]
         for length, parts in (("short", names), ("long", placed)):
-            texts.append({"text": start + joint.join(parts), "language": language, "length": length, "origin": "source", "by": "test"})
+            texts.append(
+                {"text": start + joint.join(parts), "language": language, "length": length, "origin": "source", "by": "test"}
+            )
         for item in objects:
             wrong = [colour for colour in COLOURS if colour != item["colour"]][:10]
             negatives = [

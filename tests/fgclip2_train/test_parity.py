@@ -38,5 +38,5 @@ def test_a_wrong_number_is_found_and_named(tmp_path):
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="no config.json, weights.safetensors, expected.json"):
+    with pytest.raises(ValueError, match=r"no config\.json, weights.safetensors, expected.json"):
         CliRunner().invoke(app, ["parity", str(tmp_path)], catch_exceptions=False)

@@ -1,0 +1,93 @@
+"""Each loss against its formula written out plainly, and on the batches that break plain code."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fgclip2_train import losses
+
+
+def units(*shape, seed=0):
+    return F.normalize(torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)), dim=-1)
+
+
+SCALE, BIAS = torch.tensor(9.0, dtype=torch.float64), torch.tensor(-7.0, dtype=torch.float64)
+
+
+def plain_sigmoid(image, text, scale, bias, counted=None):
+    logits = scale * image @ text.T + bias
+    signs = 2 * torch.eye(len(image), dtype=image.dtype) - 1
+    values = F.softplus(-signs * logits)
+    return (values if counted is None else values * counted).sum() / len(image)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+def test_sigmoid_value_and_gradients_do_not_depend_on_the_chunk(chunk):
+    ours = [tensor.clone().requires_grad_() for tensor in (units(7, 5), units(7, 5, seed=1), SCALE, BIAS)]
+    plain = [tensor.detach().clone().requires_grad_() for tensor in ours]
+    value, expected = losses.sigmoid_contrastive(*ours, chunk=chunk), plain_sigmoid(*plain)
+    torch.testing.assert_close(value, expected, rtol=0, atol=1e-12)
+    (3 * value).backward()
+    (3 * expected).backward()
+    for one, other in zip(ours, plain, strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=0, atol=1e-12)
+
+
+def test_pairs_that_say_the_same_are_left_out_and_own_pairs_never():
+    image, text = units(4, 5), units(4, 5, seed=1)
+    identity = torch.tensor([[1, 10], [1, 20], [2, 30], [3, 20]])  # rows 0, 1 share a picture; 1, 3 share a text
+    counted = torch.ones(4, 4, dtype=torch.float64)
+    for i, j in ((0, 1), (1, 0), (1, 3), (3, 1)):
+        counted[i, j] = 0
+    value = losses.sigmoid_contrastive(image, text, SCALE, BIAS, identity=identity, chunk=3)
+    torch.testing.assert_close(value, plain_sigmoid(image, text, SCALE, BIAS, counted))
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+def test_rows_that_do_not_count_change_nothing(rows):
+    valid = torch.zeros(rows + 6, dtype=torch.bool)
+    valid[:rows] = True
+    region, text = units(rows + 6, 8), units(rows + 6, 8, seed=1)
+    whole = torch.ones(rows, dtype=torch.bool)
+    for loss in (
+        lambda r, t, v: losses.region_contrastive(r, t, SCALE, v),
+        lambda r, t, v: losses.text_intra_modal(t, v),
+        lambda r, t, v: losses.text_intra_modal(t, v, removed="dropped", reduce="sum"),
+    ):
+        torch.testing.assert_close(loss(region, text, valid), loss(region[:rows], text[:rows], whole))
+
+
+def test_a_batch_without_regions_gives_zero_and_zero_gradients():
+    none = torch.zeros(3, dtype=torch.bool)
+    region, text, texts = (t.requires_grad_() for t in (units(3, 8), units(3, 8, seed=1), units(3, 11, 8, seed=2)))
+    hard = losses.hard_negatives(region, texts, SCALE, torch.tensor(0.5), none)
+    total = losses.region_contrastive(region, text, SCALE, none) + losses.text_intra_modal(text, none)
+    total = total + hard.batch + hard.group + hard.rank
+    total.backward()
+    assert total.item() == 0 and hard.margin.item() == 0
+    assert all(not tensor.grad.any() and tensor.grad.isfinite().all() for tensor in (region, text, texts))
+
+
+def test_equal_captions_may_be_left_out_of_the_region_contrast():
+    region, text = units(4, 8), units(4, 8, seed=1)
+    text[3] = text[0]
+    alike = torch.zeros(4, 4, dtype=torch.bool)
+    alike[0, 3] = alike[3, 0] = True
+    everything = torch.ones(4, dtype=torch.bool)
+    with_mask = losses.region_contrastive(region, text, SCALE, everything, alike)
+    assert with_mask < losses.region_contrastive(region, text, SCALE, everything)
+
+
+def test_intra_modal_compares_within_a_language_only():
+    text, everything = units(6, 8), torch.ones(6, dtype=torch.bool)
+    language = torch.tensor([0, 0, 0, 1, 1, 1])
+    apart = torch.stack([losses.text_intra_modal(part, everything[:3]) for part in (text[:3], text[3:])]).mean()
+    torch.testing.assert_close(losses.text_intra_modal(text, everything, language=language), apart)
+
+
+def test_the_threshold_is_kept_without_groups_and_clamped_with_them():
+    old, margin = torch.tensor(0.8), torch.tensor(12.0)
+    for over in ("ranks", "pairs"):
+        assert losses.next_threshold(margin, torch.tensor(0), old, over=over) == old
+        assert losses.next_threshold(margin, torch.tensor(4), old, over=over) == 10
+        assert losses.next_threshold(-margin, torch.tensor(4), old, over=over) == 0

@@ -19,6 +19,9 @@ import pyarrow as pa
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
+DETAIL_LENGTH = 2000
+"""Characters of a refusal's detail that are kept."""
+
 
 @dataclass(frozen=True)
 class Reject:
@@ -33,6 +36,10 @@ class Reject:
     reason: str
     detail: str = ""
     item: str | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.detail) > DETAIL_LENGTH:  # a stranger's megabytes do not belong into a reject
+            object.__setattr__(self, "detail", self.detail[: DETAIL_LENGTH - 1] + "…")
 
 
 @dataclass(frozen=True)

@@ -1,73 +1,130 @@
 """One way to turn a stranger's bytes into a picture, used wherever pixels are needed.
 
-Upright (EXIF orientation applied), first frame of animations, RGB; transparency is laid on white, 16-bit grey is scaled to 8.
-Anything that cannot be decoded whole, or that is larger than `MAX_PIXELS`, raises `BadPicture` with a reason.
+Upright (EXIF orientation applied), first frame of animations, 8-bit RGB; transparency is laid on white, 16 bits are scaled down.
+What cannot be decoded whole, or is larger than allowed, raises `BadPicture` with a reason.
 """
 
 from __future__ import annotations
 
-import contextlib
 import io
+import os
 import struct
+import threading
 import warnings
+import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-MAX_PIXELS = 100_000_000
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+"""Raster formats that browsers show, and TIFF; JPEG's reader also takes its multi-picture kind (MPO). Nothing that runs other
+programs (EPS) or refers to other files (SVG)."""
+MAX_PIXELS = 1 << 30
+"""Of a picture that was checked when it was stored; the download's own limit is far lower."""
+ORIENTATION = 0x0112
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # the limits here decide
+warnings.filterwarnings("ignore", module=r"PIL\.")  # remarks on odd tags of strangers' pictures
+LARGE = 16_000_000
+"""Pixels from which on pictures are decoded one at a time, whatever the number of threads: bounds memory."""
+_LARGE_ONES, _SMALL_ONES = threading.Lock(), threading.Semaphore(min(8, os.cpu_count() or 1))
+_BROKEN = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, struct.error, zlib.error, EOFError, OverflowError)
+"""What Pillow's readers raise over broken files. MemoryError is not among them: it is the machine's, not the picture's."""
 
 
 class BadPicture(ValueError):
-    """`reason` is a machine word: not_an_image, truncated, too_many_pixels, undecodable."""
+    """`reason` is a machine word: empty, not_an_image, svg, truncated, too_many_pixels, undecodable."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
         self.reason = reason
         self.detail = detail
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return BadPicture, (self.reason, self.detail)
+
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The picture in `data`; its Pillow format name is in `.info["format"]`."""
+    """The picture in `data` as upright RGB."""
+    with open_picture(data, max_pixels) as image:
+        load(image)
+        upright: Image.Image = image
+        with suppress(*_BROKEN):  # a broken EXIF block: `upright_size` takes it for upright too
+            upright = ImageOps.exif_transpose(image)
+        return to_rgb(upright)
+
+
+def open_picture(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
+    """Read a picture's header only."""
+    if not data:
+        raise BadPicture("empty", "no bytes")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            warnings.simplefilter("ignore", UserWarning)  # corrupt EXIF and profiles are not fatal
-            picture = Image.open(io.BytesIO(data), formats=FORMATS)
-            kind = picture.format
-            if picture.width * picture.height > max_pixels:
-                raise BadPicture("too_many_pixels", f"{picture.width} x {picture.height} pixels > {max_pixels}")
-            picture.load()
-            # An unreadable EXIF block says nothing of the orientation.
-            with contextlib.suppress(ValueError, TypeError, KeyError, OSError, struct.error):
-                picture = ImageOps.exif_transpose(picture)
-            picture = _to_rgb(picture)
-    except UnidentifiedImageError as error:
-        raise BadPicture("not_an_image", f"starts with {data[:16]!r}") from error
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise _not_an_image(data) from None
     except Image.DecompressionBombError as error:
-        raise BadPicture("too_many_pixels", str(error)) from error
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, IndexError, OverflowError) as error:
-        if isinstance(error, BadPicture):
-            raise
-        reason = "truncated" if "truncated" in str(error).lower() else "undecodable"
-        raise BadPicture(reason, f"{type(error).__name__}: {str(error)[:200]}") from error
-    picture.info = {"format": "JPEG" if kind == "MPO" else kind}
-    return picture
+        raise BadPicture("too_many_pixels", str(error)) from None
+    except _BROKEN as error:
+        raise _broken(error) from None
+    width, height = image.size
+    if width * height > max_pixels:
+        image.close()
+        raise BadPicture("too_many_pixels", f"{width} x {height} > {max_pixels}")
+    if width < 1 or height < 1:
+        image.close()
+        raise BadPicture("undecodable", f"{width} x {height}")
+    return image  # type: ignore[return-value]
 
 
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode == "RGB":
-        return picture
-    if picture.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
-        grey = np.asarray(picture, dtype=np.float64)
-        top = 65535.0 if grey.max(initial=0) > 255 else 255.0
-        return Image.fromarray(np.clip(grey / top * 255.0, 0, 255).astype(np.uint8)).convert("RGB")
-    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
-        layer = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, (255, 255, 255, 255)), layer).convert("RGB")
-    return picture.convert("RGB")
+def load(image: Image.Image) -> None:
+    """Decode the pixels of an opened picture."""
+    try:
+        with _LARGE_ONES if image.width * image.height > LARGE else _SMALL_ONES:
+            image.load()
+    except Image.DecompressionBombError as error:
+        raise BadPicture("too_many_pixels", str(error)) from None
+    except _BROKEN as error:
+        raise _broken(error) from None
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height after EXIF rotation."""
+    try:
+        turned = image.getexif().get(ORIENTATION) in (5, 6, 7, 8)
+    except _BROKEN:
+        turned = False
+    width, height = image.size
+    return (height, width) if turned else (width, height)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB: transparency over white, 16 bits scaled down, everything else by Pillow's rule."""
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        above = image.convert("RGBA")
+        below = Image.new("RGBA", above.size, (255, 255, 255, 255))
+        return Image.alpha_composite(below, above).convert("RGB")
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        values = np.asarray(image, np.float32)
+        top = 65535.0 if image.mode != "F" or values.max(initial=0) > 255 else 1.0 if values.max(initial=0) <= 1 else 255.0
+        return Image.fromarray(np.clip(values * (255.0 / top), 0, 255).astype(np.uint8)).convert("RGB")
+    return image.convert("RGB") if image.mode != "RGB" else image.copy()
+
+
+def _broken(error: BaseException) -> BadPicture:
+    text = f"{type(error).__name__}: {error}"[:200]
+    cut = isinstance(error, EOFError) or any(word in text.lower() for word in ("truncat", "unexpected end", "premature"))
+    return BadPicture("truncated" if cut else "undecodable", text)
+
+
+def _not_an_image(data: bytes) -> BadPicture:
+    head = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if b"<svg" in head:
+        return BadPicture("svg", "a drawing")
+    if head.startswith((b"<!doctype", b"<html", b"<head", b"<body", b"<?xml", b"<!--")):
+        return BadPicture("not_an_image", "a web page")
+    return BadPicture("not_an_image", f"{len(data)} bytes that begin with {data[:16]!r}")
 
 
 class LazyPicture(Image.Image):
@@ -81,12 +138,14 @@ class LazyPicture(Image.Image):
         self._size = size
         self._mode = "RGB"
         self._opener: Callable[[], Image.Image] | None = opener
+        self._opening = threading.Lock()
 
     def load(self) -> Any:
-        if self._opener is not None:
-            picture, self._opener = self._opener(), None
-            picture.load()
-            if picture.size != self._size:
-                raise ValueError(f"picture is {picture.size}, recorded as {self._size}")
-            self.im = picture.im
+        with self._opening:
+            if self._opener is not None:
+                picture, self._opener = self._opener(), None
+                picture.load()
+                if picture.size != self._size:
+                    raise ValueError(f"picture is {picture.size}, recorded as {self._size}")
+                self.im = picture.im
         return super().load()

@@ -9,7 +9,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from operators.base import ModelOperator
 from pipelines.config import Recipe, Stage
 from pipelines.fingerprint import digest
 from pipelines.ledger import Ledger
@@ -51,9 +50,9 @@ class Chain:
                     for name, op in stage.operators.items()
                 }
             }
-            if stage.kind == "model":
-                operator: ModelOperator = stage.operator
-                prompts = [load_prompt(name, self.prompts) for name in operator.prompts]
+            names = stage.operator.prompts if stage.kind == "model" else []
+            prompts = [load_prompt(name, self.prompts) for name in names]
+            if prompts:  # without prompts it asks nothing, and the model is none of its business
                 record["prompts"] = {
                     prompt.name: {"version": prompt.version, "content": digest(prompt.content())} for prompt in prompts
                 }
@@ -102,7 +101,7 @@ class Chain:
             made[stage.name] = {
                 "operators": [f"{name}@{op['version']}" for name, op in record["operators"].items()],
                 "prompt": ", ".join(f"{name}@{prompt['version']}" for name, prompt in prompts.items()) or None,
-                "model": (self.identity or {}).get("name") if stage.kind == "model" else None,
+                "model": (record.get("model") or {}).get("name"),
                 "columns": stage.writes().names,
                 "fingerprint": view.entries[stage.name],
             }

@@ -32,7 +32,9 @@ def connect(address: str | None, cpus: int | None = None) -> None:
         for attempt in range(TRIES):
             try:
                 if address is None:
-                    ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+                    ray.init(
+                        address="local", num_cpus=cpus, include_dashboard=False, logging_level="ERROR", log_to_driver=False
+                    )
                 else:
                     ray.init(address=address, logging_level="ERROR", log_to_driver=False)
                 return

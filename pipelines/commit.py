@@ -18,7 +18,6 @@ from pipelines.fingerprint import column_hash
 from pipelines.ledger import DataFile, Entry, Ledger, shard_name
 
 REJECTS = pa.schema({"uid": pa.string(), "reason": pa.string(), "detail": pa.string(), "item": pa.string()})
-DETAIL_LENGTH = 2000  # characters; a stranger's megabytes do not belong into a reject
 
 
 class NotConserved(RuntimeError):
@@ -109,7 +108,7 @@ def _reject_table(rejects: list[Reject]) -> pa.Table:
         {
             "uid": [r.uid for r in rejects],
             "reason": [r.reason for r in rejects],
-            "detail": [r.detail[:DETAIL_LENGTH] for r in rejects],
+            "detail": [r.detail for r in rejects],
             "item": [r.item for r in rejects],
         },
         schema=REJECTS,

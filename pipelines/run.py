@@ -21,11 +21,14 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from pipelines.chain import Chain
 from pipelines.config import MANIFESTS, ConfigError, Recipe, Stage
-from pipelines.durable import canonical_json, check_store, free_bytes, replace
+from pipelines.durable import canonical_json, check_store, free_bytes, replace, write_new
 from pipelines.fingerprint import digest
-from pipelines.ledger import shard_name
+from pipelines.ledger import Entry, shard_name
 from pipelines.model_client import ModelClient, ServerUnavailable
 from pipelines.monitor import Failure, Limits, Monitor
 from pipelines.progress import Progress
@@ -118,7 +121,10 @@ def look(recipe: Recipe, root: Path, prompts: Path | None = None) -> Chain:
             f"{run}: no run of recipe {recipe.name} is here. Start one with `fineloom run {recipe.name} --root {root}`"
         )
     tables = Tables(run)
-    paths = {table.index: str(tables.file(table)) for table in tables.all if table.source in (*recipe.sources, REQUEUED)}
+    # Of a table file that changed, the newest registration counts: the older content is no part of the sources any more.
+    newest = {(table.source, table.path): table for table in tables.all}
+    used = [table for table in newest.values() if table.source in (*recipe.sources, REQUEUED)]
+    paths = {table.index: str(tables.file(table)) for table in used}
     record = run / "model.json"
     identity = json.loads(record.read_bytes()) if record.is_file() and recipe.model is not None else None
     return Chain(run, recipe, _sources(recipe), identity, paths, prompts)
@@ -197,7 +203,7 @@ def execute(recipe: Recipe, root: Path, options: Options, progress: Progress) ->
         result.nothing_to_do = result.ok and not engine.started
         result.stages = engine.totals
         if not result.nothing_to_do:
-            handoff(chain, shards)
+            handoff(chain)
             _record(chain, options, result)
         return result
 
@@ -330,33 +336,50 @@ def _global(chain: Chain, stage: Stage, done: list[Stage], shards: list[int], en
     ray.get(run_global.remote(chain, stage, done, shards, fingerprint))
 
 
-def handoff(chain: Chain, shards: list[int]) -> None:
-    """Make `shards/` exactly the committed tars of this recipe, as links, and write the index of all samples."""
+def handoff(chain: Chain) -> None:
+    """Make `shards/` exactly the committed tars of this recipe, as links, and write the index of their samples."""
     pack = next((stage for stage in chain.recipe.stages if stage.kind == "pack"), None)
     if pack is None:
         return
     folder = chain.run / "shards"
     folder.mkdir(exist_ok=True)
-    wanted: dict[str, Path] = {}
-    for shard in chain.shards():
-        view, at = chain.advance(View(shard), chain.recipe.stages)
+    packed: dict[str, Entry] = {}
+    for view, at in reach(chain, chain.shards()).values():
         if at is None and view.rows:
-            entry = chain.ledger.get(pack.name, view.entries[pack.name], shard)
+            entry = chain.ledger.get(pack.name, view.entries[pack.name], view.shard)
             assert entry is not None
-            wanted[f"{shard_name(shard)}.tar"] = chain.run / entry.files["shard"].path
-    for name, committed in wanted.items():
-        target = folder / name
-        if target.exists() and target.samefile(committed):
-            continue
-        scratch = folder / f".{name}.{uuid4().hex[:12]}"
-        os.link(committed, scratch)
-        os.replace(scratch, target)
+            packed[f"{shard_name(view.shard)}.tar"] = entry
+    for name, entry in packed.items():
+        _link(chain.run / entry.files["shard"].path, folder / name)
     for old in folder.glob("*.tar"):
-        if old.name not in wanted:
+        if old.name not in packed:
             old.unlink()
-    write_card = getattr(pack.operator, "write_card", None)
-    if write_card is not None:
-        write_card(folder)
+    pack.operator.write_card(folder)
+    _write_index(chain.run, packed)
+
+
+def _link(committed: Path, target: Path) -> None:
+    if target.exists() and target.samefile(committed):
+        return
+    scratch = target.with_name(f".{target.name}.{uuid4().hex[:12]}")
+    os.link(committed, scratch)
+    os.replace(scratch, target)
+
+
+def _write_index(run: Path, packed: dict[str, Entry]) -> None:
+    """`index.parquet`: uid, tar, offset and size of every packed sample, for access by identity."""
+    columns = pa.schema({"uid": pa.string(), "tar": pa.string(), "offset": pa.int64(), "size": pa.int64()})
+    scratch = run / f".index.{uuid4().hex[:12]}.tmp"
+
+    def fill(path: Path) -> None:
+        with pq.ParquetWriter(path, columns) as writer:
+            for name, entry in packed.items():
+                rows = pq.read_table(run / entry.files["data"].path, columns=["uid", "shard_offset", "shard_size"])
+                tars = pa.array([name] * rows.num_rows, pa.string())
+                writer.write_table(pa.table([rows["uid"], tars, rows["shard_offset"], rows["shard_size"]], schema=columns))
+
+    write_new(scratch, fill)
+    os.replace(scratch, run / "index.parquet")
 
 
 def _record(chain: Chain, options: Options, result: Result) -> None:

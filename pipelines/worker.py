@@ -202,7 +202,8 @@ class Worker:
                 raise _first(failures) from failures
             finally:
                 await asyncio.to_thread(store.close)
-        await self.client.check_identity()
+        if operator.prompts:
+            await self.client.check_identity()
         rejects = [reject for result in results if result for reject in result[1]]
         rows = [{"uid": s["uid"], **r[0]} for s, r in zip(samples, results, strict=True) if r is not None and r[0] is not None]
         kept = pa.Table.from_pylist(rows, schema=pa.schema([("uid", pa.string()), *self.stage.writes()]))

@@ -26,10 +26,10 @@ from pipelines.download.engine import Spool, fetch_urls
 from pipelines.download.fetcher import Fetcher
 from pipelines.download.reasons import REASONS, FetchError, NetworkDown, is_retryable
 from pipelines.download.tar import TarFile
-from pipelines.download.verify import Picture, decode, verify
+from pipelines.download.verify import Picture, verify
 from pipelines.sources.refs import RefError, read_ref
 
-__all__ = ["REASONS", "Download", "FetchError", "NetworkDown", "decode", "is_retryable", "verify"]
+__all__ = ["REASONS", "Download", "FetchError", "NetworkDown", "is_retryable", "verify"]
 
 UNREACHED = {"dns", "dns_failed", "connect_timeout", "connection", "host_down", "tls"}
 """Reasons that could as well be this machine's own lack of a network."""

@@ -50,7 +50,7 @@ def run_here(recipe: Recipe, root: Path, shards: int | None = None, options: Opt
         else:
             asyncio.run(take(segment))
         done = done + segment
-    handoff(chain, chosen)
+    handoff(chain)
     return chain
 
 

@@ -27,7 +27,9 @@ def make_recipe(tmp_path, ray_here):
 
     def make(stages: dict, rows: int = 20, shard_size: int = 5, name: str = "tiny", **top) -> str:
         table = tmp_path / "table.jsonl"
-        table.write_text("".join(json.dumps({"u": f"http://example.org/{i}.jpg", "t": f"a cat {i}"}) + "\n" for i in range(rows)))
+        table.write_text(
+            "".join(json.dumps({"u": f"http://example.org/{i}.jpg", "t": f"a cat {i}"}) + "\n" for i in range(rows))
+        )
         columns = {"url": "u", "captions": ["t"]}
         source = {"format": "jsonl", "tables": str(table), "language": "en", "columns": columns}
         (tmp_path / "links.yaml").write_text(yaml.safe_dump(source))

@@ -11,7 +11,8 @@ import pytest
 from picture_server import picture
 from PIL import Image
 
-from pipelines.download import FetchError, decode, verify
+from operators.pictures import BadPicture, decode
+from pipelines.download import FetchError, verify
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 LIMIT = 4_000_000
@@ -26,7 +27,7 @@ def saved(image, kind, **options):
 def refusal(data, limit=LIMIT):
     with pytest.raises(FetchError) as caught:
         verify(data, limit)
-    with pytest.raises(FetchError) as again:
+    with pytest.raises(BadPicture) as again:
         decode(data, limit)
     assert caught.value.reason == again.value.reason
     return caught.value.reason
@@ -192,7 +193,7 @@ def test_noise_never_gets_past_with_another_error():
             try:
                 found = verify(noisy.tobytes(), LIMIT)
                 assert decode(noisy.tobytes(), LIMIT).size == (found.width, found.height)
-            except FetchError:
+            except (FetchError, BadPicture):
                 pass
 
 

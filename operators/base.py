@@ -19,7 +19,7 @@ import pyarrow as pa
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
-DETAIL_LENGTH = 2000
+DETAIL_LENGTH = 900
 """Characters of a refusal's detail that are kept."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -320,7 +320,7 @@ def serve_start(
 
     from pipelines.serve import ServeSettings, start
 
-    device = "cuda" if shutil.which("nvidia-smi") else "cpu"
+    device: Literal["cpu", "cuda"] = "cuda" if shutil.which("nvidia-smi") else "cpu"
     settings = ServeSettings(model=model, name=name, port=port, device=device, options=tuple(option or ()))
     start(settings, lambda line: console.print(line, markup=False))
 

@@ -33,10 +33,14 @@ def connect(address: str | None, cpus: int | None = None) -> None:
             try:
                 if address is None:
                     ray.init(
-                        address="local", num_cpus=cpus, include_dashboard=False, logging_level="ERROR", log_to_driver=False
+                        address="local",
+                        num_cpus=cpus,
+                        include_dashboard=False,
+                        logging_level=logging.ERROR,
+                        log_to_driver=False,
                     )
                 else:
-                    ray.init(address=address, logging_level="ERROR", log_to_driver=False)
+                    ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
                 return
             except Exception as error:  # Ray has no type of its own for this
                 if "timed out during startup" not in str(error) or attempt == TRIES - 1:

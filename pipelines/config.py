@@ -18,7 +18,7 @@ import importlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -76,7 +76,7 @@ class Stage:
     name: str
     kind: Kind
     operators: dict[str, Settings]
-    resources: Resources = field(default_factory=Resources)
+    resources: Resources = Resources(cpus=1.0)
     refuse_at_most: float = 1.0
     attempts: int = 2
 

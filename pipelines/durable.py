@@ -46,11 +46,15 @@ def write_new(path: Path, write: Callable[[Path], None]) -> None:
         raise
 
 
+def _write(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
 def replace(path: Path, data: bytes) -> None:
     """Replace `path` by `data` in one step. For files that hold derived state (reports, cards), never for the ledger."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{uuid4().hex[:12]}.tmp")
-    write_new(scratch, lambda p: p.write_bytes(data) and None)
+    write_new(scratch, lambda path: _write(path, data))
     os.replace(scratch, path)
     sync_folder(path.parent)
 
@@ -59,7 +63,7 @@ def create_if_absent(path: Path, data: bytes) -> bool:
     """Publish `data` under `path` unless the name is taken. True for the one caller that won."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{uuid4().hex[:12]}.tmp")
-    write_new(scratch, lambda p: p.write_bytes(data) and None)
+    write_new(scratch, lambda path: _write(path, data))
     try:
         os.link(scratch, path)
     except FileExistsError:

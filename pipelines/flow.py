@@ -17,7 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
+from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 from ray.util.annotations import RayDeprecationWarning
 
 from pipelines.chain import Chain
@@ -42,7 +42,7 @@ def run_flow(chain: Chain, done: list[Stage], stages: list[Stage], shards: list[
     _configure()
     ray.get(monitor.begin_flow.remote())
     ranges = [{"shards": shards[i : i + RANGE]} for i in range(0, len(shards), RANGE)]
-    flow = ray.data.from_items([{"index": i} for i in range(len(ranges))], override_num_blocks=len(ranges))
+    flow: Dataset = ray.data.from_items([{"index": i} for i in range(len(ranges))], override_num_blocks=len(ranges))
     source = _Source(chain, done, stages, ranges, monitor)
     # One source task at a time: shards are admitted in order, and a waiting source holds one process, not one per range.
     flow = flow.map_batches(source, batch_size=1, num_cpus=0.01, compute=TaskPoolStrategy(size=1))

@@ -10,8 +10,9 @@ import asyncio
 import errno
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,7 +27,7 @@ from pipelines.config import Stage
 from pipelines.durable import free_bytes
 from pipelines.ledger import Entry, shard_name
 from pipelines.model_client import BudgetExceeded, ModelChanged, ModelClient, ServerUnavailable
-from pipelines.sources import read_slice
+from pipelines.sources import Slice, read_slice
 from pipelines.tables import REQUEUED
 from pipelines.view import View, read_columns
 
@@ -100,10 +101,11 @@ class Worker:
         tables = self.chain.tables
         table, cut = tables.table_of(view.shard), tables.slice_of(view.shard)
         path = Path(self.chain.paths[table.index])
+        rejects: list[Reject] = []
         if table.source == REQUEUED:
-            rows, rejects = pq.read_table(path).slice(cut["first_row"], cut["rows"]), []
+            rows = pq.read_table(path).slice(cut["first_row"], cut["rows"])
         else:
-            rows, rejects = read_slice(self.chain.sources[table.source], path, table.digest, cut)
+            rows, rejects = read_slice(self.chain.sources[table.source], path, table.digest, cast(Slice, cut))
         whole = {reject.uid for reject in rejects if reject.item is None}
         # A row that was refused has an identity too: rows of the slice = samples + rejects.
         if rows.num_rows + len(whole) != cut["rows"]:
@@ -186,7 +188,7 @@ class Worker:
         async def work(read: PictureReader) -> None:
             nonlocal done
             for i, sample in queue:
-                picture = LazyPicture((sample["width"], sample["height"]), lambda s=sample: decode(read(s)))
+                picture = LazyPicture((sample["width"], sample["height"]), partial(_picture_of, sample, read))
                 ask = self.client.ask_for(store, sample["sha256"], self.chain.prompts, usage)  # type: ignore[union-attr]
                 results[i] = await operator(sample, picture if operator.needs_image else None, ask)
                 done += 1
@@ -228,6 +230,10 @@ class PictureReader:
         if len(data) != sample["image_size"]:
             raise OSError(errno.EIO, f"{self.tar}: picture of sample {sample.get('uid')} is cut short")
         return data
+
+
+def _picture_of(sample: dict[str, Any], read: PictureReader) -> Image.Image:
+    return decode(read(sample))
 
 
 def _decode_all(table: pa.Table, read: PictureReader) -> tuple[list[Image.Image | None], list[Reject]]:

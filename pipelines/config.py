@@ -54,6 +54,9 @@ class Resources(BaseModel):
     workers: int | tuple[int, int] = 1
 
 
+ONE_CPU = Resources.model_validate({})
+
+
 class RecipeFile(BaseModel):
     """The top level of a recipe, before its stages are built."""
 
@@ -76,7 +79,7 @@ class Stage:
     name: str
     kind: Kind
     operators: dict[str, Settings]
-    resources: Resources = Resources(cpus=1.0)
+    resources: Resources = ONE_CPU
     refuse_at_most: float = 1.0
     attempts: int = 2
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -70,11 +70,16 @@ class _Measured:
 
 @dataclass
 class _Reached:
-    """A shard in the middle of a dry walk: the samples it would have, or only their number once they are not known."""
+    """A shard in the middle of a dry walk.
+
+    rows      samples it would have, estimated once `table` is None
+    table     its samples with the columns that are known
+    unknown   columns that a stage would have written if its answers were there
+    """
 
     rows: float
     table: pa.Table | None
-    known: set[str] = field(default_factory=set)
+    unknown: frozenset[str] = frozenset()
 
 
 class _Missing(Exception):
@@ -153,41 +158,47 @@ def _walk(chain: Chain, view: View, first: Stage, stages: dict[str, StagePlan], 
         plan, cost = stages[stage.name], measured[stage.name]
         plan.samples += shard.rows
         plan.seconds += shard.rows * cost.per_row("seconds", 0.0) if stage.kind != "model" else 0.0
-        outcome: Outcome | None = None
-        if shard.table is not None and _can_run_dry(stage, shard.table):
+        table = shard.table
+        if table is None or not _can_run_dry(stage, shard):
             if stage.kind == "model":
-                outcome, missing = asyncio.run(_ask_dry(chain, stage, view.shard, shard.table))
-                plan.calls += missing
-                tokens = cost.output_tokens / cost.requests if cost.requests else float(_max_tokens(chain, stage))
-                plan.output_tokens += missing * tokens
-            else:
-                outcome = _operate_dry(stage, shard.table)
-        elif stage.kind == "model":
-            calls = shard.rows * cost.per_row("requests", 1.0)
-            plan.calls += calls
-            plan.output_tokens += calls * (
-                cost.output_tokens / cost.requests if cost.requests else float(_max_tokens(chain, stage))
-            )
-            plan.exact = False
-        if outcome is None:
+                _estimate(plan, cost, shard.rows * cost.per_row("requests", 1.0), _max_tokens(chain, stage))
+                plan.exact = False
             survive = cost.rows_out / cost.rows_in if cost.rows_in else 1.0
             shard = _Reached(shard.rows * survive, None)
+        elif stage.kind == "model":
+            outcome, missing = asyncio.run(_ask_dry(chain, stage, view.shard, table))
+            _estimate(plan, cost, missing, _max_tokens(chain, stage))
+            plan.exact = plan.exact and not shard.unknown
+            if outcome is not None:
+                shard = _Reached(float(outcome.kept.num_rows), _joined(table, outcome.kept), shard.unknown)
+            else:  # its texts are unknown, but samples mostly survive without: later stages that read other columns can be told
+                writes = stage.writes().names
+                rest = table.select([name for name in table.column_names if name not in writes])
+                shard = _Reached(shard.rows, rest, shard.unknown | set(writes))
         else:
-            shard = _Reached(float(outcome.kept.num_rows), _joined(shard.table, outcome.kept))
+            kept = _operate_dry(stage, table)
+            shard = _Reached(float(kept.num_rows), kept, shard.unknown)
 
 
-def _can_run_dry(stage: Stage, table: pa.Table) -> bool:
+def _estimate(plan: StagePlan, cost: _Measured, calls: float, max_tokens: int) -> None:
+    plan.calls += calls
+    plan.output_tokens += calls * (cost.output_tokens / cost.requests if cost.requests else float(max_tokens))
+
+
+def _can_run_dry(stage: Stage, shard: _Reached) -> bool:
+    """Whether the stage needs neither pictures nor a server, and everything it reads is known."""
+    assert shard.table is not None
     cheap = stage.kind == "model" or (stage.kind == "batch" and not stage.needs_image)
-    return cheap and all(name in table.column_names for name in stage.reads().names if name not in stage.optional())
+    there, optional = set(shard.table.column_names), stage.optional() - shard.unknown
+    return cheap and all(name in there or name in optional for name in stage.reads().names)
 
 
-def _operate_dry(stage: Stage, table: pa.Table) -> Outcome:
+def _operate_dry(stage: Stage, table: pa.Table) -> pa.Table:
     for operator in stage.operators.values():
         assert isinstance(operator, Operator)
         operator.setup()
-        outcome = operator(_with_nulls(table, stage), None)
-        table = _joined(table, outcome.kept)
-    return Outcome(table)
+        table = _joined(table, operator(_with_nulls(table, stage), None).kept)
+    return table
 
 
 async def _ask_dry(chain: Chain, stage: Stage, shard: int, table: pa.Table) -> tuple[Outcome | None, int]:

@@ -4,7 +4,7 @@
     python -m demo.train_vlm --out runs/vlm --shape large --pixels 50176 --scenes 96 --questions 4 --texts 64 --steps 6000     a GPU
 
 Every step shows ever-new scenes of one size. A head on the visual tokens is trained jointly with the answers: without it the
-model learns to write before it learns to see. The state is saved at intervals and at SIGTERM; the same command goes on from
+model learns to write before it learns to see. The state is saved at intervals, at SIGTERM and at Ctrl-C; the same command goes on from
 there with the very next batch.
 """
 
@@ -326,11 +326,12 @@ def train(options: argparse.Namespace) -> None:
     )
     loader = torch.utils.data.DataLoader(
         school, batch_size=None, num_workers=options.workers, pin_memory=device == "cuda",
-        prefetch_factor=3 if options.workers else None,
+        prefetch_factor=3 if options.workers else None, worker_init_fn=_deaf,
     )  # fmt: skip
 
     stopped: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: stopped.append(number))
     said = saved_at = time.monotonic()
     begun, waited, first = time.monotonic(), 0.0, step
     autocast = torch.autocast(device, torch.bfloat16)
@@ -366,6 +367,12 @@ def train(options: argparse.Namespace) -> None:
             saved_at = time.monotonic()
     _keep(options.out, model, head, optimizer, step, tokenizer)
     print(f"step {step} of {options.steps}; wrote {options.out / 'model'}", flush=True)
+
+
+def _deaf(_: int) -> None:
+    """Whatever tells the whole process group to stop is for the trainer alone, which then ends its workers in good order."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _unseen(

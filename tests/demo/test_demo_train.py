@@ -1,6 +1,10 @@
 import argparse
 import os
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
@@ -19,9 +23,10 @@ def quick(monkeypatch):
     monkeypatch.setattr(train_vlm, "SHAPES", {"small": shape})
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
-    signal.signal(signal.SIGTERM, handler)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     torch.set_num_threads(threads)
 
 
@@ -51,3 +56,25 @@ def test_a_stopped_training_goes_on_with_the_very_next_batch(tmp_path, quick, mo
     whole, parts = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "parts"))
     assert whole.keys() == parts.keys()
     assert all(whole[name].equal(parts[name]) for name in whole)
+
+
+PROGRAM = """
+import sys
+from demo import train_vlm
+tokenizer = train_vlm.make_tokenizer(scenes=20)
+train_vlm.make_tokenizer = lambda: tokenizer
+train_vlm.SHAPES = {"small": {"hidden": 64, "layers": 1, "heads": 2, "vision_hidden": 64, "vision_depth": 1}}
+sys.argv += "--steps 100000 --scenes 2 --questions 1 --texts 1 --workers 1 --every 0 --threads 1".split()
+train_vlm.main()
+"""
+
+
+def test_a_signal_to_the_whole_group_saves_the_state(tmp_path):
+    command = [sys.executable, "-c", PROGRAM, "--out", str(tmp_path)]
+    process = subprocess.Popen(command, cwd=Path(__file__).resolve().parents[2], start_new_session=True)
+    log = tmp_path / "log.jsonl"
+    while not log.exists() and process.poll() is None:
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(120) == 0
+    assert (tmp_path / "state.pt").exists() and (tmp_path / "model" / "model.safetensors").exists()

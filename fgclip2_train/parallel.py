@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -19,7 +21,10 @@ def spread(model: Fgclip2Model, settings: Settings) -> nn.Module:
     if world() == 1:
         return model
     if settings.parallel == "ddp":
-        return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+        # The threshold is the only buffer, and the same everywhere by its own collective.
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)
+            return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
     half = settings.precision == "bf16"
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if half else None,

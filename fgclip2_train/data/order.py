@@ -20,7 +20,7 @@ from fgclip2_train.data.shards import Raw, read_shard
 class Stream:
     """Iterate to get (epoch, sample) for ever; `position()` after any sample says where to go on.
 
-    When there are fewer shards than consumers, every consumer reads all shards and takes every n-th sample.
+    When there are fewer shards than consumers, every consumer reads all shards and takes its share of the samples, by uid.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Stream:
         return read_shard(path, self.counts, self._wanted, start)
 
     def _wanted(self, place: int, record: dict[str, Any]) -> bool:
-        if self._by_sample and place % self.consumers != self.consumer:
+        if self._by_sample and int(record["uid"][:12], 16) % self.consumers != self.consumer:
             return False
         return any(text["language"] == self.language for text in record.get("texts", ()))
 

@@ -87,7 +87,7 @@ def _read_sample(tar, place, members, counts, wanted, path) -> Raw | None:
         counts["bad: picture or record missing"] += 1
         return None
     try:
-        record = json.loads(tar.extractfile(members["json"]).read())
+        record = json.loads(_content(tar, members["json"]))
         version = str(record.get("format", ""))
     except (ValueError, AttributeError):
         counts["bad: record is not a JSON object"] += 1
@@ -99,4 +99,13 @@ def _read_sample(tar, place, members, counts, wanted, path) -> Raw | None:
         )
     if not wanted(place, record):
         return None
-    return Raw(uid=record["uid"], picture=tar.extractfile(members["jpg"]).read(), record=record, place=place)
+    return Raw(uid=record["uid"], picture=_content(tar, members["jpg"]), record=record, place=place)
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    """A member's bytes, all of them: tarfile gives fewer without a word where a file was cut."""
+    file = tar.extractfile(member)
+    data = file.read() if file else b""
+    if len(data) < member.size:
+        raise tarfile.ReadError("unexpected end of data")
+    return data

@@ -49,12 +49,13 @@ class Texts:
 def load_texts(folder: str | Path) -> Texts:
     """The tokenizer kept beside a checkpoint, or of a hub name."""
     try:
-        return Texts(AutoTokenizer.from_pretrained(str(folder)))
-    except (OSError, KeyError, AttributeError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    except (OSError, KeyError, AttributeError, ValueError) as error:
         raise ValueError(
             f"{folder}: no tokenizer there ({type(error).__name__}). A checkpoint of this package has tokenizer.json beside its "
             "weights; name another folder with model.tokenizer=DIR, or model.tokenizer=train to make one from the shards' texts"
         ) from error
+    return Texts(tokenizer)
 
 
 def train_tokenizer(texts: Iterable[str], size: int) -> Texts:

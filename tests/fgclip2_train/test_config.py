@@ -1,0 +1,50 @@
+"""Presets, overrides, and errors that name the mistake."""
+
+import pytest
+
+from fgclip2_train.config import PRESETS, load_settings
+
+NEEDED = ["stage=2", "out=x"]
+
+
+@pytest.mark.parametrize("preset", sorted(path.stem for path in PRESETS.glob("*.yaml")))
+@pytest.mark.parametrize("stage", [1, 2])
+def test_every_preset_is_valid_in_both_stages(preset, stage):
+    assert load_settings(preset, [f"stage={stage}", "out=x"]).stage == stage
+
+
+def test_an_unknown_setting_names_the_nearest_one():
+    with pytest.raises(ValueError, match=r"optimizer\.weight_decy: no such setting\. Did you mean optimizer\.weight_decay\?"):
+        load_settings("official", [*NEEDED, "optimizer.weight_decy=0.1"])
+    with pytest.raises(ValueError, match=r"batchsize: no such setting\. Did you mean batch\?"):
+        load_settings("official", [*NEEDED, "batchsize=3"])
+
+
+def test_a_wrong_value_names_key_and_value():
+    with pytest.raises(ValueError, match=r"batch: .*greater than or equal to 1 \(found 0\)"):
+        load_settings("tiny", [*NEEDED, "batch=0"])
+
+
+def test_an_unknown_preset_names_the_nearest_one():
+    with pytest.raises(ValueError, match=r"no preset 'offical'\. Did you mean official\?"):
+        load_settings("offical", NEEDED)
+
+
+def test_the_stage_must_be_chosen():
+    with pytest.raises(ValueError, match="say which stage"):
+        load_settings("official", ["out=x"])
+
+
+def test_scientific_notation_is_a_number():
+    assert load_settings("official", [*NEEDED, "optimizer.lr=1e-5"]).optimizer.lr == 1e-5
+
+
+def test_languages_are_replaced_and_not_merged():
+    assert load_settings("official", [*NEEDED, "data.languages={en: 1}"]).data.languages == {"en": 1}
+
+
+def test_paper_and_official_differ_where_the_paper_does():
+    official, paper = load_settings("official", NEEDED), load_settings("paper", NEEDED)
+    assert (official.loss.weights.fgv, paper.loss.weights.fgv) == (0.2, 0.1)
+    assert (official.data.texts.region_languages, paper.data.texts.region_languages) == (["en"], ["en", "zh"])
+    assert (official.optimizer.warmup, paper.optimizer.warmup) == (0.03, 300)

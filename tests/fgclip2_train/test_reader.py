@@ -1,0 +1,181 @@
+"""The order of samples, resuming in it, and what becomes of shards that are not as they should be."""
+
+import json
+from collections import Counter
+from itertools import islice
+
+import pytest
+import torch
+from make_shards import record, scene, write_scenes, write_shard
+
+from fgclip2_train.data.loader import DataSettings, Loader, Reader
+from fgclip2_train.data.order import Stream, cycle, turn_at
+from fgclip2_train.data.samples import TextSettings, choose
+from fgclip2_train.data.shards import Raw, find_shards, read_shard
+from fgclip2_train.data.tokens import Texts, load_texts, train_tokenizer
+
+BOTH = TextSettings(region_languages=["en", "zh"], negative_languages=["en", "zh"])
+
+
+@pytest.fixture(scope="module")
+def texts() -> Texts:
+    return train_tokenizer(["a picture with red circle at the left", "左边的红色圆形和蓝色方块"] * 3, 400)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory) -> str:
+    return write_scenes(tmp_path_factory.mktemp("shards"), shards=5, per_shard=12, side=64)
+
+
+def reader(shards, texts, batch=4, step=0, positions=None, rank=0, ranks=1, **settings) -> Reader:
+    settings = {"patches": 16, "shuffle_block": 7, "open_shards": 2, "pad_regions_to": 4, "texts": BOTH} | settings
+    chosen = DataSettings(shards=shards, **settings)
+    return Reader(chosen, texts, batch, lengths=(24, 40), seed=3, rank=rank, ranks=ranks, step=step, positions=positions)
+
+
+def same(one, other) -> bool:
+    ours, theirs = one.tensors(), other.tensors()
+    return one.uids == other.uids and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("mixing", ["sample", "batch"])
+def test_a_resumed_reader_gives_the_exact_next_batches(shards, texts, workers, mixing):
+    straight = Loader(reader(shards, texts, mixing=mixing), workers)
+    expected = [next(straight) for _ in range(40)]  # several epochs
+    first = Loader(reader(shards, texts, mixing=mixing), workers)
+    for _ in range(17):
+        next(first)
+    state = json.loads(json.dumps(first.state()))  # as it comes back from trainer.json
+    resumed = Loader(reader(shards, texts, mixing=mixing, step=state["step"], positions=state["positions"]), workers)
+    assert all(same(next(resumed), batch) for batch in expected[17:])
+
+
+def test_an_epoch_gives_every_sample_once_over_all_consumers(shards):
+    for consumers in (1, 2, 7):  # also more consumers than shards
+        seen: Counter[str] = Counter()
+        for consumer in range(consumers):
+            stream = Stream(find_shards(shards), "zh", seed=1, consumer=consumer, consumers=consumers, block=5, open_shards=2)
+            for epoch, raw in stream._samples:
+                if epoch:
+                    break
+                seen[raw.uid] += 1
+        assert len(seen) == 30 and set(seen.values()) == {1}
+
+
+def test_epochs_differ_in_order_and_seeds_too(shards):
+    def order(seed, start):
+        return [raw.uid for _, raw in islice(Stream(find_shards(shards), "en", seed=seed)._samples, start, start + 30)]
+
+    assert sorted(order(1, 0)) == sorted(order(1, 30))
+    assert order(1, 0) != order(1, 30) and order(1, 0) != order(2, 0) and order(1, 0) == order(1, 0)
+
+
+def test_languages_take_turns_in_proportion_and_not_in_step_with_workers():
+    names = cycle({"en": 2, "zh": 1})
+    turns = [turn_at(step, names, seed=5) for step in range(300)]
+    assert Counter(turns) == {"en": 200, "zh": 100}
+    assert {turns[0::3].count("zh"), turns[1::3].count("zh"), turns[2::3].count("zh")} != {0, 100}
+
+
+def test_batches_of_one_language_when_they_take_turns(shards, texts):
+    loader = Loader(reader(shards, texts, mixing="batch"), 0)
+    for _ in range(6):
+        batch = next(loader)
+        assert len(set(batch.region_language[batch.region_valid].tolist())) == 1
+
+
+def sample(uid: str, **changes) -> tuple[str, bytes, bytes]:
+    import random
+
+    picture, objects = scene(random.Random(uid), 64)
+    whole = record(uid, picture, objects, ["en"], 64) | changes
+    return uid, picture, json.dumps(whole).encode()
+
+
+def test_damaged_samples_are_skipped_and_counted(tmp_path, texts):
+    good = [sample(f"{number:032x}") for number in range(6)]
+    bad_picture = (f"{90:032x}", b"<html>not found</html>", sample(f"{90:032x}")[2])
+    cut_picture = (f"{91:032x}", sample(f"{91:032x}")[1][:200], sample(f"{91:032x}")[2])
+    no_json = (f"{92:032x}", b"x", None)
+    odd_json = (f"{93:032x}", b"x", b"[1, 2")
+    write_shard(tmp_path / "0.tar", [good[0], bad_picture, *good[1:3], no_json, cut_picture, odd_json, *good[3:]])
+    whole = write_shard(tmp_path / "1.tar", good).read_bytes()
+    (tmp_path / "1.tar").write_bytes(whole[: len(whole) * 2 // 3])
+    loader = Loader(reader(str(tmp_path), texts, languages={"en": 1}), 0)
+    uids = {uid for _ in range(8) for uid in next(loader).uids}
+    assert uids == {uid for uid, _, _ in good}
+    assert loader.counts["bad: picture cannot be decoded"] > 0
+    assert loader.counts["bad: picture or record missing"] > 0
+    assert loader.counts["bad: record is not a JSON object"] > 0
+    assert loader.counts["bad: shard cut short"] > 0
+
+
+def test_too_many_damaged_samples_stop_the_run(tmp_path, texts):
+    half = [sample(f"{n:032x}") if n % 2 else (f"{n:032x}", b"no picture", sample(f"{n:032x}")[2]) for n in range(20)]
+    write_shard(tmp_path / "0.tar", half)
+    loader = Loader(reader(str(tmp_path), texts, languages={"en": 1}, max_bad_share=0.2), 0)
+    with pytest.raises(ValueError, match=r"unreadable, above data\.max_bad_share=0\.2: picture cannot be decoded"):
+        for _ in range(100):
+            next(loader)
+
+
+def test_another_format_version_is_refused_by_name(tmp_path):
+    path = write_shard(tmp_path / "0.tar", [sample("a" * 32, format="fineloom/2")])
+    with pytest.raises(ValueError, match="format fineloom/2; this trainer reads fineloom/1"):
+        list(read_shard(str(path), Counter(), lambda place, record: True))
+
+
+def test_no_text_in_the_wanted_language_is_an_error_and_not_an_endless_search(tmp_path, texts):
+    write_shard(tmp_path / "0.tar", [sample("a" * 32)])
+    with pytest.raises(ValueError, match="no readable sample with a text in 'zh'"):
+        next(Loader(reader(str(tmp_path), texts, languages={"zh": 1}), 0))
+
+
+def test_a_pattern_without_shards_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no shard matches"):
+        find_shards(str(tmp_path / "*.tar"))
+
+
+def raw(**changes) -> Raw:
+    text = {"language": "en", "length": "short", "origin": "source", "by": "x", "text": "A Red cube"}
+    return Raw("a" * 32, b"", {"texts": [text], "regions": [], **changes}, 0)
+
+
+def test_without_a_long_caption_the_short_one_is_repeated_four_times():
+    chosen = choose(raw(), "en", TextSettings(prefix_en=""), 0, 0)
+    assert chosen.long == "A Red cube A Red cube A Red cube A Red cube"
+    assert choose(raw(), "en", TextSettings(), 0, 0).short == "a photo of A Red cube"
+
+
+def test_without_a_short_caption_the_first_sentence_of_the_long_one_stands_in():
+    long = {"language": "zh", "length": "long", "origin": "model", "by": "x", "text": "一只猫。它在睡觉。"}
+    chosen = choose(raw(texts=[long]), "zh", TextSettings(), 0, 0)
+    assert (chosen.short, chosen.long) == ("一只猫。", "一只猫。它在睡觉。")
+
+
+def test_regions_follow_the_languages_and_the_limit():
+    region = {
+        "box": [0, 0, 1, 1],
+        "language": "en",
+        "short": "s",
+        "long": "s",
+        "negatives": [{"text": str(n)} for n in range(10)],
+    }
+    many = raw(regions=[region] * 6)
+    assert len(choose(many, "en", TextSettings(), 0, 0).regions) == 4
+    assert choose(many, "en", TextSettings(region_languages=["zh"]), 0, 0).regions == []
+    assert choose(many, "en", TextSettings(negative_languages=[]), 0, 0).regions[0][2] is None
+
+
+def test_token_rows_are_right_padded_lower_case_and_of_fixed_length(texts, tmp_path):
+    texts.save(tmp_path)
+    for tokenizer in (texts, load_texts(tmp_path)):
+        ids = tokenizer(["Red CIRCLE", "红色圆形", "red circle " * 50], 12)
+        assert ids.shape == (3, 12) and torch.equal(ids[0], tokenizer(["red circle"], 12)[0])
+        assert ids[0, -1] == 0 and ids[2, -1] != 0
+
+
+def test_a_folder_without_tokenizer_says_what_to_do(tmp_path):
+    with pytest.raises(ValueError, match="no tokenizer there"):
+        load_texts(tmp_path)

@@ -1,0 +1,210 @@
+"""Training as a user runs it: both stages, resume after SIGTERM and `kill -9` with equal losses, and stops that say why."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from make_shards import write_scenes
+from safetensors.torch import load_file, save_file
+
+from fgclip2_train.checkpoint import Saver, latest, resolve
+from fgclip2_train.config import load_settings
+from fgclip2_train.data.loader import Loader, Reader
+from fgclip2_train.data.tokens import train_tokenizer
+from fgclip2_train.evaluation.run import evaluate
+from fgclip2_train.loop import train
+from fgclip2_train.model import Fgclip2Model
+from fgclip2_train.model.configuration import sized
+from fgclip2_train.model.initialise import from_scratch, load_model
+from fgclip2_train.optim import make_optimizer
+from fgclip2_train.step import Stepper
+from fgclip2_train.watch import NonFinite
+
+ROOT = Path(__file__).parents[2]
+COMMON = [
+    "threads=1",
+    "batch=6",
+    "log_every=1",
+    "data.workers=0",
+    "data.patches=16",
+    "data.shuffle_block=16",
+    "optimizer.warmup=2",
+]
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory) -> str:
+    return write_scenes(tmp_path_factory.mktemp("scenes"), shards=2, per_shard=16, side=96)
+
+
+@pytest.fixture(scope="module")
+def stage1(shards, tmp_path_factory) -> Path:
+    return train(settings(shards, tmp_path_factory.mktemp("stage1"), "stage=1", "steps=3"))
+
+
+def settings(shards, out, *more):
+    return load_settings("tiny", [f"data.shards={shards}", f"out={out}", *COMMON, *more])
+
+
+def losses(out: Path) -> list[tuple]:
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [(line["step"], line["loss"], line.get("fgv"), line["threshold"], line["grad_norm"]) for line in lines]
+
+
+def test_stage_1_leaves_the_region_parts_alone_and_stage_2_trains_them(shards, stage1, tmp_path):
+    before = load_file(stage1 / "model.safetensors")
+    final = train(settings(shards, tmp_path, "stage=2", "steps=3", f"model.start={stage1}"))
+    after = load_file(final / "model.safetensors")
+    moved = {name for name in after if not torch.equal(before[name], after[name])}
+    assert {"boxtext_head.weight", "dense_feature_head.attention.in_proj_weight", "rank_threshold"} <= moved
+    assert "dense_feature_head.probe" in moved  # copied again at the start of stage 2, then left alone
+    assert torch.equal(after["dense_feature_head.probe"], before["vision_model.head.probe"])
+    first = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
+    assert {"short", "long", "fgv", "tic", "hard_batch", "hard_group", "hard_rank", "lr", "samples_per_s", "data_wait"} <= set(
+        first
+    )
+    assert first["regions"] > 0 and first["groups"] > 0
+
+
+def test_a_checkpoint_is_what_from_pretrained_takes(stage1):
+    model, again = load_model(stage1), Fgclip2Model.from_pretrained(str(stage1))
+    config = json.loads((stage1 / "config.json").read_text())
+    assert (config["model_type"], config["architectures"]) == ("fgclip2", ["Fgclip2Model"])
+    assert config["text_config"]["keep_len"] == 20
+    for (name, one), (other, two) in zip(model.state_dict().items(), again.state_dict().items(), strict=True):
+        assert name == other and torch.equal(one, two)
+
+
+def test_a_checkpoint_without_the_extra_scalars_gets_their_start(stage1, tmp_path):
+    for file in stage1.iterdir():
+        if file.is_file() and file.name != "model.safetensors":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = load_file(stage1 / "model.safetensors")
+    for name in ("logit_scale_finegraind", "logit_scale_hardneg", "rank_threshold"):
+        del weights[name]
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    model = load_model(tmp_path)
+    assert model.rank_threshold == 0
+    assert model.logit_scale_finegraind.item() == pytest.approx(4.6052)
+
+
+def run_until(shards, out, stage1, how: int, line: str) -> subprocess.Popen:
+    """Start training as a process of its own and send it a signal when it prints `line`."""
+    arguments = [f"data.shards={shards}", f"out={out}", *COMMON, "stage=2", "steps=8", f"model.start={stage1}", "save.every=3"]
+    command = [sys.executable, "-m", "fgclip2_train", "train", "--preset", "tiny", *arguments]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ)
+    for text in process.stdout:
+        if text.startswith(line):
+            process.send_signal(how)
+            break
+    process.stdout.read()
+    process.wait(timeout=120)
+    return process
+
+
+def test_interrupted_runs_go_on_with_the_losses_of_an_uninterrupted_one(shards, stage1, tmp_path):
+    options = ("stage=2", "steps=8", f"model.start={stage1}", "save.every=3")
+    straight, stopped, killed = (tmp_path / name for name in ("straight", "stopped", "killed"))
+    train(settings(shards, straight, *options))
+
+    asked = run_until(shards, stopped, stage1, signal.SIGTERM, "step 4/8")
+    assert asked.returncode == 0
+    reached = json.loads((resolve(stopped) / "trainer.json").read_text())["step"]
+    assert 4 <= reached < 8
+    train(settings(shards, stopped, *options))
+    assert losses(stopped) == losses(straight)
+
+    assert run_until(shards, killed, stage1, signal.SIGKILL, "step 5/8").returncode == -signal.SIGKILL
+    (killed / "checkpoints" / ".step-00000006").mkdir(exist_ok=True)  # as a kill in the middle of a checkpoint leaves it
+    assert resolve(killed).name in ("step-00000003", "step-00000006")
+    train(settings(shards, killed, *options))
+    assert losses(killed) == losses(straight)
+    assert not list((killed / "checkpoints").glob(".step-*"))
+
+    one, other = (load_file(resolve(out) / "model.safetensors") for out in (straight, killed))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_another_number_of_readers_goes_on_and_says_what_changes(shards, tmp_path, capsys):
+    train(settings(shards, tmp_path, "stage=1", "steps=2"))
+    train(settings(shards, tmp_path, "stage=1", "steps=4", "data.workers=2"))
+    assert "1 × 0 readers became 1 × 2" in capsys.readouterr().out
+    assert [step for step, *_ in losses(tmp_path)] == [1, 2, 3, 4]
+
+
+def test_weights_that_are_not_finite_stop_before_any_update(shards, stage1, tmp_path):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for file in stage1.iterdir():
+        (broken / file.name).write_bytes(file.read_bytes())
+    weights = load_file(broken / "model.safetensors")
+    weights["text_model.head.bias"][3] = torch.nan
+    save_file(weights, broken / "model.safetensors", {"format": "pt"})
+    with pytest.raises(NonFinite, match="not finite at about step 1"):
+        train(settings(shards, tmp_path / "run", "stage=2", "steps=3", f"model.start={broken}"))
+    steps = json.loads((tmp_path / "run" / "nonfinite-rank0.json").read_text())
+    assert len(steps[0]["uids"]) == 6
+    assert latest(tmp_path / "run") is None
+
+
+def test_a_stage_without_data_or_length_is_refused(tmp_path, shards):
+    with pytest.raises(ValueError, match=r"set data\.shards="):
+        train(load_settings("tiny", [f"out={tmp_path}", "stage=1"]))
+    with pytest.raises(ValueError, match="steps=N or epochs=N"):
+        train(settings(shards, tmp_path, "stage=1", "steps=null"))
+
+
+def test_epochs_are_counted_in_samples(shards, tmp_path):
+    train(settings(shards, tmp_path, "stage=1", "steps=null", "epochs=0.5"))
+    assert losses(tmp_path)[-1][0] == round(0.5 * 32 / 6)
+
+
+def test_a_full_disk_names_the_checkpoint_and_leaves_earlier_ones_whole(tmp_path, stage1, monkeypatch):
+    saver = Saver(tmp_path / "checkpoints", keep=2)
+    texts = train_tokenizer(["a"], 300)
+    model = load_model(stage1)
+    arguments = ({"x": torch.zeros(1)}, {}, model.config, texts, {"step": 1})
+    saver.save(1, *arguments)
+    saver.wait()
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("fgclip2_train.checkpoint.save_file", full)
+    saver.save(2, *arguments)
+    with pytest.raises(ValueError, match=r"could not be written .*No space left.*earlier ones are whole"):
+        saver.wait()
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir() if path.name.startswith((".", "step"))] == [
+        "step-00000001"
+    ]
+
+
+def test_parts_of_a_batch_give_the_gradient_of_the_whole(shards):
+    texts = train_tokenizer(["a picture with red circle", "红色圆形"], 400)
+    tiny = {"width": 16, "layers": 1, "heads": 2, "mlp": 16, "positions": 24, "keep": 20}
+    chosen = settings(shards, "unused", "stage=2", "steps=9", "data.mixing=batch", "loss.mask_duplicates=false")
+    gradients = {}
+    for parts in (1, 3):
+        model = from_scratch(sized(**tiny, vocabulary=len(texts)), 0, 2.3, -6.0).double()
+        model.freeze_unused(regional=True)
+        reader = Reader(chosen.data, texts, 6 // parts, lengths=model.lengths, seed=0, parts=parts)
+        loader = Loader(reader, 0)
+        stepper = Stepper(model, model, make_optimizer(model, chosen.optimizer), chosen, 9)
+        batches = [next(loader) for _ in range(parts)]
+        stepper._backward_whole(batches[0]) if parts == 1 else stepper._backward_in_parts(batches)
+        gradients[parts] = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+    for name, whole in gradients[1].items():
+        torch.testing.assert_close(gradients[3][name], whole, rtol=1e-6, atol=1e-10, msg=name)
+
+
+def test_evaluation_says_what_it_measured(shards, stage1):
+    result = evaluate(stage1, shards, limit=20)
+    assert result["samples"] == 20 and result["patches"] == 16
+    assert set(result["retrieval"]) == {"en", "zh"} and set(result["retrieval"]["en"]) == {"short", "long"}
+    assert 0 <= result["boxes"]["zh"]["top1"] <= 1
+    assert result["hard_negatives"]["en"]["by_family"].keys() == {"colour"}

@@ -62,6 +62,10 @@ def read_shard(path: str, counts: Counter[str], wanted: Callable[[int, dict[str,
                     sample = _read_sample(tar, place, members, counts, wanted, path)
                     if sample is not None:
                         yield sample
+                # A cut between two members looks like the end, but for the empty block that ends every tar.
+                file.seek(tar.offset)
+                if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                    raise tarfile.ReadError("no end of archive")
         except (tarfile.ReadError, EOFError):
             counts["bad: shard cut short"] += 1
 

@@ -49,7 +49,9 @@ class Texts:
 def load_texts(folder: str | Path) -> Texts:
     """The tokenizer kept beside a checkpoint, or of a hub name."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder))
+        # tokenizer.json says everything; the automatic way would also look at the model's config and its remote code.
+        whole = (Path(folder) / "tokenizer.json").is_file()
+        tokenizer = (PreTrainedTokenizerFast if whole else AutoTokenizer).from_pretrained(str(folder))
     except (OSError, KeyError, AttributeError, ValueError) as error:
         raise ValueError(
             f"{folder}: no tokenizer there ({type(error).__name__}). A checkpoint of this package has tokenizer.json beside its "

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from transformers import Siglip2Config, Siglip2Model
+from transformers.utils import logging
 
 from fgclip2_train.model.configuration import Fgclip2Config
 from fgclip2_train.model.model import TEMPERATURE, Fgclip2Model
@@ -81,6 +82,7 @@ def from_scratch(config: Fgclip2Config, seed: int, logit_scale: float, logit_bia
 
 def load_model(start: str | Path) -> Fgclip2Model:
     """A model from a folder or hub name: an FG-CLIP 2 checkpoint (ours or a released one) or a plain SigLIP 2 NaFlex one."""
+    logging.disable_progress_bar()
     kind = _model_type(start)
     if kind == "siglip2":
         siglip = Siglip2Model.from_pretrained(str(start))

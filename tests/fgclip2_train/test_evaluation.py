@@ -1,0 +1,96 @@
+"""Scores on vectors whose answer is known, FG-OVD files, and starting from a plain SigLIP 2 folder."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+from transformers import Siglip2Config, Siglip2Model
+
+from fgclip2_train.data.tokens import train_tokenizer
+from fgclip2_train.evaluation.encode import Encoder
+from fgclip2_train.evaluation.fgovd import evaluate_fgovd
+from fgclip2_train.evaluation.scores import classify, picks_positive, recall_at_1
+from fgclip2_train.model.configuration import sized
+from fgclip2_train.model.initialise import from_scratch, load_model
+
+
+def test_any_picture_with_the_same_text_is_right():
+    pictures = torch.tensor([[1.0, 0], [0.9, 0.1], [0, 1.0]])
+    texts = torch.eye(2)
+    score = recall_at_1(pictures, texts, [(0, 0), (1, 0), (2, 1)])  # pictures 0 and 1 are described alike
+    assert (score["image_to_text"], score["text_to_image"]) == (1.0, 1.0)
+    wrong = recall_at_1(pictures, texts, [(0, 1), (1, 0), (2, 1)])
+    assert wrong["image_to_text"] == pytest.approx(2 / 3) and wrong["text_to_image"] == 0.5
+
+
+def test_pictures_without_a_text_are_only_distractors():
+    score = recall_at_1(torch.eye(3), torch.eye(3)[:1], [(0, 0)])
+    assert (score["image_to_text"], score["text_to_image"], score["pictures"]) == (1.0, 1.0, 3)
+
+
+def test_a_positive_that_ties_the_best_counts_as_officially():
+    region = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    texts = torch.tensor([[[1.0, 0], [1.0, 0]], [[0.0, 1], [1.0, 0]]])
+    assert picks_positive(region, texts).tolist() == [True, False]
+
+
+def test_boxes_are_classified_among_all_phrases():
+    assert classify(torch.eye(2), torch.eye(2), torch.tensor([0, 0]))["top1"] == 0.5
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    texts = train_tokenizer(["a red circle", "红色圆形"], 400)
+    tiny = {"width": 16, "layers": 1, "heads": 2, "mlp": 16, "positions": 24, "keep": 20}
+    return Encoder(from_scratch(sized(**tiny, vocabulary=len(texts)), 0, 2.3, -6.0).eval(), texts, "official", batch=2)
+
+
+def test_features_do_not_depend_on_what_else_is_in_the_batch(encoder):
+    pictures = [
+        Image.new("RGB", size, colour) for size, colour in (((200, 150), "red"), ((900, 700), "blue"), ((60, 90), "green"))
+    ]
+    boxes = [[[0, 0, 0.5, 0.5]], [], [[0.2, 0.2, 1, 1], [0, 0, 1, 1]]]
+    whole, parts = encoder.pictures(pictures, boxes)
+    for index, picture in enumerate(pictures):
+        alone, (own,) = encoder.pictures([picture], [boxes[index]])
+        torch.testing.assert_close(whole[index], alone[0], rtol=0, atol=1e-5)
+        torch.testing.assert_close(parts[index], own, rtol=0, atol=1e-5)
+
+
+def rows(name: str) -> str:
+    row = {"img_path": name, "bbox": [5, 5, 50, 40], "pos_expression": ["a red circle"], "width": 100, "height": 80}
+    return "\n".join(
+        json.dumps(row | {"neg_expression": negatives, "test_type": kind})
+        for negatives, kind in ((["a blue circle"] * 10, "hard"), (["a blue square"] * 2, "easy"))
+    )
+
+
+def test_fgovd_counts_groups_of_any_size_and_missing_pictures(encoder, tmp_path):
+    Image.new("RGB", (100, 80), "red").save(tmp_path / "there.jpg")
+    file = tmp_path / "rows.jsonl"
+    file.write_text(rows("there.jpg") + "\n" + rows("gone.jpg") + "\n")
+    result = evaluate_fgovd(encoder, file, tmp_path)
+    assert result["groups"] == 2 and result["skipped"] == {"picture missing": 2}
+    assert set(result["accuracy"]) == {"all", "hard", "easy"}
+    file.write_text(rows("gone.jpg"))
+    with pytest.raises(ValueError, match="none of its 1 pictures is readable"):
+        evaluate_fgovd(encoder, file, tmp_path)
+
+
+def test_a_plain_siglip2_folder_is_a_start(tmp_path):
+    tower = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    text = tower | {"vocab_size": 50, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 1}
+    siglip = Siglip2Model(Siglip2Config(text_config=text, vision_config=tower))
+    siglip.save_pretrained(tmp_path)
+    model = load_model(tmp_path)
+    state = model.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in siglip.state_dict().items())
+    assert torch.equal(state["boxtext_head.weight"], state["text_model.head.weight"])
+    assert state["text_model.embeddings.position_embedding_res.weight"].shape == (196, 16)
+
+
+def test_a_folder_of_another_model_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ValueError, match="model_type is 'bert'; expected 'fgclip2' or 'siglip2'"):
+        load_model(tmp_path)

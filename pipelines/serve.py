@@ -138,9 +138,11 @@ def status(settings: ServeSettings) -> dict[str, Any]:
 
 def command(settings: ServeSettings, port: int) -> tuple[list[str], dict[str, str]]:
     """The command line of vLLM, and what is added to its environment."""
+    # The server tells this path to its clients, who hash the weights there; a relative one would mean nothing to them.
+    model = str(Path(settings.model).resolve()) if Path(settings.model).is_dir() else settings.model
     arguments = [
         *(str(settings.python.absolute()), "-m", "vllm.entrypoints.openai.api_server"),
-        *("--model", settings.model, "--served-model-name", settings.name),
+        *("--model", model, "--served-model-name", settings.name),
         *("--host", settings.host, "--port", str(port)),
         *("--max-model-len", str(settings.max_model_len), "--max-num-seqs", str(settings.max_num_seqs)),
         *("--limit-mm-per-prompt", '{"image":1,"video":0}'),

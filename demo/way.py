@@ -51,13 +51,13 @@ def main() -> None:
     assert chain is not None
     shards = f"{chain.run}/shards/*.tar"
     forget_other_shards(chain)
-    with step("stage 1: global alignment"):
-        trainer("train", "--preset", PRESET, "stage=1", f"out={TRAIN}/stage1", f"data.shards={shards}")
-    with step("stage 2: regions and hard negatives"):
-        start = f"model.start={TRAIN}/stage1/checkpoints/last"
-        trainer("train", "--preset", PRESET, "stage=2", f"out={TRAIN}/stage2", f"data.shards={shards}", start)
     evaluation = TRAIN / "eval.json"
-    if not evaluation.exists():
+    if not evaluation.exists():  # written last: with it, both stages are done
+        with step("stage 1: global alignment"):
+            trainer("train", "--preset", PRESET, "stage=1", f"out={TRAIN}/stage1", f"data.shards={shards}")
+        with step("stage 2: regions and hard negatives"):
+            start = f"model.start={TRAIN}/stage1/checkpoints/last"
+            trainer("train", "--preset", PRESET, "stage=2", f"out={TRAIN}/stage2", f"data.shards={shards}", start)
         with step("evaluation on scenes nobody has seen"):
             trainer("eval", "--checkpoint", f"{TRAIN}/stage2", "--shards", f"{DATA}/eval/*.tar", "--json", str(evaluation))
     report = chain.run / "report.html"

@@ -2,7 +2,6 @@
 
     <out>/checkpoints/step-00002000/   model.safetensors, config.json, tokenizer, optimizer.safetensors, trainer.json
     <out>/checkpoints/last             symbolic link to the newest one
-    <out>/checkpoints/best             symbolic link to the best one by `save.best`, kept beside the newest `save.keep`
 
 The folder itself is what `from_pretrained` takes. trainer.json holds step, settings, and the reader's position per rank.
 """
@@ -76,16 +75,9 @@ class Saver:
                 ) from error
             raise error
 
-    def mark_best(self, folder: Path) -> None:
-        point(self.folder / "best", folder)
-
     def _prune(self) -> None:
-        best = self.folder / "best"
-        kept = {best.resolve()} if best.exists() else set()
-        folders = sorted(self.folder.glob("step-*"))
-        for old in folders[: -self.keep]:
-            if old.resolve() not in kept:
-                shutil.rmtree(old, ignore_errors=True)
+        for old in sorted(self.folder.glob("step-*"))[: -self.keep]:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def write_checkpoint(

@@ -53,16 +53,6 @@ class OptimizerSettings(Strict):
 class SaveSettings(Strict):
     every: int = Field(default=2000, ge=1)
     keep: int = Field(default=3, ge=1)
-    best: str | None = None
-    """A metric of the evaluation, e.g. "retrieval/en/long/r1_mean": the checkpoint with the highest is kept as `best`."""
-
-
-class EvalSettings(Strict):
-    """Evaluation on its own period during training. `every` 0: only at the end, if there are shards."""
-
-    shards: str | list[str] | None = None
-    every: int = Field(default=0, ge=0)
-    limit: int | None = Field(default=None, ge=1)
 
 
 class Settings(Strict):
@@ -90,7 +80,6 @@ class Settings(Strict):
     threads: int | None = Field(default=None, ge=1)
     log_every: int = Field(default=10, ge=1)
     save: SaveSettings = SaveSettings()
-    eval: EvalSettings = EvalSettings()
 
     @property
     def regional(self) -> bool:

@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from fgclip2_train.use.commands import add_to
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
 
@@ -63,6 +65,9 @@ def evaluate(
     if json:
         write_json(result, json)
         typer.echo(f"written: {json}")
+
+
+add_to(app)
 
 
 def main() -> None:

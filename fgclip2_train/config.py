@@ -6,7 +6,7 @@ import difflib
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -15,6 +15,7 @@ from fgclip2_train.data.loader import DataSettings
 from fgclip2_train.objective import LossSettings
 
 PRESETS = Path(__file__).parent / "presets"
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class Strict(BaseModel):
@@ -106,10 +107,22 @@ def load_settings(preset: str | Path, overrides: Sequence[str] = ()) -> Settings
 
 
 def validate(values: Mapping[str, Any], where: str) -> Settings:
+    return validate_as(Settings, values, where)
+
+
+def override(model: type[Model], overrides: Sequence[str]) -> Model:
+    """A model's defaults with `key.sub=value` laid over them."""
+    values: dict[str, Any] = {}
+    for key, value in map(_parse, overrides):
+        values = _merge(values, _nest(key.split("."), value))
+    return validate_as(model, values, "settings")
+
+
+def validate_as(model: type[Model], values: Mapping[str, Any], where: str) -> Model:
     try:
-        return Settings.model_validate(values)
+        return model.model_validate(values)
     except ValidationError as error:
-        raise ValueError("\n".join(f"{where}: {line}" for line in _explain(error))) from None
+        raise ValueError("\n".join(f"{where}: {line}" for line in _explain(error, model))) from None
 
 
 def find_preset(preset: str | Path) -> Path:
@@ -153,17 +166,16 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _explain(error: ValidationError) -> Iterator[str]:
+def _explain(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
     for problem in error.errors():
         path = [str(part) for part in problem["loc"]]
         if problem["type"] == "extra_forbidden":
-            yield f"{'.'.join(path)}: no such setting.{_suggest(path[-1], _fields(path[:-1]), path[:-1])}"
+            yield f"{'.'.join(path)}: no such setting.{_suggest(path[-1], _fields(path[:-1], model), path[:-1])}"
         else:
             yield f"{'.'.join(path)}: {problem['msg']} (found {problem['input']!r})"
 
 
-def _fields(path: Sequence[str]) -> list[str]:
-    model: Any = Settings
+def _fields(path: Sequence[str], model: Any) -> list[str]:
     for part in path:
         annotation = model.model_fields[part].annotation if part in getattr(model, "model_fields", {}) else None
         options = [annotation, *typing.get_args(annotation)]

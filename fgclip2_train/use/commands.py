@@ -1,0 +1,255 @@
+"""The commands that use a trained model: score, dense, boxes, index, search, serve. Added to the trainer's command line."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from fgclip2_train.use.search import Kind
+    from fgclip2_train.use.towers import Towers, Walk
+
+Checkpoint = Annotated[str, typer.Option(help="a checkpoint's or a run's folder, or a hub name")]
+Patches = Annotated[
+    int | None, typer.Option(help="per picture, more for finer maps; by default what the checkpoint was trained with")
+]
+Text = Annotated[list[str] | None, typer.Option("--text", help="English or Chinese; may be given more than once")]
+Json = Annotated[Path | None, typer.Option(help="file for the result, - for standard output")]
+
+
+def add_to(app: typer.Typer) -> None:
+    for command in (score, dense, boxes, index, search, serve):
+        app.command()(command)
+
+
+def score(
+    pictures: Annotated[list[Path], typer.Argument(help="picture files")],
+    checkpoint: Checkpoint,
+    text: Text = None,
+    walk: Annotated[str, typer.Option(help="auto (by length), short, long or box")] = "auto",
+    patches: Patches = None,
+    json: Json = None,
+) -> None:
+    """Do these texts belong to these pictures? Cosine and sigmoid probability of every pair."""
+    from fgclip2_train.use.scores import score as run
+
+    texts = _texts(text)
+    opened = [_open(file) for file in pictures]
+    result = run(_load(checkpoint, patches), opened, texts, _walk(walk))
+    rows = []
+    for number, file in enumerate(pictures):
+        typer.echo(str(file))
+        for place, words in enumerate(texts):
+            cosine, chance = result.cosine[number, place].item(), result.probability[number, place].item()
+            typer.echo(f"  {chance:8.2%}  cos {cosine:+.4f}  {result.walks[place]:<5}  {words}")
+            rows.append(
+                {"picture": str(file), "text": words, "walk": result.walks[place], "cosine": cosine, "probability": chance}
+            )
+    _write(json, rows)
+
+
+def dense(
+    picture: Annotated[Path, typer.Argument(help="a picture file")],
+    checkpoint: Checkpoint,
+    out: Annotated[Path, typer.Option(help="PNG to write")],
+    text: Text = None,
+    patches: Patches = None,
+    font: Annotated[Path | None, typer.Option(help="font file with the captions' letters")] = None,
+) -> None:
+    """Where in the picture is each phrase? Similarity with every patch of the dense map, as a PNG."""
+    from fgclip2_train.use.dense import dense_maps, draw
+
+    texts, opened = _texts(text), _open(picture)
+    _need_font(font, texts)
+    maps = dense_maps(_load(checkpoint, patches), opened, texts)
+    for words, values in zip(texts, maps, strict=True):
+        typer.echo(f"  {values.min():+.3f} … {values.max():+.3f}  {words}")
+    _save(draw(opened, texts, maps, font=font), out)
+    typer.echo(f"written: {out} ({maps.shape[1]} × {maps.shape[2]} patches)")
+
+
+def boxes(
+    picture: Annotated[Path, typer.Argument(help="a picture file")],
+    checkpoint: Checkpoint,
+    text: Text = None,
+    most: Annotated[int, typer.Option(min=1, max=50, help="boxes per phrase at most")] = 1,
+    patches: Patches = None,
+    out: Annotated[Path | None, typer.Option(help="PNG with maps and boxes to write")] = None,
+    font: Annotated[Path | None, typer.Option(help="font file with the captions' letters")] = None,
+    json: Json = None,
+) -> None:
+    """The boxes that fit a phrase best, out of its dense map. No detector: there is always a best box, for what is not there too."""
+    from fgclip2_train.use.boxes import find_boxes
+    from fgclip2_train.use.dense import dense_maps, draw
+
+    texts, opened = _texts(text), _open(picture)
+    if out:
+        _need_font(font, texts)
+    towers = _load(checkpoint, patches)
+    found = find_boxes(towers, opened, texts, most=most)
+    width, height = opened.size
+    rows = []
+    for words, own in zip(texts, found, strict=True):
+        typer.echo(words)
+        for box in own:
+            x1, y1, x2, y2 = (round(value * side) for value, side in zip(box.box, (width, height) * 2, strict=True))
+            typer.echo(f"  {x1:5d} {y1:5d} {x2:5d} {y2:5d}  similarity {box.similarity:+.3f}  contrast {box.contrast:+.3f}")
+            rows.append({"text": words, "pixels": [x1, y1, x2, y2], **box.plain()})
+    if out:
+        maps = dense_maps(towers, opened, texts)
+        _save(draw(opened, texts, maps, boxes=[[box.box for box in own] for own in found], font=font), out)
+        typer.echo(f"written: {out}")
+    _write(json, rows)
+
+
+def index(
+    sources: Annotated[list[str], typer.Argument(help="folders of pictures, or shards as DIR or 'DIR/*.tar'")],
+    checkpoint: Checkpoint,
+    cache: Annotated[Path, typer.Option(help="folder of the feature cache; goes on with one that is there")],
+    patches: Patches = None,
+    precision: Annotated[str, typer.Option(help="fp32 or bf16")] = "fp32",
+    batch: Annotated[int, typer.Option(min=1)] = 64,
+    threads: Annotated[int | None, typer.Option(min=1, help="that decode pictures")] = None,
+    json: Json = None,
+) -> None:
+    """Encode pictures into a feature cache; only what is new is encoded. May be killed and begun again at any time."""
+    from fgclip2_train.use.build import index as run
+
+    towers = _load(checkpoint, patches, precision, batch)
+    report = run(towers, sources, cache, made_by=checkpoint, threads=threads, tell=typer.echo)
+    typer.echo(report.text())
+    typer.echo(f"cache: {cache}")
+    _write(json, {**vars(report), "cache": str(cache)})
+
+
+def search(
+    cache: Annotated[Path, typer.Argument(help="feature cache made by `index`")],
+    checkpoint: Checkpoint,
+    text: Text = None,
+    image: Annotated[list[Path] | None, typer.Option(help="a picture as query; may be given more than once")] = None,
+    k: Annotated[int, typer.Option("--k", "-k", min=1, help="results per query")] = 10,
+    kind: Annotated[str, typer.Option(help="auto, exact, scan or ivf")] = "auto",
+    probes: Annotated[int, typer.Option(min=1, help="cells that ivf looks into")] = 32,
+    html: Annotated[Path | None, typer.Option(help="contact sheet to write")] = None,
+    json: Json = None,
+) -> None:
+    """The pictures of a cache that fit a text, or resemble a picture, best."""
+    import numpy as np
+
+    from fgclip2_train.use.cache import Cache
+    from fgclip2_train.use.search import Searcher
+    from fgclip2_train.use.sheet import write_sheet
+
+    if kind not in ("auto", "exact", "scan", "ivf"):
+        raise ValueError(f"--kind {kind}: one of auto, exact, scan, ivf")
+    if not text and not image:
+        raise ValueError("nothing to search for: give --text or --image")
+    opened = Cache.open(cache)
+    pictures = [_open(file) for file in image or ()]
+    towers = _load(checkpoint, cast(Any, opened.identity["patches"]), opened.identity["precision"])
+    Cache.open(cache, towers.identity())
+    searcher = Searcher(opened, cast("Kind", kind), probes=probes, tell=lambda line: typer.echo(line, err=True))
+    vectors = [towers.texts(text).numpy()] if text else []
+    vectors += [towers.pictures(pictures).numpy()] if pictures else []
+    names = [*(text or ()), *map(str, image or ())]
+    results = searcher.hits(np.concatenate(vectors), k)
+    on_terminal = str(json) == "-"
+    for name, hits in zip(names, results, strict=True) if not on_terminal else ():
+        typer.echo(f"{name}  ({len(searcher.rows)} pictures, {searcher.kind})")
+        for number, hit in enumerate(hits, 1):
+            copies = f"  (and {len(hit.places) - 1} more)" if len(hit.places) > 1 else ""
+            typer.echo(f"  {number:3d}  {hit.score:+.4f}  {hit.places[0]}{copies}")
+    if html:
+        write_sheet(html, names, results, str(cache))
+        typer.echo(f"written: {html}", err=on_terminal)
+    _write(json, [{"query": name, "results": [vars(hit) for hit in hits]} for name, hits in zip(names, results, strict=True)])
+
+
+def serve(
+    checkpoint: Checkpoint,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="settings as key=value: port=8700 cache=DIR index=scan …")
+    ] = None,
+) -> None:
+    """Both towers and the search over HTTP, on this machine only unless `host` says otherwise. Ends in good order on SIGTERM."""
+    from fgclip2_train.config import override
+    from fgclip2_train.use.settings import ServeSettings
+
+    settings = override(ServeSettings, overrides or [])
+
+    from fgclip2_train.use.start import run
+
+    run(checkpoint, settings, tell=typer.echo)
+
+
+# -- what they share ------------------------------------------------------------------------------------------------------
+
+
+def _load(checkpoint: str, patches: int | None, precision: str = "fp32", batch: int = 64) -> Towers:
+    from fgclip2_train.use.towers import load
+
+    if precision not in ("fp32", "bf16"):
+        raise ValueError(f"precision {precision!r}: fp32 or bf16")
+    return load(checkpoint, patches=patches, precision=cast(Any, precision), batch=batch)
+
+
+def _open(file: Path) -> Image.Image:
+    from fgclip2_train.use.pictures import open_picture
+
+    if not file.is_file():
+        raise FileNotFoundError(f"no picture file {file}")
+    try:
+        return open_picture(file.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+
+
+def _texts(texts: list[str] | None) -> list[str]:
+    if not texts or not all(text.strip() for text in texts):
+        raise ValueError("give at least one --text, and none of them empty")
+    return texts
+
+
+def _walk(walk: str) -> Walk:
+    from fgclip2_train.use.towers import WALKS
+
+    if walk not in WALKS:
+        raise ValueError(f"--walk {walk}: one of {', '.join(WALKS)}")
+    return cast("Walk", walk)
+
+
+def _need_font(font: Path | None, texts: list[str]) -> None:
+    from fgclip2_train.use.dense import find_font
+
+    if find_font(font) is None and not all(text.isascii() for text in texts):
+        typer.echo("no font with Chinese letters was found: captions will show as boxes. Give one with --font FILE", err=True)
+
+
+def _save(image: Image.Image, file: Path) -> None:
+    import io
+
+    from fgclip2_train.use.cache import publish
+
+    data = io.BytesIO()
+    image.save(data, "PNG")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    publish(file, data.getvalue())
+
+
+def _write(file: Path | None, result: Any) -> None:
+    if file is None:
+        return
+    text = jsonlib.dumps(result, ensure_ascii=False, indent=1)
+    if str(file) == "-":
+        typer.echo(text)
+        return
+    from fgclip2_train.use.cache import publish
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    publish(file, (text + "\n").encode())
+    typer.echo(f"written: {file}")

@@ -48,23 +48,36 @@ def train(
 
 @app.command(name="eval")
 def evaluate(
-    checkpoint: Annotated[str, typer.Option(help="a checkpoint's or a run's folder, or a hub name")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="settings as key.sub=value: root=DIR, only=[lit_cn], sets.lit_cn.lower=true")
+    ] = None,
+    checkpoint: Annotated[str, typer.Option(help="a checkpoint's or a run's folder, or a hub name")] = "",
+    suite: Annotated[str | None, typer.Option(help="the paper's sets: official or fineloom; or a YAML file of sets")] = None,
     shards: Annotated[list[str] | None, typer.Option(help="folder or pattern of shards; may be given more than once")] = None,
     fgovd: Annotated[Path | None, typer.Option(help="FG-OVD rows as JSON lines")] = None,
     pictures: Annotated[Path | None, typer.Option(help="folder that FG-OVD's img_path is relative to")] = None,
     patches: Annotated[int | None, typer.Option(help="per picture; by default what the checkpoint was trained with")] = None,
-    limit: Annotated[int | None, typer.Option(help="samples to read at most")] = None,
+    limit: Annotated[int | None, typer.Option(help="samples of the shards to read at most")] = None,
     json: Annotated[Path | None, typer.Option(help="file for the result")] = None,
 ) -> None:
-    """Retrieval, boxes among phrases, positives among hard negatives."""
-    from fgclip2_train.evaluation.run import evaluate as run
-    from fgclip2_train.evaluation.run import table, write_json
+    """Retrieval, boxes, hard negatives and classes, on shards and on the public sets. Also under torchrun, on all processes."""
+    if not checkpoint:
+        raise ValueError("say what to evaluate: --checkpoint DIR (a checkpoint's or a run's folder, or a hub name)")
 
-    result = run(checkpoint, shards, fgovd=fgovd, pictures=pictures, patches=patches, limit=limit)
-    typer.echo(table(result))
-    if json:
-        write_json(result, json)
-        typer.echo(f"written: {json}")
+    from fgclip2_train.evaluation.run import evaluate as run
+    from fgclip2_train.evaluation.run import write_json
+    from fgclip2_train.evaluation.table import table
+    from fgclip2_train.ring import rank
+
+    result = run(
+        checkpoint, shards, fgovd=fgovd, pictures=pictures, patches=patches, limit=limit, suite=suite, overrides=overrides or []
+    )
+    if rank() == 0:
+        typer.echo(table(result))
+        if json:
+            write_json(result, json)
+            typer.echo(f"written: {json}")
+    raise typer.Exit(1 if any("error" in one for one in result["sets"].values()) else 0)
 
 
 add_to(app)

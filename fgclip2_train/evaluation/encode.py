@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -29,6 +30,8 @@ class Encoder:
     texts: Texts
     patches: int | Literal["official"] = "official"
     batch: int = 64
+    half: bool = False
+    """bfloat16 where the model's layers compute; vectors are made to unit length in float32."""
 
     @classmethod
     def load(
@@ -71,19 +74,25 @@ class Encoder:
         return whole, parts
 
     def _encode(self, pictures, boxes, bucket: int) -> tuple[Tensor, list[Tensor]]:
+        return self.patched(*images.batch_patches(pictures, bucket), boxes)
+
+    @torch.inference_mode()
+    def patched(self, patches: np.ndarray, grids: np.ndarray, boxes: Sequence[Sequence[Sequence[float]]]):
+        """As `pictures`, of one batch that is cut already: uint8 [B, T, 768], grids [B, 2]."""
         model, device = self.model, self.model.device
-        patches, grids = images.batch_patches(pictures, bucket)
         grid = torch.from_numpy(grids).to(device)
-        tokens, places, pad = model.vision(torch.from_numpy(patches).to(device), grid)
-        whole = unit(model.vision_model.head(tokens, pad)).cpu()
+        with self._precision():
+            tokens, places, pad = model.vision(torch.from_numpy(patches).to(device), grid)
+            whole = unit(model.vision_model.head(tokens, pad)).float().cpu()
         slots = max(map(len, boxes))
         if not slots:
-            return whole, [whole[:0]] * len(pictures)
+            return whole, [whole[:0]] * len(boxes)
         padded = torch.zeros(len(boxes), slots, 4)
         for row, own in enumerate(boxes):
             padded[row, : len(own)] = torch.tensor(own) if own else 0
-        vectors = model.regions(model.dense_feature_head.dense(tokens, pad), padded.to(device), grid, places, int(grids.max()))
-        vectors = unit(vectors).cpu()
+        with self._precision():
+            dense = model.dense_feature_head.dense(tokens, pad)
+        vectors = unit(model.regions(dense, padded.to(device), grid, places, int(grids.max()))).float().cpu()
         return whole, [vectors[row, : len(own)] for row, own in enumerate(boxes)]
 
     @torch.inference_mode()
@@ -95,18 +104,39 @@ class Encoder:
         rows, columns = grids[0].tolist()
         return unit(dense[0, : rows * columns]).cpu().view(rows, columns, -1)
 
-    @torch.inference_mode()
     def words(self, texts: Sequence[str], walk: Literal["short", "long", "box"]) -> Tensor:
         """[N, D]; the walk fixes length and head. Equal texts are encoded once."""
         distinct = {text: None for text in texts}
         place = {text: index for index, text in enumerate(distinct)}
+        return self._words(list(distinct), walk, self.texts)[[place[text] for text in texts]]
+
+    def exact(self, texts: Sequence[str], walk: Literal["short", "long", "box"]) -> Tensor:
+        """As `words`, in the case they are in, whatever the tokenizer's convention; texts are taken to be distinct."""
+        return self._words(texts, walk, Texts(self.texts.tokenizer, lower=False))
+
+    @torch.inference_mode()
+    def _words(self, texts: Sequence[str], walk: Literal["short", "long", "box"], tokens: Texts) -> Tensor:
         length = self.model.lengths[walk == "long"]
-        found = [torch.empty(0, self.model.config.text.hidden_size)]
-        names = list(distinct)
-        for start in range(0, len(names), 4 * self.batch):
-            ids = self.texts(names[start : start + 4 * self.batch], length).to(self.model.device)
-            found.append(unit(self.model.encode_text(ids, walk)).cpu())
-        return torch.cat(found)[[place[text] for text in texts]]
+        found = [torch.empty(0, self.text_width)]
+        for start in range(0, len(texts), 4 * self.batch):
+            ids = tokens(texts[start : start + 4 * self.batch], length).to(self.model.device)
+            with self._precision():
+                vectors = self.model.encode_text(ids, walk)
+            found.append(unit(vectors).float().cpu())
+        return torch.cat(found)
+
+    @property
+    def text_width(self) -> int:
+        return self.model.config.text.projection_size or self.model.config.text.hidden_size
+
+    @property
+    def keeps_case(self) -> bool:
+        """Whether the tokenizer itself tells upper from lower case; if not, no setting about case changes anything."""
+        plain = Texts(self.texts.tokenizer, lower=False)
+        return not torch.equal(plain(["A CAT"], 16), plain(["a cat"], 16))
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.half)
 
 
 def _trained_patches(folder: str | Path) -> int | Literal["official"]:

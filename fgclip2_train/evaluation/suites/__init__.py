@@ -1,0 +1,115 @@
+"""Named evaluations: `load_suite("official", ["root=data", "only=[lit_cn]"])`. Settings are key=value, as in training."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from fgclip2_train.evaluation.settings import KINDS, EvaluationSettings, PictureSettings, Strict
+
+SUITES = Path(__file__).parent
+Kind = TypeVar("Kind", bound=EvaluationSettings)
+
+
+def load_suite(
+    suite: str | Path | None, overrides: Sequence[str] = (), sets: Mapping[str, Any] | None = None
+) -> EvaluationSettings:
+    """A suite (a name, a YAML file, or none) with `key.sub=value` and further sets laid over it."""
+    given: dict[str, Any] = {"sets": dict(sets or {})}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise ValueError(f"{override!r} is not a setting: write key.sub=value, for instance sets.lit_cn.lower=false")
+        value: Any = yaml.safe_load(text) if text else None
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        given = merge(given, value)
+    return build(EvaluationSettings, given, suite, "evaluation settings")
+
+
+def build(model: type[Kind], given: Mapping[str, Any], suite: str | Path | None, where: str) -> Kind:
+    """Settings of `model` from values laid over a suite's. Raises ValueError that names key and nearest valid one."""
+    values = merge(_read(_find(suite)), given) if suite else dict(given)
+    defaults = values.pop("defaults", None) or {}
+    named = values.get("sets") or {}
+    for kind in defaults:
+        if kind != "all" and kind not in KINDS:
+            raise ValueError(f"{where}: defaults.{kind}: no such kind of set.{_near(kind, KINDS)}")
+    try:
+        values["sets"] = {name: _whole(name, own, defaults) for name, own in named.items()}
+        settings = model.model_validate(values)
+    except ValidationError as error:
+        raise ValueError("\n".join(f"{where}: {line}" for line in _explain(error, model, values))) from None
+    unknown = [name for name in settings.only or [] if name not in settings.sets]
+    if unknown:
+        raise ValueError(
+            f"{where}: only: no set {unknown[0]!r}.{_near(unknown[0], settings.sets)} Sets: {', '.join(settings.sets)}"
+        )
+    return settings
+
+
+def _whole(name: str, own: Any, defaults: Mapping[str, Any]) -> Any:
+    """A set's values over its kind's and everybody's defaults, where the kind has such a setting."""
+    if isinstance(own, PictureSettings):
+        return own
+    if not isinstance(own, Mapping) or own.get("kind") not in KINDS:
+        found = own.get("kind") if isinstance(own, Mapping) else own
+        raise ValueError(f"sets.{name}: kind is {found!r}; it must be one of {', '.join(KINDS)}")
+    return merge(merge(defaults.get("all", {}), defaults.get(own["kind"], {})), own)
+
+
+def _find(suite: str | Path) -> Path:
+    file = Path(suite)
+    if file.suffix in (".yaml", ".yml"):
+        if not file.is_file():
+            raise FileNotFoundError(f"no suite file {file}")
+        return file
+    known = sorted(path.stem for path in SUITES.glob("*.yaml"))
+    if str(suite) not in known:
+        raise ValueError(f"no suite {str(suite)!r}.{_near(str(suite), known)} Suites: {', '.join(known)}, or a YAML file")
+    return SUITES / f"{suite}.yaml"
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(file.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file}: not YAML ({error})") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{file}: a suite is a mapping, this is {type(values).__name__}")
+    parent = values.pop("extends", None)
+    return merge(_read(_find(parent)), values) if parent else values
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def _explain(error: ValidationError, model: type[Strict], values: Mapping[str, Any]) -> Iterator[str]:
+    for problem in error.errors():
+        path = [str(part) for part in problem["loc"]]
+        fields: Any = model.model_fields
+        if path[0] == "sets" and len(path) > 2:
+            fields = KINDS[values["sets"][path[1]]["kind"]].model_fields
+            path.pop(2)  # the kind, by which the right model was found
+        name = ".".join(path)
+        if problem["type"] == "extra_forbidden":
+            yield f"{name}: no such setting.{_near(path[-1], fields)}"
+        elif problem["type"] == "missing":
+            yield f"{name}: must be given"
+        else:
+            yield f"{name}: {problem['msg']} (found {problem['input']!r})"
+
+
+def _near(word: str, known: Any) -> str:
+    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" Did you mean {found[0]}?" if found else ""

@@ -92,11 +92,28 @@ class TextEmbeddings(siglip2.Siglip2TextEmbeddings):
         return self.token_embedding(ids) + positions
 
 
+class LastTextLayer(siglip2.Siglip2EncoderLayer):
+    """The text encoder's last layer, for the last position alone: nothing else of it is ever read.
+
+    Keys and values of all positions, everything else of one: a sixth of a layer's work. Same parameters as any other layer.
+    """
+
+    def forward(self, hidden_states: Tensor, attention_mask=None, **_) -> Tensor:  # type: ignore[override]
+        """[B, L, D] -> [B, 1, D]"""
+        attention, last = self.self_attn, hidden_states[:, -1:]
+        normed = self.layer_norm1(hidden_states)
+        parts = (attention.q_proj(normed[:, -1:]), attention.k_proj(normed), attention.v_proj(normed))
+        mixed = attend(*(part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in parts), None)
+        last = last + attention.out_proj(mixed.transpose(1, 2).flatten(2))
+        return last + self.mlp(self.layer_norm2(last))
+
+
 class TextTower(nn.Module):
     def __init__(self, config: Fgclip2TextConfig):
         super().__init__()
         self.embeddings = TextEmbeddings(config)
         self.encoder = siglip2.Siglip2Encoder(config)  # type: ignore[arg-type]
+        self.encoder.layers[-1] = LastTextLayer(config)  # type: ignore[arg-type]
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.head = nn.Linear(config.hidden_size, config.projection_size or config.hidden_size)
 

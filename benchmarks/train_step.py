@@ -1,0 +1,292 @@
+"""One optimizer step against the same step written plainly: time and peak memory, same weights, same batch, same process.
+
+    python benchmarks/train_step.py [--images 2] [--rounds 2] [--size base] [--patches 576] [--device cpu]
+
+The plain step is what one writes first, in its own words: the vision tower pools image after image, resizes positions image after image,
+pools boxes image after image (once for captions, once for hard groups), the dense head is a MultiheadAttention with a full mask per head
+that also returns its weights, every box slot is encoded whether it holds a box or not, the positive of a hard group is encoded once more,
+padding masks are full [T, T] ones, heads run text after text, and the sigmoid loss keeps its logits, labels and log-sigmoids. Layers of
+the towers are transformers' own in both. Both take turns; the first round of each is not counted.
+
+Memory is what a step adds at its peak to what was resident before it (VmHWM after a reset through /proc/self/clear_refs; on a GPU the
+allocator's peak).
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gc
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.ops import roi_align
+from transformers.models.siglip2.modeling_siglip2 import Siglip2EncoderLayer
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from fgclip2_train.batch import TEXTS_PER_GROUP, Batch, pack_phrases, pad_rows
+from fgclip2_train.config import validate
+from fgclip2_train.model import Fgclip2Model
+from fgclip2_train.model.attention import NAME
+from fgclip2_train.model.configuration import FAMILY, sized
+from fgclip2_train.optim import make_optimizer
+from fgclip2_train.step import Stepper
+
+SLOTS = 4
+WIDTH_OF_A_TEXT = {"short": 16, "long": 140, "phrase": 9}
+"""Tokens before the padding; padding is computed like any other token."""
+
+
+def make_batch(images: int, patches: int, groups_per_image: float, lengths: tuple[int, int], vocabulary: int, multiple: int):
+    """A batch with four regions on every picture, and its phrases slot by slot and group by group as the plain step wants them."""
+    random = torch.Generator().manual_seed(0)
+    side = int(patches**0.5)
+    grid = torch.tensor([(side, side), (side - 4, patches // (side - 4)), (patches // (side - 2), side - 2)])
+    grid = grid[torch.arange(images) % 3]
+    corner = torch.rand(images, SLOTS, 2, generator=random) * 0.6
+    boxes = torch.cat([corner, corner + 0.1 + 0.3 * torch.rand(images, SLOTS, 2, generator=random)], dim=-1)
+
+    def ids(count: int, kind: str) -> Tensor:
+        length = lengths[kind == "long"]
+        rows = torch.randint(5, vocabulary, (count, length), generator=random)
+        return rows.masked_fill(torch.arange(length) >= WIDTH_OF_A_TEXT[kind], 0)
+
+    count = images * SLOTS
+    groups = round(images * groups_per_image)
+    captions, negatives = ids(count, "phrase"), ids(10 * groups, "phrase").view(groups, 10, -1)
+    hard_slot = torch.randperm(count, generator=random)[:groups].sort().values
+    # A region's caption is its short expression, which is also its group's positive, half of the time.
+    positives = torch.where(torch.rand(groups, 1, generator=random) < 0.5, captions[hard_slot], ids(groups, "phrase"))
+    hard = torch.cat([positives[:, None], negatives], dim=1)
+    phrases, region_phrase, hard_phrases = pack_phrases(list(captions), list(hard), lengths[0], multiple)
+    batch = Batch(
+        patches=torch.randint(0, 256, (images, patches, 768), dtype=torch.uint8, generator=random),
+        grid=grid,
+        short=ids(images, "short"),
+        long=ids(images, "long"),
+        picture=torch.arange(images),
+        text=torch.arange(images)[:, None].expand(-1, 2),
+        boxes=boxes,
+        phrases=phrases,
+        region_slot=pad_rows(torch.arange(count), multiple),
+        region_phrase=pad_rows(region_phrase, multiple),
+        region_language=pad_rows(torch.zeros(count, dtype=torch.int64), multiple),
+        region_valid=pad_rows(torch.ones(count, dtype=torch.bool), multiple),
+        hard_slot=pad_rows(hard_slot, multiple),
+        hard_phrases=pad_rows(hard_phrases, multiple),
+        hard_valid=pad_rows(torch.ones(groups, dtype=torch.bool), multiple),
+        extent=-(-int(grid.max()) // 16) * 16,
+    )
+    return batch, captions, hard
+
+
+class Plain:
+    """The step as the module's docstring describes it, on the weights of `model`."""
+
+    def __init__(self, model: Fgclip2Model, batch: Batch, captions: Tensor, hard: Tensor, optimizer, precision: str):
+        self.model, self.batch, self.captions, self.hard, self.optimizer = model, batch, captions, hard, optimizer
+        self.precision, self.threshold = precision, 0.0
+
+    def __call__(self) -> float:
+        self.model.config.vision._attn_implementation = "sdpa"
+        try:
+            with torch.autocast(self.batch.patches.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                total = self.loss()
+        finally:
+            self.model.config.vision._attn_implementation = NAME
+        total.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return total.item()
+
+    def loss(self) -> Tensor:
+        model, batch = self.model, self.batch
+        tokens, mask = self.vision()
+        image = F.normalize(self.pool(tokens), dim=-1)
+        short = F.normalize(self.text(batch.short, model.text_model.head), dim=-1)
+        long = F.normalize(self.text(batch.long, model.longtext_head, long=True), dim=-1)
+        total = self.sigmoid(image, long) + self.sigmoid(image, short)
+
+        dense = self.dense(tokens, mask)
+        region = F.normalize(self.align(dense, batch.boxes), dim=-1)
+        caption = F.normalize(self.text(self.captions, model.boxtext_head), dim=-1)
+        valid = batch.hard_slot[batch.hard_valid]
+        hard_region = F.normalize(self.align(dense, batch.boxes), dim=-1)[valid]
+        texts = F.normalize(self.text(self.hard.flatten(0, 1), model.boxtext_head), dim=-1).view(
+            len(valid), TEXTS_PER_GROUP, -1
+        )
+
+        logits = model.logit_scale_finegraind.exp() * region @ caption.T
+        diagonal = torch.arange(len(logits), device=logits.device)
+        total = total + 0.2 * (F.cross_entropy(logits, diagonal) + F.cross_entropy(logits.T, diagonal)) / 2
+        similarity = caption @ caption.T
+        similarity = similarity.masked_fill(torch.eye(len(caption), dtype=torch.bool, device=caption.device), 0)
+        similarity = similarity.masked_fill(similarity > 0.95, 0)
+        total = total + 0.1 * similarity.topk(min(10, len(caption)), dim=1).values.exp().sum(1).log().mean()
+
+        beta, groups = model.logit_scale_hardneg.exp(), torch.arange(len(valid), device=logits.device)
+        everything = beta * hard_region @ torch.cat([texts[:, 0], texts[:, 1:].flatten(0, 1)]).T
+        backwards = beta * texts[:, 0] @ hard_region.T
+        own = beta * (hard_region[:, None] * texts).sum(-1)
+        a = (F.cross_entropy(everything, groups) + F.cross_entropy(backwards, groups)) / 2
+        g = F.cross_entropy(own, torch.zeros_like(groups))
+        c = F.relu(self.threshold + own[:, 1:] - own[:, :1]).mean()
+        return total + 0.3 * a + 1.5 * g + 0.2 * c
+
+    def vision(self) -> tuple[Tensor, Tensor]:
+        batch, tower = self.batch, self.model.vision_model
+        pixels = self.model.pixels(batch.patches, batch.grid)
+        count = batch.patches.shape[1]
+        table = tower.embeddings.position_embedding.weight
+        square = table.unflatten(0, (16, 16)).permute(2, 0, 1)[None]
+        positions = torch.empty(len(batch), count, table.shape[1], dtype=table.dtype, device=table.device)
+        mask = torch.zeros(len(batch), count, device=table.device)
+        for index in range(len(batch)):
+            rows, columns = batch.grid[index].tolist()
+            resized = F.interpolate(square, size=(rows, columns), mode="bilinear", align_corners=False, antialias=True)
+            resized = resized.flatten(2)[0].T
+            positions[index, : rows * columns] = resized
+            positions[index, rows * columns :] = resized[0]
+            mask[index, : rows * columns] = 1
+        hidden = tower.embeddings.patch_embedding(pixels) + positions
+        full = (1 - mask[:, None, None].expand(-1, 1, count, -1)) * torch.finfo(hidden.dtype).min
+        hidden = tower.encoder(hidden, attention_mask=full).last_hidden_state
+        return tower.post_layernorm(hidden), mask
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        head = self.model.vision_model.head
+        pooled = []
+        for index in range(len(tokens)):
+            count = int(self.batch.grid[index].prod().item())
+            seen = tokens[index : index + 1, :count]
+            mixed = head.attention(head.probe, seen, seen)[0]
+            pooled.append((mixed + head.mlp(head.layernorm(mixed)))[:, 0])
+        return torch.cat(pooled)
+
+    def dense(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        head, count = self.model.dense_feature_head, tokens.shape[1]
+        full = (1 - mask[:, None, None].expand(-1, head.num_heads, count, -1)) * torch.finfo(tokens.dtype).min
+        mixed = head.attention(tokens, tokens, tokens, attn_mask=full.reshape(-1, count, count))[0]
+        return mixed + head.mlp(head.layernorm(mixed))
+
+    def align(self, dense: Tensor, boxes: Tensor) -> Tensor:
+        vectors = []
+        for index in range(len(dense)):
+            rows, columns = self.batch.grid[index][0].item(), self.batch.grid[index][1].item()
+            picture = dense[index, : rows * columns].T.reshape(1, -1, rows, columns)
+            scaled = boxes[index] * torch.tensor([columns, rows, columns, rows], device=boxes.device)
+            vectors.append(roi_align(picture, [scaled], 1, spatial_scale=1.0, sampling_ratio=-1, aligned=True).flatten(1))
+        return torch.cat(vectors)
+
+    def text(self, ids: Tensor, head, long: bool = False) -> Tensor:
+        tower = self.model.text_model
+        hidden = tower.embeddings(ids, long)
+        for layer in tower.encoder.layers:  # every layer over all positions
+            hidden = Siglip2EncoderLayer.forward(layer, hidden, None)
+        pooled = tower.final_layer_norm(hidden)[:, -1]
+        return torch.cat([head(row[None]) for row in pooled])
+
+    def sigmoid(self, image: Tensor, text: Tensor) -> Tensor:
+        logits = image @ text.T * self.model.logit_scale.exp() + self.model.logit_bias
+        labels = 2 * torch.eye(len(image), device=image.device) - 1
+        return -F.logsigmoid(labels * logits).sum() / len(image)
+
+
+def resident(key: str) -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
+    return int(line.split()[1]) * 1024
+
+
+def measured(step, device: torch.device) -> tuple[float, float, int]:
+    """Loss, seconds, and bytes that the step added at its peak."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+    else:
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+        before = resident("VmRSS")
+    clock = time.perf_counter if device.type == "cuda" else time.process_time  # other work on the machine does not count
+    started = clock()
+    loss = step()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    seconds = clock() - started
+    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else resident("VmHWM")
+    return loss, seconds, peak - before
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", default="base")
+    parser.add_argument("--images", type=int, default=2)
+    parser.add_argument("--patches", type=int, default=576)
+    parser.add_argument("--groups", type=float, default=4.0, help="hard groups per picture; FineHARD has 0.83")
+    parser.add_argument("--vocabulary", type=int, default=32_000)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="bf16: autocast in both")
+    parser.add_argument("--layers", type=int, help="fewer layers than the size has, for a quick look")
+    parser.add_argument("--compile", action="store_true", help="compile the layers of ours")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--pad", type=int, default=1, help="regions, groups and phrases of ours are padded to this multiple")
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+
+    torch.manual_seed(0)
+    shape = FAMILY[arguments.size] | ({"layers": arguments.layers} if arguments.layers else {})
+    model = Fgclip2Model(sized(**shape, vocabulary=arguments.vocabulary))
+    with torch.no_grad():
+        model.logit_scale.fill_(2.3)
+        model.logit_bias.fill_(-10.0)
+    torch.nn.Module.to(model, device)
+    model.freeze_unused(regional=True)
+    model.train()
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    settings = validate(
+        {"stage": 2, "out": "-", "steps": 10**6, "precision": arguments.precision, "optimizer": {"lr": 1e-6, "warmup": 0}},
+        "benchmark",
+    )
+    batch, captions, hard = make_batch(
+        arguments.images, arguments.patches, arguments.groups, model.lengths, arguments.vocabulary, arguments.pad
+    )
+    batch = batch.to(device)
+    stepper = Stepper(model, model, make_optimizer(model, settings.optimizer), settings, settings.steps)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-6, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.001)
+    plain = Plain(model, batch, captions.to(device), hard.to(device), optimizer, arguments.precision)
+    sides = {"plain": plain, "ours": lambda: stepper(0, [batch]).terms.total.item()}
+    if arguments.compile:
+        # Only through the encoder, which is what ours calls; the plain step calls the layers' forward.
+        model.compile_layers()
+
+    seen: dict[str, list[tuple[float, float, int]]] = {name: [] for name in sides}
+    for _ in range(arguments.rounds + 1):
+        for name, step in sides.items():
+            model.load_state_dict(start)
+            seen[name].append(measured(step, device))
+    first = {name: rounds[0][0] for name, rounds in seen.items()}
+    print(
+        f"{arguments.size}/16, {arguments.images} pictures of {arguments.patches} patches, {SLOTS} regions and {arguments.groups} hard "
+        f"groups each, {len(batch.phrases)} distinct phrases, {arguments.precision}, {device} ({torch.get_num_threads()} threads)"
+    )
+    print(f"{'side':<6} {'CPU s':>8} {'peak GiB':>9}   loss")
+    middle = {}
+    for name, rounds in seen.items():
+        middle[name] = statistics.median(row[1] for row in rounds[1:]), max(row[2] for row in rounds[1:])
+        print(f"{name:<6} {middle[name][0]:>8.2f} {middle[name][1] / 2**30:>9.2f}   {first[name]:.6f}")
+    print(
+        f"plain / ours: time {middle['plain'][0] / middle['ours'][0]:.2f}, memory {middle['plain'][1] / middle['ours'][1]:.2f}, "
+        f"losses differ by {abs(first['plain'] - first['ours']):.1e}"
+    )
+
+
+if __name__ == "__main__":
+    main()

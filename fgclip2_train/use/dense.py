@@ -79,7 +79,7 @@ def draw(
     if len(phrases) > 1:
         panels.append(("nearest phrase", _nearest(under, maps), None))
 
-    columns = min(len(panels), 3 if width >= height else 4)
+    columns = len(panels) if len(panels) <= 3 else 2 if len(panels) == 4 else 3
     rows = math.ceil(len(panels) / columns)
     legend = LINE * len(phrases) + MARGIN if len(phrases) > 1 else 0
     across, down = width + MARGIN, height + LINE + BAR + LINE + MARGIN

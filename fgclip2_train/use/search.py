@@ -25,7 +25,7 @@ EXACT_UP_TO = 20_000
 """Vectors up to which "auto" takes the exact search: a few milliseconds, and nothing to build."""
 LEAST = 1000
 """Vectors below which there is too little to train an index on; the search is exact then."""
-TRAINING = {"scan": 8_192, "ivf": 65_536}
+TRAINING = {"scan": 4_096, "ivf": 65_536}
 BLOCK = 32_768
 
 

@@ -1,0 +1,146 @@
+"""The data set card: README.md with what the hub wants to know in front, and what a person must know below."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipelines.durable import replace
+from pipelines.exports.base import About, Layout
+from pipelines.exports.huggingface import HuggingFace
+from pipelines.exports.tables import REGION, features
+from pipelines.exports.tally import Tally
+from pipelines.report.page import clean
+
+SIZES = (
+    (1000, "n<1K"),
+    (10**4, "1K<n<10K"),
+    (10**5, "10K<n<100K"),
+    (10**6, "100K<n<1M"),
+    (10**7, "1M<n<10M"),
+    (10**8, "10M<n<100M"),
+)
+HUB_LICENCES = {
+    "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-4.0", "cc-by-3.0",
+    "cc-by-sa-3.0", "cc-by-2.0", "apache-2.0", "mit", "odc-by", "odbl", "pddl",
+}  # fmt: skip
+"""Identifiers that the hub knows; anything else is "other" with the words below."""
+LISTED = 40
+
+
+def hub_licence(tally: Tally) -> str:
+    """One identifier, only where every sample states the same known licence."""
+    found = [name.lower().replace(" ", "-") for name in tally.counts["licences"]]
+    return found[0] if len(found) == 1 and found[0] in HUB_LICENCES else "other"
+
+
+def size_category(samples: int) -> str:
+    return next((name for limit, name in SIZES if samples < limit), "n>100M")
+
+
+def write_card(folder: Path, layout: Layout, about: About, tally: Tally) -> None:
+    """Write `folder`/README.md. Texts of strangers (licences, names) are cleaned and put where Markdown takes them literally."""
+    languages = sorted({kind.split()[0] for kind in tally.counts["texts"]})
+    made = bool(tally.counts["models"])
+    front: dict[str, Any] = {
+        "pretty_name": about.title,
+        "language": languages or ["en"],
+        "license": hub_licence(tally),
+        "size_categories": [size_category(tally.samples)],
+        "source_datasets": ["extended"],
+        "annotations_creators": ["machine-generated"] if made else ["found"],
+        "task_categories": list(layout.tags),
+        "tags": ["fineloom", layout.name],
+    }
+    if isinstance(layout, HuggingFace):
+        front |= _configs(layout)
+    header = yaml.safe_dump(json.loads(json.dumps(front)), sort_keys=False, allow_unicode=True)
+    replace(folder / "README.md", f"---\n{header}---\n\n{_text(layout, about, tally)}".encode())
+
+
+def _configs(layout: HuggingFace) -> dict[str, Any]:
+    def files(folder: str) -> list[dict[str, str]]:
+        return [{"split": "train", "path": f"{folder}/*.parquet"}]
+
+    return {
+        "configs": [
+            {"config_name": "default", "data_files": files("data"), "default": True},
+            {"config_name": "regions", "data_files": files("regions")},
+        ],
+        "dataset_info": [
+            {"config_name": "default", "features": features(layout.schema)},
+            {"config_name": "regions", "features": features(REGION)},
+        ],
+    }
+
+
+def _text(layout: Layout, about: About, tally: Tally) -> str:
+    c = tally.counts
+    parts = [
+        f"# {about.title}",
+        about.description,
+        f"Layout `{layout.name}`: {layout.about}.",
+        "## What is in it",
+        _table("", "count", Counter({"samples": tally.samples, **{f"texts {k}": n for k, n in sorted(c["texts"].items())}}))
+        + "".join(f"| regions {k} | {n:,} |\n" for k, n in sorted(c["regions"].items()))
+        + "".join(f"| groups of ten hard negatives {k} | {n:,} |\n" for k, n in sorted(c["groups"].items())),
+        "## Sources",
+        "\n".join(
+            f"* {_code(name)} ({n:,} samples){': ' + clean(about.sources[name]) if about.sources.get(name) else ''}"
+            for name, n in c["sources"].most_common(LISTED)
+        ),
+        "## Licences",
+        "Of the pictures, as their sources state them. Addresses and annotations do not change whose the pictures are.",
+        _table("licence", "samples", c["licences"]),
+        "## How it was made",
+        "Every sample's record names the operators, prompt and model of each stage (`provenance`).",
+        _table("model", "stages of samples", c["models"]) if c["models"] else "No model was asked.",
+        _table("prompt", "stages of samples", c["prompts"]) if c["prompts"] else "",
+        _table("operator", "stages of samples", c["operators"]) if c["operators"] else "",
+        "## Known limits",
+        _limits(layout, tally),
+    ]
+    return "\n\n".join(part.rstrip("\n") for part in parts if part) + "\n"
+
+
+def _limits(layout: Layout, tally: Tally) -> str:
+    c = tally.counts
+    limits = []
+    if c["models"]:
+        limits.append(
+            "Texts, boxes and negatives made by a model were checked by validators and, where the recipe says so, by the model "
+            "itself; no person has read all of them. Some statements are false."
+        )
+    if c["groups"]:
+        limits.append(
+            "A hard negative is false for its box. It may be true of something else in the picture: such ones carry the flag "
+            "`present_elsewhere`."
+        )
+    if "not stated" in c["licences"]:
+        limits.append(f"{c['licences']['not stated']:,} samples come from sources that state no licence for their pictures.")
+    limits.append("Pictures from the web may show people, brands or offensive things that no filter caught; addresses go dead.")
+    limits += [f"{clean(why)} ({n:,})" for why, n in c["notes"].most_common()]
+    return "\n".join(f"* {text}" for text in limits)
+
+
+def _table(first: str, second: str, counter: Counter[str]) -> str:
+    rows = [
+        f"| {_code(name) if first else name} | {n:,} |"
+        for name, n in (counter.most_common(LISTED) if first else counter.items())
+    ]
+    if len(counter) > LISTED and first:
+        rows.append(
+            f"| {len(counter) - LISTED} others | {sum(counter.values()) - sum(n for _, n in counter.most_common(LISTED)):,} |"
+        )
+    return f"| {first} | {second} |\n|---|---:|\n" + "\n".join(rows) + "\n"
+
+
+def _code(text: str) -> str:
+    """A stranger's word as inline code: nothing in it is Markdown or HTML."""
+    text = re.sub(r"[`|\n\r\t]", " ", clean(text))[:200].strip()
+    return f"`{text or '?'}`"

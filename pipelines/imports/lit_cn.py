@@ -1,0 +1,60 @@
+"""LIT-CN's text file (and DCI-CN's, DOCCI-CN's): `image_path<TAB>caption` a line, long Chinese captions."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+from pipelines.imports.base import BadRow, Piece, Reader, Row, text_in
+
+MAX_LINE = 1 << 20
+
+
+class LitCnReader(Reader):
+    name: ClassVar[str] = "lit-cn"
+    pattern: ClassVar[str] = "image_caption_*.txt"
+
+    def pieces(self, path: Path, shard_size: int) -> tuple[str, list[Piece]]:
+        whole = hashlib.sha256()
+        pieces: list[Piece] = []
+        at = start = rows = first = 0
+        with open(path, "rb") as file:
+            while line := file.readline(MAX_LINE):
+                whole.update(line)
+                at += len(line)
+                if not line.strip():
+                    continue
+                rows += 1
+                if rows - first == shard_size:
+                    pieces.append(Piece(first, shard_size, [start, at]))
+                    first, start = rows, at
+        if rows > first:
+            pieces.append(Piece(first, rows - first, [start, at]))
+        return whole.hexdigest(), pieces
+
+    def rows(self, path: Path, digest: str, piece: Piece) -> Iterator[Row | tuple[int, BadRow]]:
+        start, end = piece.where
+        number = piece.first_row
+        with open(path, "rb") as file:
+            file.seek(start)
+            while file.tell() < end:
+                line = file.readline(MAX_LINE)
+                if not line.strip():
+                    continue
+                try:
+                    yield self._row(number, line)
+                except BadRow as bad:
+                    yield number, bad
+                number += 1
+
+    @staticmethod
+    def _row(number: int, line: bytes) -> Row:
+        path, tab, caption = line.decode("utf-8", "replace").removeprefix("\ufeff").partition("\t")
+        if not tab:
+            raise BadRow("bad_row", f"no tab in {path[:80]!r}")
+        text = text_in(caption)
+        if not text:
+            raise BadRow("no_text", "an empty caption")
+        return Row(number, path, "zh", long_captions=[text])

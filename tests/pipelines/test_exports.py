@@ -1,0 +1,378 @@
+"""Shards in the layouts of others, read back by those others' own rules: `datasets`, mlcroissant, COCO, the official reader."""
+
+import hashlib
+import io
+import json
+import tarfile
+from collections import Counter
+
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from pipelines.config import ConfigError
+from pipelines.exports import LAYOUTS, About, ExportSettings, export
+from pipelines.imports import ImportSettings, import_layout
+from pipelines.shard_format import FORMAT, validate_shard
+from pipelines.sources import index_table, load_source, read_slice
+
+WORDS = ["blue", "green", "black", "white", "pink", "grey", "brown", "yellow", "purple", "orange"]
+ABOUT = About("tiny", "A tiny set.", {"laion": "LAION, of the web | <b>bold</b>"}, "1.0.0")
+NOTHING_DONE = {"operators": [], "prompt": None, "model": None, "fingerprint": "f"}
+PROVENANCE = {
+    "source": NOTHING_DONE,
+    "captions": {"operators": ["recaption@1"], "prompt": "long_caption_zh@1", "model": "qwen2.5-vl", "fingerprint": "f"},
+}
+
+
+def jpeg(width=40, height=20, orientation=None, shade=0):
+    exif = Image.Exif()
+    if orientation:
+        exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height), (shade, 99, 200)).save(buffer, "JPEG", exif=exif)
+    return buffer.getvalue()
+
+
+def negative(i, positive="a red car"):
+    words = ["blue", "green", "black", "white", "pink", "grey", "brown", "yellow", "purple", "orange"]
+    text = positive.replace("red", words[i])
+    return {
+        "text": text,
+        "family": "colour",
+        "span": [2, 2 + len(words[i])],
+        "original": "red",
+        "origin": "lexical",
+        "flags": [],
+    }
+
+
+def region(language="en", short="a red car", box=(0.1, 0.2, 0.5, 0.9), hard=True, long=None):
+    return {
+        "box": list(box),
+        "score": 0.5,
+        "language": language,
+        "short": short,
+        "long": long or short,
+        "origin": "model",
+        "negatives": [negative(i) for i in range(10)] if hard else [],
+        "positives": [],
+    }
+
+
+def text(words, language="en", length="short", origin="source"):
+    return {"text": words, "language": language, "length": length, "origin": origin, "by": "x"}
+
+
+def record(n, picture, size=(40, 20), **changes):
+    return {
+        "format": FORMAT,
+        "uid": f"{n:032x}",
+        "source": "laion",
+        "license": "CC-BY-4.0",
+        "url": f"http://example.org/{n}.jpg",
+        "sha256": hashlib.sha256(picture).hexdigest(),
+        "image_format": "JPEG",
+        "width": size[0],
+        "height": size[1],
+        "texts": [
+            text("my car"),
+            text("There is a red car on a road.\tIt shines.", "en", "long", "model"),
+            text("路上有一辆红色的汽车。\n它闪闪发光。", "zh", "long", "model"),
+        ],
+        "regions": [region(hard=False, short="a road", box=(0, 0.5, 1, 1)), region(), region("zh", "汽车", hard=False)],
+        "long_negatives": [],
+        "scores": {"clip": 0.25},
+        "provenance": PROVENANCE,
+        **changes,
+    }
+
+
+def shard(path, *samples):
+    with tarfile.open(path, "w") as archive:
+        for made, picture in samples:
+            for name, data in ((f"{made['uid']}.jpg", picture), (f"{made['uid']}.json", json.dumps(made).encode())):
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+    return path
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """Two shards of two samples; the last picture is turned by EXIF, and its sample has no Chinese."""
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    plain = [jpeg(shade=n) for n in range(3)]
+    turned = jpeg(40, 20, orientation=6)
+    english = [text("a tall car"), text("A tall red car stands here.", "en", "long", "model")]
+    last = record(3, turned, (20, 40), texts=english, regions=[region()], license=None, url="http://example.org/0.jpg")
+    shard(folder / "00000.tar", (record(0, plain[0]), plain[0]), (record(1, plain[1], url=None), plain[1]))
+    shard(folder / "00001.tar", (record(2, plain[2]), plain[2]), (last, turned))
+    paths = sorted(folder.glob("*.tar"))
+    assert all(validate_shard(path).ok for path in paths)
+    return paths
+
+
+def made(shards, layout, tmp_path, **settings):
+    out = tmp_path / layout
+    tally = export(shards, layout, out, ExportSettings(**settings), ABOUT)
+    assert not list(tmp_path.glob(".*.partial")) and not (out / ".parts").exists()
+    return out, tally
+
+
+def test_lit_cn_has_one_line_a_picture_and_no_tab_or_line_end_inside_a_caption(shards, tmp_path):
+    out, tally = made(shards, "lit-cn", tmp_path)
+    lines = (out / "image_caption_long_cn.txt").read_text("utf-8").split("\n")
+    assert lines.pop() == "" and len(lines) == 3 and tally.counts["notes"] == {"no long Chinese text: left out": 1}
+    for line in lines:
+        path, caption = line.split("\t")
+        assert Image.open(out / path).size == (40, 20)
+        assert caption == "路上有一辆红色的汽车。 它闪闪发光。"
+
+
+def test_finehard_is_what_its_reader_demands(shards, tmp_path):
+    out, tally = made(shards, "finehard", tmp_path)
+    records = [r for file in sorted((out / "jsonfiles").iterdir()) for r in json.loads(file.read_text("utf-8"))]
+    assert len(records) == 7 and sum("is_cn" in r for r in records) == 3
+    for one in records:
+        assert one["caption"] and one["short_caption"] and (out / "images" / one["f_path"]).is_file()
+        for box in one["bbox_info"]:
+            x1, y1, x2, y2 = box["bbox"][:4]
+            assert 0 <= x1 <= x2 <= 1 and 0 <= y1 <= y2 <= 1
+            assert box["flag_short_neg"] in (0, 1)
+            assert len(box["short_expr_negs"]) == (10 if box["flag_short_neg"] else 0)
+    english = [r for r in records if "is_cn" not in r]
+    assert english[0]["bbox_info"][0]["flag_short_neg"] == 1, "regions with negatives first: only four boxes are used"
+    assert next(r["short_caption"] for r in records if "is_cn" in r) == "路上有一辆红色的汽车。"
+    keys = json.loads((out / "url2key_jsons" / "url2key_coyo_image_0.json").read_text())
+    assert keys == {"http://example.org/0.jpg": f"{0:032x}", "http://example.org/2.jpg": f"{2:032x}"}
+    assert tally.counts["notes"]["an address that came before: not in url2key a second time"] == 1
+    assert pq.read_table(out / "coyo_image_0" / "00000.parquet")["url"].to_pylist() == ["http://example.org/0.jpg"]
+    upright = Image.open(out / "images" / english[-1]["f_path"])
+    assert upright.size == (20, 40) and upright.getexif().get(0x0112, 1) == 1, "readers without a look at EXIF see it upright"
+
+
+def test_boxclass_cn_is_coco_with_categories_from_one(shards, tmp_path):
+    out, _ = made(shards, "boxclass-cn", tmp_path)
+    coco = json.loads((out / "jsonfile" / "valid_category_data_total_zh.json").read_text("utf-8"))
+    assert coco["categories"] == [{"id": 1, "name": "汽车"}]
+    assert [image["file_name"] for image in coco["images"]] == ["000001.jpg", "000002.jpg", "000003.jpg"]
+    assert all((out / "images" / image["file_name"]).is_file() for image in coco["images"])
+    first = coco["annotations"][0]
+    assert first["bbox"] == pytest.approx([4, 4, 16, 14]) and first["category_id"] == 1 and len(coco["annotations"]) == 3
+
+
+def test_grit_is_read_back_by_the_projects_own_grit_source(shards, tmp_path):
+    out, tally = made(shards, "grit", tmp_path, language="en")
+    (tmp_path / "grit.yaml").write_text(
+        "format: parquet\ntables: '" + str(out / "grit" / "*.parquet") + "'\nlanguage: en\n"
+        "columns: {url: url, captions: caption, regions: [ref_exps, noun_chunks], width: width, height: height}\n"
+    )
+    source = load_source(str(tmp_path / "grit.yaml"), [])
+    path = source.tables()[1]
+    index = index_table(source, path, 10)
+    table, rejects = read_slice(source, path, index.digest, index.slices[0])
+    assert not rejects
+    texts = [[r["text"] for r in row] for row in table["source_regions"].to_pylist()]
+    assert texts == [["a road", "a red car"], []], "of the last caption, 'a tall red car', no part is 'a red car'"
+    assert tally.counts["notes"] == {"an expression that does not occur in the caption: its box is left out": 1}
+
+
+def test_a_hugging_face_folder_is_loaded_by_datasets(shards, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    import datasets
+
+    out, _ = made(shards, "huggingface", tmp_path)
+    cache = str(tmp_path / "cache")
+    rows = datasets.load_dataset(str(out), split="train", cache_dir=cache)
+    assert len(rows) == 4 and rows[0]["image"].size == (40, 20)
+    assert rows[0]["regions"][1]["negatives"][9]["text"] == "a orange car"
+    assert json.loads(rows[0]["scores"]) == {"clip": 0.25}
+    boxes = datasets.load_dataset(str(out), "regions", split="train", cache_dir=cache)
+    assert len(boxes) == 10 and boxes[1]["bbox"] == "0.1 0.2 0.5 0.9" and len(boxes[1]["negatives"]) == 10
+    card = (out / "README.md").read_text("utf-8")
+    for expected in ("license: other", "not stated", "`CC-BY-4.0`", "qwen2.5-vl", "long_caption_zh@1", "Known limits", "n<1K"):
+        assert expected in card, expected
+
+
+@pytest.mark.parametrize("layout", ["huggingface", "croissant"])
+def test_croissant_is_valid_and_its_records_can_be_read(shards, tmp_path, layout):
+    import mlcroissant
+
+    out, _ = made(shards, layout, tmp_path)
+    described = json.loads((out / "croissant.json").read_text("utf-8"))
+    for file in described["distribution"]:
+        if file["@type"] == "cr:FileObject":
+            assert hashlib.sha256((out / file["contentUrl"]).read_bytes()).hexdigest() == file["sha256"]
+    dataset = mlcroissant.Dataset(jsonld=str(out / "croissant.json"))
+    assert not dataset.metadata.ctx.issues.errors
+    regions = list(dataset.records("regions"))
+    assert len(regions) == 10 and regions[1]["regions/bbox"] == pytest.approx([0.1, 0.2, 0.5, 0.9])
+    samples = list(dataset.records("samples"))
+    assert len(samples) == 4 and samples[0]["samples/source"] == b"laion"
+    if layout == "croissant":
+        pictures = list(dataset.records("pictures"))
+        assert len(pictures) == 4 and pictures[0]["pictures/image"].size == (40, 20)
+
+
+def test_the_croissant_layout_holds_the_shards_as_they_are(shards, tmp_path):
+    out, _ = made(shards, "croissant", tmp_path)
+    assert [p.read_bytes() for p in sorted((out / "shards").iterdir())] == [p.read_bytes() for p in shards]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_killed_export_goes_on_and_gives_the_same_files(shards, tmp_path, layout, monkeypatch):
+    whole, _ = made(shards, layout, tmp_path)
+    calls = []
+    part = LAYOUTS[layout].part
+
+    def dying(self, shard, *rest):
+        calls.append(shard.name)
+        made_of = part(self, shard, *rest)
+        if calls == ["00000", "00001"]:
+            raise KeyboardInterrupt
+        return made_of
+
+    monkeypatch.setattr(LAYOUTS[layout], "part", dying)
+    out = tmp_path / "second" / layout
+    out.parent.mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        export(shards, layout, out, ExportSettings(), ABOUT)
+    assert not out.exists()
+    export(shards, layout, out, ExportSettings(), ABOUT)
+    assert calls == ["00000", "00001", "00001"], "the first shard was not written again"
+    files = sorted(p.relative_to(whole) for p in whole.rglob("*") if p.is_file())
+    assert files == sorted(p.relative_to(out) for p in out.rglob("*") if p.is_file())
+    assert all((whole / f).read_bytes() == (out / f).read_bytes() for f in files if f.suffix != ".parquet")
+
+
+def test_an_export_never_touches_what_is_there_nor_goes_on_with_other_settings(shards, tmp_path, monkeypatch):
+    (tmp_path / "there").mkdir()
+    with pytest.raises(ConfigError, match="not overwritten"):
+        export(shards, "lit-cn", tmp_path / "there", ExportSettings(), ABOUT)
+    with pytest.raises(ConfigError, match=r"no layout 'litcn'.*Did you mean lit-cn"):
+        export(shards, "litcn", tmp_path / "new", ExportSettings(), ABOUT)
+    monkeypatch.setattr(LAYOUTS["grit"], "finish", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        export(shards, "grit", tmp_path / "new", ExportSettings(), ABOUT)
+    with pytest.raises(ConfigError, match="other settings"):
+        export(shards, "grit", tmp_path / "new", ExportSettings(pictures=False), ABOUT)
+
+
+def test_a_broken_shard_is_named_and_nothing_is_published(shards, tmp_path):
+    shards[1].write_bytes(shards[1].read_bytes()[:3000])
+    with pytest.raises(ConfigError, match=r"00001.tar.*fineloom validate"):
+        export(shards, "lit-cn", tmp_path / "out", ExportSettings(), ABOUT)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_set_without_anything_for_the_layout_is_an_error(shards, tmp_path):
+    with pytest.raises(ConfigError, match="no Chinese region"):
+        picture = jpeg()
+        only = shard(tmp_path / "00000.tar", (record(0, picture, regions=[]), picture))
+        export([only], "boxclass-cn", tmp_path / "out", ExportSettings(), ABOUT)
+
+
+# And back again.
+
+
+def imported(layout, files, pictures, tmp_path, **settings):
+    out = tmp_path / "imported"
+    found = import_layout(layout, [files], pictures, out, ImportSettings(name="finehard", shard_size=3, **settings))
+    tars = sorted(out.glob("*.tar"))
+    assert all(validate_shard(tar).ok for tar in tars), [str(e) for tar in tars for e in validate_shard(tar).errors]
+    records = []
+    for tar in tars:
+        with tarfile.open(tar) as archive:
+            records += [json.load(archive.extractfile(m)) for m in archive if m.name.endswith(".json")]
+    rejects = [json.loads(line) for file in sorted((out / "rejects").iterdir()) for line in file.read_text().splitlines()]
+    return found, records, rejects
+
+
+def test_finehard_comes_back_as_shards_with_its_boxes_and_negatives(shards, tmp_path):
+    out, _ = made(shards, "finehard", tmp_path)
+    found, records, rejects = imported("finehard", out / "jsonfiles", out / "images", tmp_path)
+    assert (found.rows, found.samples, found.groups) == (7, 7, 4) and not rejects
+    english = next(r for r in records if r["texts"][0]["language"] == "en")
+    assert english["regions"][0]["short"] == "a red car" and english["regions"][0]["score"] == 0.5
+    negatives = english["regions"][0]["negatives"]
+    assert {n["family"] for n in negatives} == {"colour"} and negatives[0]["original"] in ("red", "a red")
+    assert english["provenance"]["import"]["operators"] == ["import_finehard@1"]
+
+
+def test_bad_rows_of_a_published_file_are_refused_one_by_one(tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    (pictures / "a.jpg").write_bytes(jpeg())
+    (pictures / "cut.jpg").write_bytes(jpeg()[:300])
+    (tmp_path / "secret.jpg").write_bytes(jpeg())
+    negatives = {str(i): f"a {w} car" for i, w in enumerate(WORDS)}
+
+    def row(f_path="a.jpg", **more):
+        return {"f_path": f_path, "caption": "A red car on a road.", "short_caption": "a car", **more}
+
+    def box(bbox=(0.1, 0.1, 0.5, 0.5), negs=negatives, **more):
+        return {
+            "bbox": list(bbox),
+            "short_expr": "a red car",
+            "long_expr": "a red car",
+            "flag_short_neg": 1,
+            "short_expr_negs": negs,
+        } | more
+
+    rows = [
+        row(bbox_info=[box(), box((0.5, 0.1, 0.2, 0.9)), box((0, 0, 1, float("nan"))), box(negs={"0": "a blue car"}), "x"]),
+        row("../secret.jpg"),
+        row("gone.jpg"),
+        row("cut.jpg"),
+        {"f_path": "a.jpg"},
+        row(caption=None, short_caption=["a list"]),
+        row(is_cn=0, caption="一辆红色的汽车。", short_caption=None, bbox_info=None),
+        "nonsense",
+        row(bbox_info=[box(negs={**negatives, "3": "a red car"})]),
+    ]
+    file = tmp_path / "annotations.json"
+    file.write_text(json.dumps(rows))
+    found, records, rejects = imported("finehard", file, pictures, tmp_path, license="CC-BY-4.0")
+    assert found.rows == 9 and found.samples == 3 and sum(found.reasons.values()) == 6
+    whole = {r["row"]: r["reason"] for r in rejects if r["item"] is None}
+    assert whole == {1: "bad_path", 2: "no_picture", 3: "bad_picture", 4: "bad_row", 5: "no_text", 7: "bad_row"}
+    parts = sorted((r["row"], r["item"], r["reason"]) for r in rejects if r["item"] is not None)
+    assert parts == [
+        (0, "negatives[3]", "bad_negatives"),
+        (0, "regions[1]", "bad_box"),
+        (0, "regions[2]", "bad_box"),
+        (0, "regions[4]", "bad_row"),
+        (8, "negatives[0]", "bad_negatives"),
+    ]
+    assert [len(r["regions"]) for r in records] == [2, 0, 1] and records[1]["texts"][0]["language"] == "zh"
+    assert [len(region["negatives"]) for region in records[0]["regions"]] == [10, 0]
+
+
+def test_lit_cn_and_boxclass_cn_come_back(shards, tmp_path):
+    out, _ = made(shards, "lit-cn", tmp_path)
+    found, records, _ = imported("lit-cn", out, out, tmp_path)
+    assert found.samples == 3 and records[0]["texts"][0]["text"] == "路上有一辆红色的汽车。 它闪闪发光。"
+    out, _ = made(shards, "boxclass-cn", tmp_path)
+    found, records, _ = imported("boxclass-cn", out, out / "images", tmp_path / "again")
+    assert found.regions == 3 and records[0]["regions"][0]["short"] == "汽车"
+    assert records[0]["regions"][0]["box"] == pytest.approx([0.1, 0.2, 0.5, 0.9], abs=0.001)
+
+
+def test_an_import_says_what_to_do_with_tables_of_addresses(tmp_path):
+    with pytest.raises(ConfigError, match=r"manifests/sources/grit.yaml"):
+        import_layout("grit", [tmp_path], tmp_path, tmp_path / "x", ImportSettings(name="x"))
+
+
+def test_the_trainer_reads_imported_shards(shards, tmp_path):
+    from fgclip2_train.data.shards import find_shards, read_shard
+
+    out, _ = made(shards, "finehard", tmp_path)
+    imported("finehard", out / "jsonfiles", out / "images", tmp_path)
+    counts = Counter()
+    read = [
+        raw for path in find_shards(str(tmp_path / "imported" / "*.tar")) for raw in read_shard(path, counts, lambda *_: True)
+    ]
+    assert len(read) == 7 and not any("hole" in name or "bad" in name for name in counts)

@@ -33,10 +33,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from demo.words import all_phrases
 from operators.columns import REGIONS
-from operators.hard_negatives import ENGINES, HardNegatives
+from operators.hard_negatives import HardNegatives
 from operators.perturb.distribution import measure
 from operators.perturb.group import SIZE
 from operators.perturb.judge import judge
+from operators.perturb.regions import ENGINES
 
 Group = list[str]
 """Eleven texts, the positive first."""

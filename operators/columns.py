@@ -68,6 +68,17 @@ NEGATIVE = pa.struct(
 
 POSITIVE = pa.struct({"text": pa.string(), "origin": pa.string()})
 
+LONG_NEGATIVE = pa.struct(
+    {
+        "text": pa.string(),
+        "language": pa.string(),  # "en" or "zh"
+        "original": pa.string(),  # the caption it was made from
+        "start": pa.int32(),  # changed span in `text`; before and after it the two are equal
+        "end": pa.int32(),
+        "family": pa.string(),
+    }
+)
+
 REGION = pa.struct(
     {
         "box": BOX,
@@ -84,3 +95,5 @@ NEGATIVES = pa.list_(pa.list_(NEGATIVE))
 """Aligned with `regions`: entry r holds exactly ten negatives of region r, or none."""
 POSITIVES = pa.list_(pa.list_(POSITIVE))
 """Aligned with `regions`: true paraphrases of region r's expression."""
+LONG_NEGATIVES = pa.list_(LONG_NEGATIVE)
+"""Long captions of the sample with one unit made wrong."""

@@ -12,11 +12,12 @@ are the usual ones (replacements are drawn evenly, positives are not). So:
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from operators import lexicon
@@ -35,12 +36,14 @@ class Plan:
     spread            share of groups that take the families in turn, around the positive (only where one family may change)
     families_changed  most families in which a negative may differ from its positive
     max_same          most negatives of a slot that share one root meaning (small, tiny, miniature)
+    mix               family → by how much to prefer ways that change it
     """
 
     pivot: float
     spread: float
     families_changed: int
     max_same: int
+    mix: dict[str, float] = field(default_factory=dict)
 
 
 Change = dict[int, Option]
@@ -85,6 +88,10 @@ class Sampler:
         weights = [self.own[slot], *(sum(option.weight for option in options) for options in self.clusters[slot].values())]
         total = sum(weights)
         return math.exp(-sum(w / total * math.log(w / total) for w in weights if w > 0)) if total > 0 else 1.0
+
+    def wanted(self, slots: Sequence[int]) -> float:
+        """How much the recipe prefers that these slots are changed."""
+        return sum(self.plan.mix.get(self.phrase.slots[slot].family, 1.0) for slot in slots) / len(slots)
 
     def draw(self, slot: int, count: int, beside: Sequence[Value] = ()) -> list[Option]:
         """`count` different options of a slot in random order: first such as exclude each other too (the positive excludes all of
@@ -131,11 +138,16 @@ def build(sampler: Sampler) -> list[Change]:
     for pool in [] if spread else pools:
         for i in pool:
             if sampler.capacity(i) >= SIZE:
-                usual = min(1.0, 1 / (SIZE + 1) / max(sampler.commonness(i), 1e-9))
+                usual = min(1.0, 1 / (SIZE + 1) / max(sampler.commonness(i), 1e-9)) * sampler.wanted([i])
                 ways.append((usual * _hiding(sampler.variety(i) - 1), partial(line, sampler, i)))
         if len(pool) > 1 and sum(sampler.capacity(i) for i in pool) >= SIZE:
-            rich = _hiding(sum(sampler.variety(i) - 1 for i in pool))
+            rich = _hiding(sum(sampler.variety(i) - 1 for i in pool)) * sampler.wanted(pool)
             ways.append((len(pool) * rich, partial(star, sampler, pool, usable)))
+    if plan.families_changed > 1:
+        for i, j in itertools.combinations(usable, 2):
+            if slots[i].family != slots[j].family:
+                cells = _hiding(sampler.variety(i) * sampler.variety(j) - 1) * sampler.wanted([i, j])
+                ways.append((cells, partial(grid, sampler, i, j)))
     while ways:
         way = rng.choices(ways, [weight + 1e-9 for weight, _ in ways])[0]
         changes = way[1]()
@@ -160,6 +172,18 @@ def star(sampler: Sampler, pool: Sequence[int], usable: Sequence[int]) -> list[C
 def line(sampler: Sampler, slot: int) -> list[Change]:
     """All eleven texts differ in one slot: none is nearer to the rest than another."""
     return [{slot: option} for option in sampler.draw(slot, SIZE)]
+
+
+def grid(sampler: Sampler, i: int, j: int) -> list[Change]:
+    """Ten cells of a table of two slots' values; the positive is an eleventh, in a row and a column like any other. Lets in
+    families with few words (two sizes and six colours are twelve cells)."""
+    few, many = sorted((i, j), key=sampler.variety)
+    columns = [None, *sampler.draw(few, min(3, max(1, round(sampler.variety(few)) - 1)))]
+    rows = [None, *sampler.draw(many, math.ceil((SIZE + 1) / len(columns)))]
+    cells = [{many: row, few: column} for row in rows for column in columns]
+    changes = [{slot: option for slot, option in cell.items() if option is not None} for cell in cells]
+    changes = [change for change in changes if change]
+    return sampler.rng.sample(changes, SIZE) if len(changes) >= SIZE else []
 
 
 def around_another(sampler: Sampler, pool: Sequence[int]) -> list[Change]:

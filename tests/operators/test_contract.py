@@ -13,8 +13,9 @@ from PIL import Image
 import operators
 from operators import OPERATORS
 from operators.base import GlobalOperator, ModelOperator, Operator, OperatorBase
+from tests.kit.tiny_clip import make_tiny_clip
 
-SETTINGS = {"select": {"keep": "width > 100 and caption_language == 'en'"}}
+SETTINGS: dict = {"select": {"keep": "width > 100 and caption_language == 'en'"}}
 """Settings for operators that have some without a default."""
 TYPES = {"caption_language": pa.string()}
 """Types of columns that an operator reads as they are."""
@@ -42,6 +43,15 @@ UGLY = {
     "float": [float("nan"), float("inf"), -float("inf"), None, -1e30],
     "bool": [None, True],
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny_clip(tmp_path_factory):
+    SETTINGS["score_negatives"] = {
+        "model": make_tiny_clip(tmp_path_factory.mktemp("clip")),
+        "pretrained": None,
+        "device": "cpu",
+    }
 
 
 def make(name):

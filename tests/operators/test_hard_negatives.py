@@ -3,8 +3,10 @@ import pytest
 from pydantic import ValidationError
 
 from operators.columns import NEGATIVES, REGIONS
-from operators.hard_negatives import HardNegatives, diff_span, judge
+from operators.hard_negatives import HardNegatives
+from operators.perturb.diff import diff_span
 from operators.perturb.inflect import mend_articles
+from operators.perturb.judge import judge
 
 LEFT, RIGHT = [0.0, 0.0, 0.4, 1.0], [0.6, 0.0, 1.0, 1.0]
 
@@ -199,13 +201,50 @@ def test_a_negative_weight_and_an_unknown_family_are_errors():
         HardNegatives(families=("flavour",))
 
 
-def test_paraphrases_are_written_on_request():
-    outcome = HardNegatives(positives=2)(table([("a grey sofa", LEFT), ("一只黑色的狗", RIGHT)]))
-    (english_ones, chinese_ones) = outcome.kept["positives"].to_pylist()[0]
-    assert {positive["text"] for positive in english_ones} <= {"a gray sofa", "a grey couch", "a gray couch"} and len(
-        english_ones
-    ) == 2
-    assert chinese_ones == [{"text": "一只黑色狗", "origin": "lexical"}]
+def test_elsewhere_means_that_nothing_speaks_against_it():
+    def flagged(text, other):
+        groups, _ = run(*[[(text, LEFT), (other, RIGHT)]] * 12, families=("colour",))
+        return {n["text"] for sample in groups for n in sample[0] if n["flags"]}
+
+    assert flagged("a small red car", "a small blue car") == {"a small blue car"}
+    assert flagged("a small red car", "a large blue car") == set()
+    assert flagged("two red cars", "a blue car") == set()
+    assert flagged("two red cars", "two blue cars") == {"two blue cars"}
+    assert flagged("一个红色的球", "三个蓝色的球") == set()
+
+
+def test_denials_take_places_on_request():
+    groups, _ = run(*[[("a small red wooden box", LEFT), ("一个红色的球", RIGHT)]] * 10, negations=1)
+    for english_ones, chinese_ones in groups:
+        assert len(english_ones) == len({n["text"] for n in english_ones}) == 10
+        (denied,) = (n for n in english_ones if n["flags"] == ["negation"])
+        assert denied["text"] in (
+            "a small wooden box that is not red",
+            "a small red box that is not made of wood",
+        )
+        assert [n["text"] for n in chinese_ones if n["flags"]] == ["一个不是红色的球"]
+
+
+def test_a_table_of_two_families_hides_the_positive_among_few_words():
+    groups, _ = run(
+        *[[("a small red box", LEFT)]] * 30,
+        families_changed=2,
+        distribution={
+            "colour": dict.fromkeys(("red", "blue", "green", "black", "white", "pink"), 1.0),
+            "size": {"small": 1, "large": 1},
+        },
+    )
+    judged = [judge("a small red box", negative["text"], "en").families for sample in groups for negative in sample[0]]
+    assert 0.2 < sum("size" in families for families in judged) / len(judged) < 0.8
+
+
+def test_a_recipe_can_prefer_a_family():
+    def share(**settings):
+        groups, _ = run(*[[("a red wooden box", LEFT)]] * 40, **settings)
+        families = [negative["family"] for sample in groups for negative in sample[0]]
+        return families.count("material") / len(families)
+
+    assert share(mix={"material": 20.0}) > share() + 0.2
 
 
 def test_diff_span_covers_whole_words_and_is_never_empty_for_different_texts():

@@ -1,6 +1,6 @@
 import pytest
 
-from operators.hard_negatives import judge
+from operators.perturb.judge import judge
 
 
 @pytest.mark.parametrize(

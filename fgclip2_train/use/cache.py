@@ -68,6 +68,10 @@ class Cache:
             )
         return cls(folder, found, in_force(entries), rows)
 
+    def check(self, identity: dict[str, Any]) -> None:
+        """Refuse to be used with a model that made none of it."""
+        _compare(self.folder, self.identity, identity)
+
     @property
     def width(self) -> int:
         return self.identity["width"]
@@ -115,15 +119,13 @@ class Writer:
         self._lock: IO[str] | None = None
 
     def __enter__(self) -> Writer:
-        found = _read_identity(self.folder)
-        if (
-            found is None
-            and self.folder.exists()
-            and any(item.name != "lock" for item in self.folder.iterdir() if not item.name.startswith("."))
-        ):
-            raise ValueError(f"{self.folder}: there is something else in this folder; give a new one, or one made by `index`")
-        if found is not None:
-            _compare(self.folder, found, self._identity)
+        if self.folder.exists() and _read_identity(self.folder) is None:
+            # What a cache holds before its description is published; anything else is somebody's.
+            strange = {item.name for item in self.folder.iterdir()} - {"lock", "entries", ".cache.json"}
+            if strange or any(self.folder.glob("entries/*")):
+                raise ValueError(
+                    f"{self.folder}: there is something else in this folder; give a new one, or one made by `index`"
+                )
         (self.folder / "entries").mkdir(parents=True, exist_ok=True)
         self._lock = (self.folder / "lock").open("a+")
         try:
@@ -131,9 +133,12 @@ class Writer:
         except OSError:
             self._lock.close()
             raise ValueError(f"{self.folder}: another process is writing there; wait for it, or end it") from None
+        found = _read_identity(self.folder)
         if found is None:
             stated = {"format": FORMAT, **self._identity, "made_by": self._made_by}
             publish(self.folder / "cache.json", json.dumps(stated, indent=1).encode())
+        else:
+            _compare(self.folder, found, self._identity)
         self.cache = Cache.open(self.folder)
         self.rows = self.cache.rows
         for leftover in (self.folder / "entries").glob(".*"):

@@ -152,7 +152,7 @@ def search(
     opened = Cache.open(cache)
     pictures = [_open(file) for file in image or ()]
     towers = _load(checkpoint, cast(Any, opened.identity["patches"]), opened.identity["precision"])
-    Cache.open(cache, towers.identity())
+    opened.check(towers.identity())
     searcher = Searcher(opened, cast("Kind", kind), probes=probes, tell=lambda line: typer.echo(line, err=True))
     vectors = [towers.texts(text).numpy()] if text else []
     vectors += [towers.pictures(pictures).numpy()] if pictures else []

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,7 +20,6 @@ from fgclip2_train.use.settings import ServeSettings
 from fgclip2_train.use.towers import Prepared, Towers, Walk
 
 Read = Literal["short", "long", "box"]
-Key, Item = TypeVar("Key"), TypeVar("Item")
 DECODING = 4
 """Pictures decoded at once."""
 
@@ -55,7 +54,7 @@ class Service:
         self.text_batches = self._batcher("text", self._run_texts, self.model_thread)
         self.picture_batches = self._batcher("picture", self._run_pictures, self.model_thread)
         self.search_batches = self._batcher("search", self._run_searches, self.search_thread)
-        self.known_texts: Recent[np.ndarray] = Recent(settings.remembered)
+        self.known_texts: Recent[tuple[np.ndarray, Read]] = Recent(settings.remembered)
         self.known_pictures: Recent[np.ndarray] = Recent(settings.remembered)
         self.indexed = self._by_content(searcher) if searcher else {}
         if searcher:
@@ -67,21 +66,21 @@ class Service:
 
     async def texts(self, texts: Sequence[str], walk: Walk = "auto") -> tuple[np.ndarray, list[Read]]:
         """Unit vectors [N, D] and the walk that each was read by."""
-        walks = self.towers.walks(texts, walk) if walk == "auto" else [walk] * len(texts)
-        keys = list(zip(walks, texts, strict=True))
-        return await self._vectors("text", keys, keys, self.known_texts, self.text_batches), walks
+        keys = [(walk, text) for text in texts]
+        found = {key: self.known_texts.get(key) for key in keys}
+        await self._find("text", found, {key: key for key in keys}, self.known_texts, self.text_batches)
+        return np.stack([found[key][0] for key in keys]), [found[key][1] for key in keys]  # type: ignore[index]
 
     async def pictures(self, pictures: Sequence[bytes]) -> np.ndarray:
         """Unit vectors [N, D]. Raises BadPicture."""
         keys = [hashlib.sha256(data).digest() for data in pictures]
-        wanted = {key: data for key, data in zip(keys, pictures, strict=True) if self._picture(key) is None}
+        found = {key: self._picture(key) for key in keys}
+        new = {key: data for key, data in zip(keys, pictures, strict=True) if found[key] is None}
         loop = asyncio.get_running_loop()
-        opened = await asyncio.gather(*(loop.run_in_executor(self.decoders, self._open, data) for data in wanted.values()))
-        prepared = dict(zip(wanted, opened, strict=True))
-        found = await self._vectors(
-            "picture", keys, [prepared.get(key) for key in keys], self.known_pictures, self.picture_batches
-        )
-        return found
+        opened = await asyncio.gather(*(loop.run_in_executor(self.decoders, self._open, data) for data in new.values()))
+        prepared = dict(zip(new, opened, strict=True))
+        await self._find("picture", found, prepared, self.known_pictures, self.picture_batches)
+        return np.stack([found[key] for key in keys])  # type: ignore[misc]
 
     async def score(self, pictures: Sequence[bytes], texts: Sequence[str], walk: Walk) -> Scores:
         seen, (read, walks) = await asyncio.gather(self.pictures(pictures), self.texts(texts, walk))
@@ -100,18 +99,15 @@ class Service:
         self.metrics.waiting.labels(kind).set_function(lambda: len(batcher.queue))
         return batcher
 
-    async def _vectors(
-        self, kind: str, keys: Sequence, items: Sequence, known: Recent[np.ndarray], batches: Batcher
-    ) -> np.ndarray:
-        get = self._picture if kind == "picture" else known.get
-        found = {key: get(key) for key in keys}
-        missing = {key: item for key, item in zip(keys, items, strict=True) if found[key] is None}
+    async def _find(self, kind: str, found: dict, items: dict, known: Recent, batches: Batcher) -> None:
+        """Fill in what is None in `found`: by key, from `items` through a batch. What is new is remembered."""
+        missing = [key for key, value in found.items() if value is None]
         self.metrics.memory.labels(kind, "yes").inc(len(found) - len(missing))
         self.metrics.memory.labels(kind, "no").inc(len(missing))
-        for key, vector in zip(missing, await batches(list(missing.values())) if missing else [], strict=True):
-            found[key] = vector
-            known.put(key, vector)
-        return np.stack([found[key] for key in keys])
+        if missing:
+            for key, value in zip(missing, await batches([items[key] for key in missing]), strict=True):
+                found[key] = value
+                known.put(key, value)
 
     def _picture(self, key: bytes) -> np.ndarray | None:
         """From memory, or from the feature cache if it is one of the indexed pictures."""
@@ -130,12 +126,14 @@ class Service:
     def _open(self, data: bytes) -> Prepared:
         return self.towers.prepare(open_picture(data, self.settings.pixels))
 
-    def _run_texts(self, items: list[tuple[Read, str]]) -> np.ndarray:
+    def _run_texts(self, items: list[tuple[Walk, str]]) -> list[tuple[np.ndarray, Read]]:
+        # The tokenizer is not safe in two threads at once, so that walks are decided here too.
+        walks: list[Read] = [self.towers.walks([text], walk)[0] for walk, text in items]
         found = np.empty((len(items), self.towers.width), dtype=np.float32)
-        for walk in {walk for walk, _ in items}:
-            rows = [row for row, (own, _) in enumerate(items) if own == walk]
+        for walk in set(walks):
+            rows = [row for row, own in enumerate(walks) if own == walk]
             found[rows] = self.towers.texts([items[row][1] for row in rows], walk).numpy()
-        return found
+        return list(zip(found, walks, strict=True))
 
     def _run_pictures(self, items: list[Prepared]) -> np.ndarray:
         return self.towers.encode(items).numpy()

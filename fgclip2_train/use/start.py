@@ -36,8 +36,10 @@ def make(checkpoint: str, settings: ServeSettings, tell: Callable[[str], None]) 
     device = None if settings.device == "auto" else settings.device
     towers = load(checkpoint, patches=patches, device=device, precision=precision, batch=settings.batch)
     if cache:
-        Cache.open(cache.folder, towers.identity())
+        cache.check(towers.identity())
     searcher = Searcher(cache, settings.index, tell=tell) if cache else None
+    if settings.host not in ("127.0.0.1", "::1", "localhost"):
+        tell(f"warning: anyone who reaches {settings.host} may ask; there is no password")
     tell(
         f"checkpoint {towers.digest[:12]} on {towers.encoder.model.device}, {len(searcher.rows) if searcher else 0} vectors to search"
     )

@@ -21,7 +21,6 @@ from fgclip2_train.checkpoint import resolve
 from fgclip2_train.data import images
 from fgclip2_train.evaluation.encode import Encoder
 from fgclip2_train.model import Fgclip2Config, Fgclip2Model
-from fgclip2_train.model.model import unit
 
 Walk = Literal["auto", "short", "long", "box"]
 WALKS: tuple[Walk, ...] = ("auto", "short", "long", "box")
@@ -62,20 +61,17 @@ class Towers:
         patches, grids = images.batch_patches([picture], self.encoder.bucket(picture))
         return Prepared(patches[0], grids[0])
 
-    @torch.inference_mode()
     def encode(self, prepared: Sequence[Prepared]) -> Tensor:
         """Unit vectors [N, D]. Pictures of one size go through the model together; none depends on its neighbours."""
-        model, found = self.encoder.model, torch.empty(len(prepared), self.width)
+        found = torch.empty(len(prepared), self.width)
         by_size: dict[int, list[int]] = defaultdict(list)
         for row, each in enumerate(prepared):
             by_size[len(each.patches)].append(row)
         for rows in by_size.values():
             for start in range(0, len(rows), self.encoder.batch):
                 part = rows[start : start + self.encoder.batch]
-                patches, grids = (
-                    torch.from_numpy(np.stack([prepared[row][kind] for row in part])).to(model.device) for kind in (0, 1)
-                )
-                found[part] = unit(model.encode_image(patches, grids)).cpu()
+                patches, grids = (np.stack([prepared[row][kind] for row in part]) for kind in (0, 1))
+                found[part] = self.encoder.patched(patches, grids, [[]] * len(part))[0]
         return found
 
     def pictures(self, pictures: Sequence[Image.Image]) -> Tensor:

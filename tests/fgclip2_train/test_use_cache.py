@@ -244,7 +244,9 @@ def test_a_full_disk_is_said_and_costs_only_the_commit_in_the_making(towers, tmp
     index(towers, [str(folder)], cache)
     write_pictures(folder, 2, first=2)
     with monkeypatch.context() as patch:
-        patch.setattr("fgclip2_train.use.cache.publish", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        patch.setattr(
+            "fgclip2_train.use.cache.publish", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+        )
         with pytest.raises(ValueError, match="No space left on device"):
             index(towers, [str(folder)], cache)
     assert Cache.open(cache).rows == 2

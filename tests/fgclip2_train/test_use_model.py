@@ -232,5 +232,3 @@ def test_a_missing_tokenizer_is_said(own):
 def test_too_many_patches_are_refused(checkpoint):
     with pytest.raises(ValueError, match="1 to 16384"):
         load(checkpoint, patches=1_000_000)
-
-

@@ -197,13 +197,27 @@ def test_mistakes_are_named(world, words, message):
     folder, checkpoint = world
     if "CACHE" in words:
         call("index", folder / "pictures", "--checkpoint", checkpoint, "--cache", folder / "cache")
-    known = {"PICTURE": folder / "pictures" / "0001.png", "CACHE": folder / "cache", "CHECKPOINT/config.json": f"{checkpoint}/config.json"}
+    known = {
+        "PICTURE": folder / "pictures" / "0001.png",
+        "CACHE": folder / "cache",
+        "CHECKPOINT/config.json": f"{checkpoint}/config.json",
+    }
     words = [str(known.get(word, word)) for word in words]
     result = CliRunner().invoke(app, [*words, "--checkpoint", checkpoint])
     assert isinstance(result.exception, (ValueError, FileNotFoundError)) and message in str(result.exception)
 
 
 def test_an_error_is_one_line_and_status_2(tmp_path):
-    command = [sys.executable, "-m", "fgclip2_train", "index", str(tmp_path), "--checkpoint", "nowhere/at/all", "--cache", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "fgclip2_train",
+        "index",
+        str(tmp_path),
+        "--checkpoint",
+        "nowhere/at/all",
+        "--cache",
+        str(tmp_path),
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("error: nowhere/at/all: no such checkpoint"), done.stderr

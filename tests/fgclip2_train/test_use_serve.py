@@ -118,7 +118,9 @@ def test_answers_are_the_models_own(world, running):
 
 def test_many_at_once_go_through_together_and_nobody_gets_anothers_answer(world, running):
     _, towers = world
-    texts = [f"a {colour} {shape} {number}" for number in range(10) for colour in ("red", "蓝色") for shape in ("circle", "方块")]
+    texts = [
+        f"a {colour} {shape} {number}" for number in range(10) for colour in ("red", "蓝色") for shape in ("circle", "方块")
+    ]
 
     async def ask():
         async with running() as server:
@@ -151,7 +153,9 @@ def test_what_is_known_is_not_encoded_again(running):
 
     text = asyncio.run(ask())
     assert 'fgclip2_batch_items_sum{kind="text"} 1.0' in text
-    assert 'fgclip2_batch_items_sum{kind="picture"}' not in text or 'fgclip2_batch_items_sum{kind="picture"} 0.0' in text  # from the cache
+    assert (
+        'fgclip2_batch_items_sum{kind="picture"}' not in text or 'fgclip2_batch_items_sum{kind="picture"} 0.0' in text
+    )  # from the cache
 
 
 REFUSED = [
@@ -311,7 +315,16 @@ def test_a_port_in_use_is_said(world):
 def test_sigterm_answers_what_is_in_hand_and_ends_with_0(world, tmp_path):
     folder, _ = world
     checkpoint = folder / "checkpoints" / "step-00000001"
-    command = [sys.executable, "-m", "fgclip2_train", "serve", "--checkpoint", str(checkpoint), "port=0", f"cache={folder / 'cache'}"]
+    command = [
+        sys.executable,
+        "-m",
+        "fgclip2_train",
+        "serve",
+        "--checkpoint",
+        str(checkpoint),
+        "port=0",
+        f"cache={folder / 'cache'}",
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
     assert process.stdout

@@ -27,4 +27,5 @@ OPERATORS = {
     "region_texts": "operators.region_texts:RegionTexts",
     "relabel": "operators.relabel:Relabel",
     "reviewed": "operators.reviewed:Reviewed",
+    "recaption_matching": "operators.recaption_matching:RecaptionMatching",
 }

@@ -1,0 +1,200 @@
+"""Operators that compose sets: quotas, mixes, categories, new labels, reviewers' verdicts."""
+
+import json
+
+import pyarrow as pa
+import pytest
+from pydantic import ValidationError
+
+from operators.categories import Categories
+from operators.columns import REGIONS
+from operators.mix import Mix
+from operators.region_texts import RegionTexts
+from operators.relabel import Relabel
+from operators.reviewed import Reviewed, read_reviews, settle
+from operators.sample import Sample
+
+
+def uid(n):
+    return f"{n:032x}"
+
+
+def table(**columns):
+    rows = len(next(iter(columns.values())))
+    kinds = {"regions": REGIONS}
+    return pa.table(
+        {"uid": [uid(i) for i in range(rows)], **{name: pa.array(values, kinds.get(name)) for name, values in columns.items()}}
+    )
+
+
+def region(short, language="en"):
+    return {"box": [0, 0, 0.5, 0.5], "score": 0.5, "short": short, "long": short, "language": language, "origin": "model"}
+
+
+def reasons(outcome):
+    return [(reject.uid, reject.reason, reject.item) for reject in outcome.rejects]
+
+
+# Quotas and mixes.
+
+
+def test_a_quota_is_kept_and_a_larger_one_keeps_what_a_smaller_one_took():
+    samples = table(source=["a"] * 50 + ["b"] * 5)
+    small, large = (set(Sample(quotas={"a": n})(samples).kept["uid"].to_pylist()) for n in (10, 20))
+    assert len(small) == 15 and len(large) == 25 and small < large
+    assert Sample(quotas={"a": 0}, others="drop")(samples).kept.num_rows == 0
+    assert Sample(quotas={"a": 10})(samples).kept.equals(Sample(quotas={"a": 10})(samples).kept)
+
+
+def test_weights_thin_only_the_language_that_has_too_much():
+    mix = Mix(weights={"en": 1, "zh": 1}, pairs={"laion": {"en": 1600}, "wukong": {"zh": 400}})
+    assert mix.shares == {"en": 0.25, "zh": 1.0}
+    outcome = mix(table(language=["en"] * 4000 + ["zh"] * 100 + [None, "de"]))
+    assert 900 < outcome.kept.num_rows - 100 < 1100
+    assert [reason for _, reason, _ in reasons(outcome)].count("no_weight") == 2
+
+
+def test_a_weight_without_any_source_is_an_error():
+    with pytest.raises(ValidationError, match=r"weights.zh is 1"):
+        Mix(weights={"en": 1, "zh": 1}, pairs={"laion": {"en": 1600}})
+
+
+# Categories.
+
+
+def test_expressions_of_one_thing_become_one_category_and_rare_ones_none():
+    shorts = [
+        "a red couch",
+        "two small sofas",
+        "the sofa with a pillow",
+        "a wooden side table",
+        "side tables",
+        "a lone kitchen stool",
+    ]
+    outcome = Categories(min_count=2)(table(regions=[[region(s) for s in shorts], [region("running quickly")], None]))
+    found = outcome.kept["region_categories"].to_pylist()
+    assert found[0] == ["sofa", "sofa", "sofa", "side table", "side table", None]
+    assert found[1:] == [[None], []]
+    assert (uid(0), "rare_category", "regions[5]") in reasons(outcome) and (uid(1), "no_head", "regions[0]") in reasons(outcome)
+
+
+def test_a_rare_compound_falls_back_to_its_head_and_only_the_commonest_categories_stay():
+    rows = [
+        [region("a coffee table")],
+        [region("a table")],
+        [region("a dog")],
+        [region("a cat")],
+        [region("a cat")],
+        [region("a cat")],
+    ]
+    outcome = Categories(min_count=2, max_categories=1)(table(regions=rows))
+    assert [row[0] for row in outcome.kept["region_categories"].to_pylist()] == [None, None, None, "cat", "cat", "cat"]
+    both = Categories(min_count=2)(table(regions=rows))
+    assert [row[0] for row in both.kept["region_categories"].to_pylist()] == ["table", "table", None, "cat", "cat", "cat"]
+
+
+def test_regions_get_new_expressions_and_those_without_one_leave():
+    samples = table(
+        regions=[[region("a car"), region("a dog")], [region("a cat")], []], zh=[["汽车。", None], ["一", "二"], None]
+    )
+    outcome = Relabel(texts="zh", language="zh")(samples)
+    kept = outcome.kept["regions"].to_pylist()
+    assert [[r["short"] for r in row] for row in kept] == [["汽车"], [], []] and kept[0][0]["language"] == "zh"
+    assert reasons(outcome) == [(uid(0), "no_text", "regions[1]"), (uid(1), "no_text", "regions[0]")], (
+        "a list that does not fit is not used"
+    )
+    strict = Relabel(texts="zh", language="zh", min_regions=1)(samples)
+    assert strict.kept["uid"].to_pylist() == [uid(0)]
+    assert RegionTexts()(samples).kept["region_texts"].to_pylist() == [["a car", "a dog"], ["a cat"], []]
+
+
+# Reviewers.
+
+
+def review(n=0, verdict="accept", reviewer="Li", time="2026-11-22T10:00:00+08:00", source="A dog.", **more):
+    line = {"uid": uid(n), "column": "translation_zh", "place": None, "source": source, "translation": "一只狗。"}
+    return line | {"verdict": verdict, "corrected": None, "reviewer": reviewer, "time": time} | more
+
+
+def reviewed(tmp_path, *lines, **settings):
+    path = tmp_path / "reviews.jsonl"
+    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    return Reviewed(file=str(path), **settings)
+
+
+def test_verdicts_are_honoured(tmp_path):
+    operator = reviewed(
+        tmp_path,
+        review(0, "accept"),
+        review(1, "reject"),
+        review(2, "correct", corrected="一只棕色的狗。"),
+        review(3, "reject", source="Another text."),
+        review(4, "reject", translation="另一个译文。"),
+    )
+    samples = table(
+        long_caption_en=["A dog.", "A  dog.", "A dog.", "A dog.", "A dog.", "A dog."],
+        translation_zh=[None, "一只狗。", "一只狗。", "一只狗。", "一只狗。", "一只狗。"],
+    )
+    outcome = operator(samples)
+    assert outcome.kept["translation_zh"].to_pylist() == ["一只狗。", None, None, "一只狗。", "一只狗。", "一只狗。"]
+    assert outcome.kept["translation_zh_human"].to_pylist() == [None, None, "一只棕色的狗。", None, None, None]
+    assert reasons(outcome) == [(uid(1), "rejected", "translation_zh"), (uid(3), "stale", "translation_zh")]
+
+
+def test_the_majority_counts_each_reviewer_once_and_a_tie_leaves_the_text_out(tmp_path):
+    changed_mind = review(0, "reject", "Li", "2026-11-22T11:00:00+08:00")
+    operator = reviewed(
+        tmp_path, review(0, "accept", "Li"), changed_mind, review(0, "accept", "Wang"), review(0, "accept", "Zhao")
+    )
+    samples = table(long_caption_en=["A dog."], translation_zh=["一只狗。"])
+    assert operator(samples).kept["translation_zh"].to_pylist() == ["一只狗。"]
+    divided = reviewed(tmp_path, review(0, "accept", "Li"), review(0, "reject", "Wang"))(samples)
+    assert divided.kept["translation_zh"].to_pylist() == [None] and reasons(divided) == [(uid(0), "disputed", "translation_zh")]
+
+
+def test_entries_of_lists_are_judged_by_their_place(tmp_path):
+    operator = reviewed(
+        tmp_path, review(0, "correct", place=1, source="A cat.", corrected="一只猫。"), source="long_captions", many=True
+    )
+    samples = table(long_captions=[["A dog.", "A cat."], None], translation_zh=[["一只狗。", "一只狗。"], None])
+    outcome = operator(samples)
+    assert outcome.kept["translation_zh"].to_pylist() == [["一只狗。", None], []]
+    assert outcome.kept["translation_zh_human"].to_pylist() == [[None, "一只猫。"], []]
+
+
+def test_the_files_content_and_not_its_place_decides_what_the_stage_is_made_from(tmp_path):
+    first = reviewed(tmp_path, review(0))
+    (tmp_path / "elsewhere").mkdir()
+    second = reviewed(tmp_path / "elsewhere", review(0))
+    third = reviewed(tmp_path, review(0, "reject"))
+    assert first.model_dump() == second.model_dump() != third.model_dump() and "file" not in first.model_dump()
+    assert Reviewed().model_dump()["content"] == ""
+
+
+def test_bad_lines_are_named_with_number_and_reason(tmp_path):
+    lines = [
+        json.dumps(review(0)),
+        "{broken",
+        "[]",
+        json.dumps(review(1, "perhaps")),
+        json.dumps(review(2, "correct")),
+        json.dumps(review(3, time="yesterday")),
+        json.dumps(review(4, reviewer=" ")),
+        json.dumps(review(5, verdict=None)),
+        json.dumps(review(6) | {"uid": "x"}),
+        json.dumps(review(7, "correct", corrected="好\u202e坏")),
+        "",
+    ]
+    path = tmp_path / "reviews.jsonl"
+    path.write_bytes("\n".join(lines).encode() + b"\n\xff\xfe\n")
+    reviews, bad, waiting = read_reviews(path)
+    assert len(reviews) == 1 and waiting == 1
+    assert [number for number, _ in bad] == [2, 3, 4, 5, 6, 7, 9, 10, 12]
+    told = dict(bad)
+    assert "not JSON" in told[2] and "accept, reject, correct" in told[4] and "no corrected text" in told[5]
+    assert "ISO 8601" in told[6] and "not UTF-8" in told[12]
+    with pytest.raises(ValidationError, match="line 2: not JSON"):
+        Reviewed(file=str(path))
+    with pytest.raises(ValidationError, match="no such file"):
+        Reviewed(file=str(tmp_path / "gone.jsonl"))
+    assert settle(reviews)

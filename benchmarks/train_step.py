@@ -2,14 +2,15 @@
 
     python benchmarks/train_step.py [--images 2] [--rounds 2] [--size base] [--patches 576] [--device cpu]
 
-The plain step is what one writes first, in its own words: the vision tower pools image after image, resizes positions image after image,
-pools boxes image after image (once for captions, once for hard groups), the dense head is a MultiheadAttention with a full mask per head
-that also returns its weights, every box slot is encoded whether it holds a box or not, the positive of a hard group is encoded once more,
-padding masks are full [T, T] ones, heads run text after text, and the sigmoid loss keeps its logits, labels and log-sigmoids. Layers of
-the towers are transformers' own in both. Both take turns; the first round of each is not counted.
+The plain step is what one writes first, in its own words: the vision tower pools image after image, resizes positions
+image after image, pools boxes image after image (once for captions, once for hard groups), the dense head is a
+MultiheadAttention with a full mask per head that also returns its weights, every box slot is encoded whether it holds a
+box or not, the positive of a hard group is encoded once more, padding masks are full [T, T] ones, heads run text after
+text, and the sigmoid loss keeps its logits, labels and log-sigmoids. Layers of the towers are transformers' own in
+both. Both take turns; the first round of each is not counted.
 
-Memory is what a step adds at its peak to what was resident before it (VmHWM after a reset through /proc/self/clear_refs; on a GPU the
-allocator's peak).
+Memory is what a step adds at its peak to what was resident before it (VmHWM after a reset through
+/proc/self/clear_refs; on a GPU the allocator's peak).
 """
 
 from __future__ import annotations

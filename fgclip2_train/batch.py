@@ -55,6 +55,17 @@ class Batch:
     def __len__(self) -> int:
         return len(self.patches)
 
+    @property
+    def distinct_phrases(self) -> int:
+        """How many rows of `phrases` are not padding. Waits for the device if the batch is there."""
+        used = [self.region_phrase[self.region_valid], self.hard_phrases[self.hard_valid].flatten()]
+        return max((int(rows.max()) + 1 for rows in used if len(rows)), default=0)
+
+    def tokens(self, regional: bool) -> int:
+        """Patches and text positions that count; padding of a text is part of it, that of pictures and phrases is not."""
+        phrases = self.distinct_phrases if regional else 0
+        return int(self.grid.prod(1).sum()) + self.long.numel() + (len(self) + phrases) * self.short.shape[1]
+
     def tensors(self) -> dict[str, Tensor]:
         return {item.name: value for item in fields(self) if isinstance(value := getattr(self, item.name), Tensor)}
 

@@ -1,9 +1,11 @@
 """Checkpoints that are whole or not there: a folder is written under a hidden name, synced, and renamed.
 
-    <out>/checkpoints/step-00002000/   model.safetensors, config.json, tokenizer, optimizer.safetensors, trainer.json
+    <out>/checkpoints/step-00002000/   model.safetensors, config.json, tokenizer, optimizer/, trainer.json
     <out>/checkpoints/last             symbolic link to the newest one
 
-The folder itself is what `from_pretrained` takes. trainer.json holds step, settings, and the reader's position per rank.
+The folder itself is what `from_pretrained` takes. `optimizer/` is a torch.distributed.checkpoint: every process writes its part, and
+any number of processes can read it. trainer.json holds step, settings, and the reader's position per rank. All processes must see
+the same folder.
 """
 
 from __future__ import annotations
@@ -12,29 +14,40 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as distributed
+from safetensors.torch import save_file
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 
 from fgclip2_train.data.tokens import Texts
 from fgclip2_train.model import Fgclip2Config
+from fgclip2_train.model.release import write_release
+from fgclip2_train.ring import rank, world
 
 NAME = "step-{:08d}"
 
 
 class Saver:
-    """Writes in the background what it is handed in host memory; one at a time. Lives on rank 0 only."""
+    """Writes in the background, one checkpoint at a time. Lives on every rank; each call is made by all of them together."""
 
     def __init__(self, folder: Path, keep: int):
         self.folder, self.keep = folder, keep
+        # A group of its own: training goes on talking through the other one meanwhile.
+        self.group = dist.new_group(backend="gloo") if world() > 1 else None
         self.writing: threading.Thread | None = None
         self.failure: BaseException | None = None
-        folder.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.glob(".step-*"):  # of a process that was killed while it wrote
-            shutil.rmtree(leftover, ignore_errors=True)
+        if rank() == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            for leftover in folder.glob(".step-*"):  # of a process that was killed while it wrote
+                shutil.rmtree(leftover, ignore_errors=True)
 
     def save(
         self,
@@ -46,38 +59,80 @@ class Saver:
         trainer: dict[str, Any],
         after: Callable[[Path], None] | None = None,
     ) -> None:
-        """Start writing; tensors must not change until `wait()`. `after` runs with the finished folder."""
+        """Start writing. `after` runs on rank 0 with the finished folder.
+
+        weights    whole, in host memory, not to change until `wait()`; only rank 0's are read
+        optimizer  this rank's, sharded or not; copied before this returns
+        """
         self.wait()
+        hidden, final = self.folder / f".{NAME.format(step)}", self.folder / NAME.format(step)
+        try:
+            if rank() == 0:
+                shutil.rmtree(hidden, ignore_errors=True)
+                hidden.mkdir(parents=True)
+        except OSError as error:
+            self.failure = error
+        self._raise_failure()
+        with _alone_is_fine():
+            written = distributed.async_save(
+                optimizer,
+                storage_writer=distributed.FileSystemWriter(hidden / "optimizer"),
+                process_group=self.group,
+                no_dist=self.group is None,
+            )
 
         def write() -> None:
             try:
-                final = write_checkpoint(self.folder, step, weights, optimizer, config, texts, trainer)
-                point(self.folder / "last", final)
-                self._prune()
-                if after:
-                    after(final)
+                written.result()  # type: ignore[union-attr]
+                if rank() == 0:
+                    finish(hidden, final, weights, config, texts, trainer)
+                    point(self.folder / "last", final)
+                    self._prune()
+                    if after:
+                        after(final)
             except BaseException as error:
                 self.failure = error
+                if rank() == 0:
+                    shutil.rmtree(hidden, ignore_errors=True)
 
         self.writing = threading.Thread(target=write, name="checkpoint")
         self.writing.start()
 
     def wait(self) -> None:
-        """Until the checkpoint in the making is whole. Raises what its writing raised."""
-        if self.writing:
-            self.writing.join()
-            self.writing = None
-        if self.failure:
-            error, self.failure = self.failure, None
-            if isinstance(error, OSError):
-                raise ValueError(
-                    f"{self.folder}: the checkpoint could not be written ({error}); earlier ones are whole"
-                ) from error
+        """Until the checkpoint in the making is whole. Raises on every rank what its writing raised on any."""
+        if self.writing is None:
+            return
+        self.writing.join()
+        self.writing = None
+        self._raise_failure()
+
+    def _raise_failure(self) -> None:
+        error, self.failure = self.failure, None
+        failed = torch.tensor([int(error is not None)])
+        if self.group is not None:
+            dist.all_reduce(failed, dist.ReduceOp.MAX, group=self.group)
+        if not failed.item():
+            return
+        told = _storage_error(error)
+        if error is not None and told is None:
             raise error
+        raise ValueError(
+            f"{self.folder}: the checkpoint could not be written ({told or 'on another process'}); earlier ones are whole"
+        ) from error
 
     def _prune(self) -> None:
         for old in sorted(self.folder.glob("step-*"))[: -self.keep]:
             shutil.rmtree(old, ignore_errors=True)
+
+
+def _storage_error(error: BaseException | None) -> BaseException | str | None:
+    """What the disk said, if it was the disk."""
+    if isinstance(error, CheckpointException):
+        causes = [cause for cause, _ in error.failures.values()]
+        return next((cause for cause in causes if _storage_error(cause)), None)
+    # torch's writer turns a failed write into "PytorchStreamWriter failed writing file"; safetensors has an error class of its own.
+    words = ("failed writing", "No space left", "I/O error", "File too large")
+    return error if isinstance(error, OSError) or any(word in str(error) for word in words) else None
 
 
 def write_checkpoint(
@@ -89,28 +144,33 @@ def write_checkpoint(
     texts: Texts,
     trainer: dict[str, Any],
 ) -> Path:
+    """A checkpoint of one process, written at once."""
     final, hidden = folder / NAME.format(step), folder / f".{NAME.format(step)}"
     shutil.rmtree(hidden, ignore_errors=True)
     hidden.mkdir(parents=True)
     try:
-        save_file(
-            {name: tensor.contiguous() for name, tensor in weights.items()}, hidden / "model.safetensors", {"format": "pt"}
-        )
-        save_file({name: tensor.contiguous() for name, tensor in optimizer.items()}, hidden / "optimizer.safetensors")
-        config.architectures = ["Fgclip2Model"]
-        config.save_pretrained(hidden)
-        texts.save(hidden)
-        (hidden / "trainer.json").write_text(json.dumps(trainer, ensure_ascii=False, indent=1))
-        for file in hidden.iterdir():
-            _sync(file)
-        _sync(hidden)
-        if final.exists():  # the same step again, after going on from an earlier checkpoint
-            shutil.rmtree(final)
-        hidden.rename(final)
-        _sync(folder)
+        with _alone_is_fine():
+            distributed.save(optimizer, storage_writer=distributed.FileSystemWriter(hidden / "optimizer"), no_dist=True)
+        return finish(hidden, final, weights, config, texts, trainer)
     except BaseException:
         shutil.rmtree(hidden, ignore_errors=True)
         raise
+
+
+def finish(
+    hidden: Path, final: Path, weights: dict[str, Tensor], config: Fgclip2Config, texts: Texts, trainer: dict[str, Any]
+) -> Path:
+    """Add what is not the optimizer to the hidden folder, and give it its name."""
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, hidden / "model.safetensors", {"format": "pt"})
+    write_release(hidden, config)
+    texts.save(hidden)
+    (hidden / "trainer.json").write_text(json.dumps(trainer, ensure_ascii=False, indent=1))
+    for path in (*hidden.rglob("*"), hidden):
+        _sync(path)
+    if final.exists():  # the same step again, after going on from an earlier checkpoint
+        shutil.rmtree(final)
+    hidden.rename(final)
+    _sync(final.parent)
     return final
 
 
@@ -139,9 +199,26 @@ def resolve(path: str | Path) -> Path:
     return newest
 
 
-def load_trainer(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """trainer.json and the optimizer's tensors."""
-    return json.loads((folder / "trainer.json").read_text()), load_file(folder / "optimizer.safetensors")
+def load_trainer(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "trainer.json").read_text())
+
+
+def load_optimizer(folder: Path, empty: dict[str, Tensor]) -> set[str]:
+    """Fill those tensors of `empty` that the checkpoint has, in place, sharded as they are; gives their names."""
+    reader = distributed.FileSystemReader(folder / "optimizer")
+    stored = reader.read_metadata().state_dict_metadata
+    wanted = {name: tensor for name, tensor in empty.items() if name in stored}
+    with _alone_is_fine():
+        distributed.load(wanted, storage_reader=reader, no_dist=True)
+    return set(wanted)
+
+
+@contextmanager
+def _alone_is_fine() -> Iterator[None]:
+    """Without torch's warning that there is one process only."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
 
 
 def _sync(path: Path) -> None:

@@ -80,6 +80,8 @@ class Settings(Strict):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = Field(default=None, ge=1)
     log_every: int = Field(default=10, ge=1)
+    wandb: str | None = None
+    """Project of Weights & Biases to log to as well."""
     save: SaveSettings = SaveSettings()
 
     @property

@@ -21,7 +21,7 @@ def layer_flops(tokens: float, context: float, width: int, mlp: int) -> float:
 
 
 def step_flops(config: Fgclip2Config, batch: Batch, regional: bool) -> float:
-    """Forward and backward of one rank's batch, by the tokens that count. Waits for the device."""
+    """Forward and backward of one rank's batch, by the tokens that count. Waits for the device if the batch is there."""
     vision, text = config.vision, config.text
     counts = batch.grid.prod(1).double().tolist()
     total = 0.0
@@ -32,10 +32,12 @@ def step_flops(config: Fgclip2Config, batch: Batch, regional: bool) -> float:
         if regional:
             total += layer_flops(count, count, vision.hidden_size, vision.intermediate_size)
     short, long = text.max_position_embeddings, text.longtext_len
-    texts = len(batch) + (len(batch.phrases) if regional else 0)
+    texts = len(batch) + (batch.distinct_phrases if regional else 0)
+    width, mlp = text.hidden_size, text.intermediate_size
     for number, length in ((texts, short), (len(batch), long)):
-        layers = layer_flops(number * length, length, text.hidden_size, text.intermediate_size)
-        total += text.num_hidden_layers * layers
+        total += (text.num_hidden_layers - 1) * layer_flops(number * length, length, width, mlp)
+        # The last layer: keys and values of all positions, everything else of one.
+        total += number * (length * 4 * width**2 + 4 * width**2 + 4 * width * mlp + 4 * length * width)
     return 3 * total
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import threading
 import time
@@ -15,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fgclip2_train.batch import Batch
-from fgclip2_train.checkpoint import Saver, latest, load_trainer
+from fgclip2_train.checkpoint import Saver, latest, load_optimizer, load_trainer
 from fgclip2_train.config import Settings
 from fgclip2_train.data.loader import Loader, Reader
 from fgclip2_train.data.tokens import Texts
@@ -67,10 +68,11 @@ class Run:
             reader = self._resume(checkpoint)
         self.loader = Loader(reader, settings.data.workers, pin=model.device.type == "cuda")
         self.stepper = Stepper(model, runner, self.optimizer, settings, self.steps)
-        self.watch = Watch(self.out, model, settings.log_every, self.steps, settings.batch)
+        self.watch = Watch(self.out, model, settings, self.steps)
         self.watch.drop_after(self.step)
-        self.saver = Saver(self.out / "checkpoints", settings.save.keep) if rank() == 0 else None
-        self.recent: deque[tuple[int, list[str], dict[str, Tensor]]] = deque(maxlen=3)
+        self.saver = Saver(self.out / "checkpoints", settings.save.keep)
+        # As far back as the device's verdict may lie.
+        self.recent: deque[tuple[int, list[str], dict[str, Tensor]]] = deque(maxlen=settings.log_every + 1)
         if rank() == 0:
             (self.out / "settings.json").write_text(settings.model_dump_json(indent=1))
 
@@ -94,9 +96,9 @@ class Run:
         )
 
     def _resume(self, checkpoint: Path) -> Reader:
-        trainer, optimizer = load_trainer(checkpoint)
+        trainer = load_trainer(checkpoint)
         self.step = trainer["step"]
-        load_named_state(self.model, self.optimizer, optimizer)
+        load_named_state(self.model, self.optimizer, lambda empty: load_optimizer(checkpoint, empty))
         readers, workers = trainer["readers"], trainer["workers"]
         if len(readers) == world() and workers == self.settings.data.workers:
             self._say(f"going on from {checkpoint} at step {self.step}, with the exact next batch")
@@ -129,7 +131,7 @@ class Run:
             outcome = self.stepper(self.step, [batch.to(self.model.device) for batch in micro])
             self._remember(micro, outcome)
             self.step += 1
-            self.watch.add(outcome, waited)
+            self.watch.add(outcome, micro, waited)
             if self.step % self.settings.log_every == 0 or self.step == self.steps:
                 self._report()
             stopped = self._anyone(asked)
@@ -138,8 +140,7 @@ class Run:
                 self._save()
                 saved_at = self.step
         self._check()
-        if self.saver:
-            self.saver.wait()
+        self.saver.wait()
         if world() > 1:
             dist.barrier()
         if stopped:
@@ -160,7 +161,7 @@ class Run:
         self._check()
         counts = {reason: count for reason, count in self.loader.counts.items()}
         notes = {"bad": counts, "samples": self.loader.samples}
-        self.watch.report(self.step, self.optimizer.param_groups[0]["lr"], notes)
+        self.watch.report(self.step, self.optimizer, notes)
 
     def _remember(self, micro: list[Batch], outcome) -> None:
         uids = [uid for batch in micro for uid in batch.uids]
@@ -176,9 +177,12 @@ class Run:
             {"step": step, "uids": uids, "values": {name: value.item() for name, value in values.items()}}
             for step, uids, values in self.recent
         ]
-        file.write_text(json.dumps(steps, indent=1))
+        # The gradient's norm is the same on all ranks, so they agree on the step, whichever of them it came from.
+        first = next((i for i, step in enumerate(steps) if not math.isfinite(step["values"]["grad_norm"])), 0)
+        file.write_text(json.dumps(steps[first:], indent=1))
         raise NonFinite(
-            f"a loss or gradient is not finite at about step {self.step}; no update was made with it. Batches: {file}"
+            f"a loss or gradient is not finite at step {steps[first]['step'] + 1}; no update was made with it or since. "
+            f"The samples of that step and the values of its terms: {file}"
         )
 
     # -- checkpoints ------------------------------------------------------------------------------------------------------
@@ -189,13 +193,11 @@ class Run:
         if world() > 1:
             readers = [None] * world()
             dist.all_gather_object(readers, reader)
-        weights, optimizer = _on_host(self.model.state_dict()), _on_host(named_state(self.model, self.optimizer))
-        if not self.saver:
-            return
+        self.saver.wait()  # the last one's copy of the weights is let go before the next is made
         self.saver.save(
             self.step,
-            weights,
-            optimizer,
+            _on_host(self.model.state_dict()),
+            named_state(self.model, self.optimizer),
             self.model.config,
             self.texts,
             {
@@ -213,8 +215,13 @@ class Run:
 
 
 def _on_host(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copies that later steps cannot change."""
-    return {name: full(tensor.detach()).to("cpu", copy=True) for name, tensor in tensors.items()}
+    """Copies of the whole tensors that later steps cannot change, on rank 0; nothing on the others, which must take part."""
+    copies = {}
+    for name, tensor in tensors.items():
+        whole = full(tensor.detach())
+        if rank() == 0:
+            copies[name] = whole.to("cpu", copy=True)
+    return copies
 
 
 class _sigterm:  # reads as a statement: with _sigterm() as asked

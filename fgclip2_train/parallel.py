@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from fgclip2_train.config import Settings
@@ -65,11 +65,3 @@ def total_norm(tensors: list[Tensor]) -> Tensor:
 def full(tensor: Tensor) -> Tensor:
     """The whole tensor; a collective if it is sharded."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def like(whole: Tensor, parameter: Tensor) -> Tensor:
-    """A whole tensor laid out as a parameter is."""
-    whole = whole.to(parameter.device)
-    if isinstance(parameter, DTensor) and whole.shape == parameter.shape:
-        return distribute_tensor(whole, parameter.device_mesh, parameter.placements)
-    return whole

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from tensorboardX import SummaryWriter
 from torch import Tensor
 
+from fgclip2_train.batch import Batch
+from fgclip2_train.config import Settings
+from fgclip2_train.flops import peak_flops, step_flops
 from fgclip2_train.model import Fgclip2Model
+from fgclip2_train.optim import update_norm
 from fgclip2_train.parallel import total_norm
 from fgclip2_train.ring import rank, world
 from fgclip2_train.step import Outcome
@@ -24,15 +32,29 @@ class NonFinite(RuntimeError):
     """A loss or gradient was not finite on some rank; no update was made with it or after it."""
 
 
-class Watch:
-    """Collects on the device, reads once per `every` steps, writes `metrics.jsonl` on rank 0."""
+@dataclass
+class Work:
+    """What one rank did since the last report: tokens that count, operations that the model needs for them, seconds without data."""
 
-    def __init__(self, out: Path, model: Fgclip2Model, every: int, steps: int, batch: int):
-        self.file, self.model, self.every, self.steps, self.batch = out / "metrics.jsonl", model, every, steps, batch
+    tokens: int = 0
+    flops: float = 0.0
+    waited: float = 0.0
+
+
+class Watch:
+    """Collects on the device, reads once per `log_every` steps, writes `metrics.jsonl`, TensorBoard and wandb on rank 0."""
+
+    def __init__(self, out: Path, model: Fgclip2Model, settings: Settings, steps: int):
+        self.file, self.model, self.settings, self.steps = out / "metrics.jsonl", model, settings, steps
+        self.peak = peak_flops(model.device)
         self.sums: dict[str, Tensor] = {}
-        self.count, self.waited, self.silent = 0, 0.0, dict[str, int]()
+        self.count, self.work, self.silent = 0, Work(), dict[str, int]()
         self.since = self.started = time.monotonic()
-        self.tensorboard = _tensorboard(out) if rank() == 0 else None
+        self.boards = _boards(out, settings) if rank() == 0 else []
+
+    def pause(self, seconds: float) -> None:
+        """Take time that was not spent on training (an evaluation) out of the rates."""
+        self.since += seconds
 
     def drop_after(self, step: int) -> None:
         """Forget lines of steps that a resumed run does again."""
@@ -40,7 +62,12 @@ class Watch:
             kept = [line for line in self.file.read_text().splitlines() if line and json.loads(line)["step"] <= step]
             self.file.write_text("".join(line + "\n" for line in kept))
 
-    def add(self, outcome: Outcome, waited: float) -> None:
+    def add(self, outcome: Outcome, micro: list[Batch], waited: float) -> None:
+        """micro: the step's batch as it left the reader, on the host."""
+        for batch in micro:
+            self.work.tokens += batch.tokens(self.settings.regional)
+            self.work.flops += step_flops(self.model.config, batch, self.settings.regional)
+        self.work.waited += waited
         terms = outcome.terms
         seen = {"loss": terms.total.detach(), **{name: value.detach() for name, value in terms.values.items()}}
         seen |= {"grad_norm": outcome.grad_norm, "regions": terms.regions, "groups": terms.groups}
@@ -48,32 +75,39 @@ class Watch:
             value = value.to(torch.float64)
             self.sums[name] = self.sums[name] + value if name in self.sums else value
         self.count += 1
-        self.waited += waited
 
-    def report(self, step: int, lr: float, notes: dict[str, Any]) -> dict[str, Any]:
+    def report(self, step: int, optimizer: torch.optim.Optimizer, notes: dict[str, Any]) -> dict[str, Any]:
         """Means over the steps since the last report and over ranks, with rates; also written and shown on rank 0."""
         stacked = torch.stack(list(self.sums.values())) / self.count
+        work = stacked.new_tensor([self.work.tokens, self.work.flops, self.work.waited])
         if world() > 1:
             dist.all_reduce(stacked)
+            dist.all_reduce(work)
             stacked /= world()
         line: dict[str, Any] = {"step": step, **dict(zip(self.sums, stacked.tolist(), strict=True))}
+        tokens, flops, waited = work.tolist()
         self._check_silence(line)
         seconds = time.monotonic() - self.since
-        model = self.model
+        model, samples = self.model, self.settings.batch * world()
         line |= {
-            "lr": lr,
+            "lr": optimizer.param_groups[0]["lr"],
             "threshold": model.rank_threshold.item(),
             "logit_scale": model.logit_scale.exp().item(),
             "logit_bias": model.logit_bias.item(),
             "logit_scale_finegraind": model.logit_scale_finegraind.exp().item(),
             "logit_scale_hardneg": model.logit_scale_hardneg.exp().item(),
             "param_norm": total_norm([p.detach() for p in model.parameters()]).item(),
-            "samples_per_s": self.count * self.batch * world() / seconds,
-            "data_wait": self.waited / seconds,
+            "update_norm": update_norm(optimizer).item(),
+            "samples_per_s": self.count * samples / seconds,
+            "tokens_per_s": tokens / seconds,
+            "tflops_per_s": flops / seconds / 1e12,
+            "mfu": flops / seconds / (self.peak * world()) if self.peak else None,
+            "data_wait": waited / world() / seconds,
             "seconds": time.monotonic() - self.started,
+            "eta_seconds": (self.steps - step) * seconds / self.count,
             **notes,
         }
-        self.sums, self.count, self.waited, self.since = {}, 0, 0.0, time.monotonic()
+        self.sums, self.count, self.work, self.since = {}, 0, Work(), time.monotonic()
         if rank() == 0:
             self._write(line)
         return line
@@ -81,17 +115,17 @@ class Watch:
     def _write(self, line: dict[str, Any]) -> None:
         with self.file.open("a") as file:
             file.write(json.dumps(line) + "\n")
-        if self.tensorboard:
-            for name, value in line.items():
-                if isinstance(value, (int, float)):
-                    self.tensorboard.add_scalar(name, value, line["step"])
-        left = (self.steps - line["step"]) * self.batch * world() / line["samples_per_s"]
+        numbers = {name: value for name, value in line.items() if isinstance(value, (int, float)) and name != "step"}
+        for board in self.boards:
+            board(numbers, line["step"])
         terms = "  ".join(
             f"{name} {line[name]:.3f}" for name in ("short", "long", "fgv", "tic", "hard_group", "hard_rank") if name in line
         )
+        used = f"  MFU {line['mfu']:.1%}" if line["mfu"] else ""
         print(
             f"step {line['step']}/{self.steps}  loss {line['loss']:.4f}  {terms}  lr {line['lr']:.1e}  "
-            f"{line['samples_per_s']:.1f} samples/s  waiting {line['data_wait']:.0%}  ETA {_clock(left)}",
+            f"{line['samples_per_s']:.1f} samples/s  {line['tokens_per_s'] / 1000:.1f}k tokens/s{used}  "
+            f"waiting {line['data_wait']:.0%}  ETA {_clock(line['eta_seconds'])}",
             flush=True,
         )
 
@@ -105,12 +139,33 @@ class Watch:
                 )
 
 
-def _tensorboard(out: Path):
+Board = Callable[[dict[str, float], int], None]
+
+
+def _boards(out: Path, settings: Settings) -> list[Board]:
+    """TensorBoard's files, and wandb if the run asks for it."""
+    writer = SummaryWriter(str(out / "tensorboard"), flush_secs=30)
+
+    def tensorboard(numbers: dict[str, float], step: int) -> None:
+        for name, value in numbers.items():
+            writer.add_scalar(name, value, step)
+
+    return [tensorboard, _wandb(out, settings)] if settings.wandb else [tensorboard]
+
+
+def _wandb(out: Path, settings: Settings) -> Board:
+    """A wandb run that a resumed training goes on with. Its own variables (WANDB_MODE=offline and so on) hold."""
     try:
-        from torch.utils.tensorboard import SummaryWriter
+        import wandb
     except ImportError:
-        return None
-    return SummaryWriter(str(out / "tensorboard"))
+        raise ValueError(
+            f"wandb={settings.wandb}: the package wandb is not installed; install it or leave the setting out"
+        ) from None
+    name = hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:16]
+    run = wandb.init(
+        project=settings.wandb, name=out.name, id=name, resume="allow", dir=str(out), config=settings.model_dump(mode="json")
+    )
+    return lambda numbers, step: run.log(numbers, step=step)
 
 
 def _clock(seconds: float) -> str:

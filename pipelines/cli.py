@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pipelines import data_commands
+from pipelines import data_commands, train
 from pipelines.config import ConfigError, load_recipe
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False, help=__doc__)
@@ -303,6 +303,7 @@ def gc(
 serve = typer.Typer(no_args_is_help=True, help="Start, look at or stop a vLLM server on this machine.")
 app.add_typer(serve, name="serve")
 data_commands.add_to(app)
+train.add_to(app)
 Model = Annotated[str, typer.Argument(help="Folder of the model, or its name on the hub.")]
 Name = Annotated[str, typer.Option(help="Name under which it is served: `model.name` of a recipe.")]
 Port = Annotated[int, typer.Option(help="Port; 0 takes any free one.")]

@@ -22,18 +22,6 @@ BAD_PICTURE = (OSError, SyntaxError, ValueError, struct.error, Image.Decompressi
 LANGUAGES = ("en", "zh")
 
 
-def bucket_of(raws: list[Raw]) -> int:
-    """The official rule on the sizes that the shards state: enough patches for the largest picture of the batch."""
-
-    def estimate(record: dict) -> int:
-        width, height = record["width"], record["height"]
-        if min(width, height) < images.SMALL_SIDE:
-            width = height = images.ENLARGED_SIDE
-        return (width // images.PATCH) * (height // images.PATCH)
-
-    return images.official_bucket(max(estimate(raw.record) for raw in raws))
-
-
 def fill_patches(
     raws: list[Raw], bucket: int, counts: Counter[str], replace: Callable[[int], Raw]
 ) -> tuple[np.ndarray, np.ndarray]:

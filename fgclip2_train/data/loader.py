@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from fgclip2_train.batch import Batch
-from fgclip2_train.data.collate import bucket_of, collate, fill_patches
+from fgclip2_train.data.buckets import Row, bucket_cycle, bucket_of, by_size
+from fgclip2_train.data.collate import collate, fill_patches
 from fgclip2_train.data.order import Stream, cycle, turn_at
 from fgclip2_train.data.samples import Language, TextSettings, choose
 from fgclip2_train.data.shards import Raw, find_shards
@@ -40,8 +41,11 @@ class DataSettings(BaseModel):
     mixing: Literal["sample", "batch"] = "batch"
     """Draw source and language for every sample, or take turns batch by batch (all ranks together)."""
     texts: TextSettings = TextSettings()
-    patches: int | Literal["official"] = "official"
-    """Patches per picture: the released rule (from the largest picture of the rank's batch), or always this many."""
+    patches: int | Literal["official", "bucketed"] = "official"
+    """Patches per picture: the released rule (from the largest picture of the rank's batch), always this many, or "bucketed":
+    pictures of like size share a batch, and all ranks have the same bucket in the same step (data/buckets.py)."""
+    bucket_pool: int = Field(default=4, ge=1)
+    """Bucketed: batches that a worker sorts by size together. It holds that many batches of undecoded pictures."""
     workers: int = Field(default=4, ge=0)
     shuffle_block: int = Field(default=1024, ge=1)
     open_shards: int = Field(default=4, ge=1)
@@ -90,6 +94,7 @@ class Reader(IterableDataset):
             if share > 0
         }
         self.turns = cycle(weights)
+        self.buckets = bucket_cycle(self.sources) if settings.patches == "bucketed" else []
         self.names = list(weights)
         self.shares = np.array(list(weights.values())) / sum(weights.values())
 
@@ -101,8 +106,42 @@ class Reader(IterableDataset):
         # Batches come from workers 0, 1, … in turn, also after a resume in the middle of a round.
         turn = (self.step + index) % workers
         streams = self._streams(turn, workers)
-        for step in range(self.step + index, 2**62, workers):
-            yield self._batch(step, turn, streams)
+        steps = range(self.step + index, 2**62, workers)
+        return self._bucketed(steps, turn, streams) if self.buckets else self._in_order(steps, turn, streams)
+
+    def _in_order(self, steps: range, turn: int, streams: dict[str, Stream]) -> Iterator[Batch]:
+        for step in steps:
+            rows = [self._take(name, streams) for name in self._drawn(step)]
+            bucket = bucket_of([row.raw for row in rows]) if self.settings.patches == "official" else self.settings.patches
+            batch, _ = self._batch(rows, cast(int, bucket), streams)
+            yield self._noted(batch, turn, {name: stream.position() for name, stream in streams.items()})
+
+    def _bucketed(self, steps: range, turn: int, streams: dict[str, Stream]) -> Iterator[Batch]:
+        """Batches of like size: a pool of them is drawn at once, and going on in the middle of one means drawing it again."""
+        size, workers = self.settings.bucket_pool, steps.step
+        skip = steps.start // workers % size
+        for first in range(steps.start - skip * workers, 2**62, size * workers):
+            start = {name: stream.position() for name, stream in streams.items()}
+            pool = range(first, first + size * workers, workers)
+            drawn = {step: [self._take(name, streams) for name in self._drawn(step)] for step in pool}
+            sizes = {step: int(turn_at(step, self.buckets, self.seed + 1)) for step in pool}
+            sorted_ = by_size(drawn, sizes, apart=self.settings.mixing == "batch")
+            replaced: Counter[str] = Counter()
+            if skip:
+                replaced.update({name: at.get("replaced", 0) for name, at in self._positions(turn).items()})
+                for name, count in replaced.items():
+                    for _ in range(count):
+                        self._take(name, streams)
+            for step in pool[skip:]:
+                batch, more = self._batch(sorted_[step], sizes[step], streams)
+                replaced.update(more)
+                if step == pool[-1]:
+                    start, replaced = {name: stream.position() for name, stream in streams.items()}, Counter()
+                yield self._noted(batch, turn, {name: at | {"replaced": replaced[name]} for name, at in start.items()})
+            skip = 0
+
+    def _positions(self, turn: int) -> dict[str, Any]:
+        return self.positions.get(str(turn), {})
 
     def _streams(self, turn: int, workers: int) -> dict[str, Stream]:
         streams = {}
@@ -116,43 +155,44 @@ class Reader(IterableDataset):
                 consumers=self.ranks * workers,
                 block=self.settings.shuffle_block,
                 open_shards=self.settings.open_shards,
-                position=self.positions.get(str(turn), {}).get(name),
+                position=self._positions(turn).get(name),
             )
         return streams
 
-    def _batch(self, step: int, turn: int, streams: dict[str, Stream]) -> Batch:
+    def _drawn(self, step: int) -> list[str]:
+        """The stream of every sample of a batch."""
         if self.settings.mixing == "batch":
-            drawn = [turn_at(step // self.parts, self.turns, self.seed)] * self.batch
-        else:
-            rng = np.random.default_rng([self.seed, self.rank, step])
-            drawn = [self.names[choice] for choice in rng.choice(len(self.names), self.batch, p=self.shares)]
-        epochs: list[int] = [0] * self.batch
-        raws: list[Raw] = []
+            return [turn_at(step // self.parts, self.turns, self.seed)] * self.batch
+        rng = np.random.default_rng([self.seed, self.rank, step])
+        return [self.names[choice] for choice in rng.choice(len(self.names), self.batch, p=self.shares)]
 
-        def take(row: int) -> Raw:
-            epochs[row], raw = next(streams[drawn[row]])
-            return raw
+    def _take(self, name: str, streams: dict[str, Stream]) -> Row:
+        epoch, raw = next(streams[name])
+        return Row(name, epoch, raw)
 
-        def replace(row: int) -> Raw:
-            raws[row] = take(row)
-            return raws[row]
-
+    def _batch(self, rows: list[Row], bucket: int, streams: dict[str, Stream]) -> tuple[Batch, Counter[str]]:
+        """The batch, and how many samples were taken from each stream in place of undecodable ones."""
         counts: Counter[str] = Counter()
-        raws += [take(row) for row in range(self.batch)]
-        bucket = bucket_of(raws) if self.settings.patches == "official" else self.settings.patches
-        patches, grids = fill_patches(raws, bucket, counts, replace)
-        chosen = [
-            choose(raw, name.rsplit("/", 1)[1], self.settings.texts, self.seed, epoch)
-            for raw, name, epoch in zip(raws, drawn, epochs, strict=True)
-        ]
-        pictures = [int(raw.record["sha256"][:15], 16) for raw in raws]
+        replaced: Counter[str] = Counter()
+
+        def replace(index: int) -> Raw:
+            replaced[rows[index].name] += 1
+            rows[index] = self._take(rows[index].name, streams)
+            return rows[index].raw
+
+        patches, grids = fill_patches([row.raw for row in rows], bucket, counts, replace)
+        chosen = [choose(row.raw, row.name.rsplit("/", 1)[1], self.settings.texts, self.seed, row.epoch) for row in rows]
+        pictures = [int(row.raw.record["sha256"][:15], 16) for row in rows]
         slots = self.settings.texts.max_regions
         batch = collate(chosen, pictures, patches, grids, self.texts, self.lengths, slots, self.settings.pad_regions_to)
         for stream in streams.values():
             counts.update(stream.counts)
             stream.counts.clear()
-        positions = {name: stream.position() for name, stream in streams.items()}
-        batch.info = {"turn": str(turn), "positions": positions, "counts": dict(counts), "epoch": max(epochs)}
+        batch.info = {"counts": dict(counts), "epoch": max(row.epoch for row in rows)}
+        return batch, replaced
+
+    def _noted(self, batch: Batch, turn: int, positions: dict[str, Any]) -> Batch:
+        batch.info |= {"turn": str(turn), "positions": positions}
         return batch
 
 
@@ -183,6 +223,10 @@ class Loader:
         self.samples += len(batch)
         self._stop_if_rotten()
         return batch
+
+    def close(self) -> None:
+        """End the workers and wait for them; without this they end when the loader is collected."""
+        del self.batches
 
     def state(self) -> dict[str, Any]:
         return {"step": self.step, "positions": self.positions, "counts": dict(self.counts), "samples": self.samples}

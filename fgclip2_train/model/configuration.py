@@ -11,12 +11,6 @@ from typing import cast
 from huggingface_hub.dataclasses import strict
 from transformers import Siglip2Config, Siglip2TextConfig, Siglip2VisionConfig
 
-AUTO_MAP = {
-    "AutoConfig": "configuration_fgclip2.Fgclip2Config",
-    "AutoModelForCausalLM": "modeling_fgclip2.Fgclip2Model",
-}
-"""What a released checkpoint's config.json says to `trust_remote_code`; `export` writes it."""
-
 
 @strict
 class Fgclip2TextConfig(Siglip2TextConfig):

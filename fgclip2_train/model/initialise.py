@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import Siglip2Config, Siglip2Model
 from transformers.utils import logging
@@ -89,7 +90,22 @@ def load_model(start: str | Path) -> Fgclip2Model:
         return from_siglip2(siglip.state_dict(), siglip.config)
     if kind != "fgclip2":
         raise ValueError(f"{start}: model_type is {kind!r}; expected 'fgclip2' or 'siglip2'")
-    return Fgclip2Model.from_pretrained(str(start))
+    try:
+        model, report = Fgclip2Model.from_pretrained(str(start), output_loading_info=True, ignore_mismatched_sizes=True)
+    except SafetensorError as error:
+        raise ValueError(f"{start}: damaged weights ({error})") from error
+    other = [
+        f"{name}: {list(found)} in the file, {list(ours)} by its config.json" for name, found, ours in report["mismatched_keys"]
+    ]
+    lacking = sorted(name for name in report["missing_keys"] if name not in _MAY_LACK)
+    if other or lacking:
+        told = [*other, *([f"lacks {', '.join(lacking[:3])}" + " …" * (len(lacking) > 3)] if lacking else [])]
+        raise ValueError(f"{start}: not the weights that its config.json describes. " + "; ".join(told[:3]))
+    return model
+
+
+_MAY_LACK = ("logit_scale_finegraind", "logit_scale_hardneg", "rank_threshold")
+"""The released model class has no place for the first two, and no checkpoint but ours has the third."""
 
 
 def _model_type(start: str | Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -111,6 +112,41 @@ class Fgclip2Model(Siglip2PreTrainedModel):
         """Region vectors of all slots [B, S, D], not normalised; an empty slot (zero box) gives zeros."""
         exact = torch.promote_types(dense.dtype, torch.float32)
         return region_weights(boxes.to(exact), grid, *places, extent).to(dense.dtype) @ dense
+
+    # -- as the released checkpoints' users call it ---------------------------------------------------------------------------
+
+    def get_image_features(
+        self, pixel_values: Tensor, pixel_attention_mask=None, spatial_shapes: Tensor | None = None
+    ) -> Tensor:
+        """Global image vectors [B, D] of the picture processor's output, not normalised."""
+        tokens, pad = self._processed(pixel_values, spatial_shapes)
+        return self.vision_model.head(tokens, pad)
+
+    def get_image_dense_feature(
+        self, pixel_values: Tensor, pixel_attention_mask=None, spatial_shapes: Tensor | None = None
+    ) -> Tensor:
+        """Dense maps [B, T, D] of the picture processor's output, not normalised; rows beyond rows · columns are meaningless."""
+        tokens, pad = self._processed(pixel_values, spatial_shapes)
+        return self.dense_feature_head.dense(tokens, pad)
+
+    def get_text_features(self, input_ids: Tensor, attention_mask=None, walk_type: str = "short") -> Tensor:
+        """Text vectors [B, D], not normalised. Padding is attended to, so a mask changes nothing."""
+        return self.encode_text(input_ids, walk_type)
+
+    def _processed(self, pixel_values: Tensor, spatial_shapes: Tensor | None) -> tuple[Tensor, Padding]:
+        if spatial_shapes is None:
+            raise ValueError("spatial_shapes is missing: hand over all that the image processor gives")
+        tokens, _, pad = self.vision_model(pixel_values.to(self.logit_scale.dtype), spatial_shapes)
+        return tokens, pad
+
+    def save_pretrained(self, save_directory, *arguments, **options) -> None:  # type: ignore[override]
+        """Weights, config.json with `auto_map`, and the code that it names."""
+        super().save_pretrained(save_directory, *arguments, **options)
+        try:
+            from fgclip2_train.model.release import write_release
+        except ImportError:  # this is the code beside a checkpoint, which transformers copies by itself
+            return
+        write_release(Path(save_directory), self.config)
 
     # -- one step ---------------------------------------------------------------------------------------------------------
 

@@ -179,3 +179,51 @@ def test_token_rows_are_right_padded_lower_case_and_of_fixed_length(texts, tmp_p
 def test_a_folder_without_tokenizer_says_what_to_do(tmp_path):
     with pytest.raises(ValueError, match="no tokenizer there"):
         load_texts(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def mixed_sizes(tmp_path_factory) -> str:
+    """Two shards, pictures of 160 and of 480 pixels in turn, both languages."""
+    import random
+
+    folder, rng = tmp_path_factory.mktemp("mixed"), random.Random(0)
+    for shard in range(2):
+        samples = []
+        for number in range(24):
+            side, uid = (160, 480)[number % 2], f"{shard * 100 + number:032x}"
+            picture, objects = scene(rng, side)
+            whole = record(uid, picture, objects, ["en", "zh"], side)
+            samples.append((uid, picture if number != 5 else b"no picture", json.dumps(whole).encode()))
+        write_shard(folder / f"{shard}.tar", samples)
+    return str(folder)
+
+
+@pytest.mark.parametrize("mixing", ["sample", "batch"])
+def test_bucketed_batches_hold_pictures_of_like_size_and_ranks_agree_on_them(mixing, mixed_sizes, texts):
+    def run(rank):
+        loader = Loader(reader(mixed_sizes, texts, rank=rank, ranks=2, patches="bucketed", mixing=mixing), 0)
+        return [next(loader) for _ in range(24)]
+
+    ranks = [run(rank) for rank in range(2)]
+    shapes = [[batch.patches.shape[1] for batch in batches] for batches in ranks]
+    assert shapes[0] == shapes[1] and set(shapes[0]) == {128, 1024}
+    # Of the pictures, as many are in a batch of their own size as the pools allow; alone by chance it would be half.
+    small = [int(uid, 16) % 2 == 0 for batch in ranks[0] if batch.patches.shape[1] == 128 for uid in batch.uids]
+    assert sum(small) > 0.75 * len(small)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_bucketed_batches_are_resumed_exactly_also_past_replaced_pictures(workers, mixed_sizes, texts):
+    def loader(**position):
+        return Loader(reader(mixed_sizes, texts, patches="bucketed", bucket_pool=3, mixing="sample", **position), workers)
+
+    straight = loader()
+    expected = [next(straight) for _ in range(20)]
+    assert straight.counts["bad: picture cannot be decoded"] > 0
+    for cut in (1, 7, 12):
+        first = loader()
+        for _ in range(cut):
+            next(first)
+        state = json.loads(json.dumps(first.state()))
+        resumed = loader(step=state["step"], positions=state["positions"])
+        assert all(same(next(resumed), batch) for batch in expected[cut:])

@@ -1,0 +1,86 @@
+"""`fineloom train`: the trainer on a Ray cluster. Every worker runs the very function that torchrun starts, `fgclip2_train.loop.train`.
+
+Ray places the workers, joins them into one process group and starts all of them again when one dies; the trainer then goes on from its
+newest checkpoint, which therefore must lie where every worker sees it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipelines.cluster import connect
+from pipelines.config import ConfigError
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command(name="train")(train)
+
+
+def train(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings of the trainer; stage=1|2 and out=DIR are needed.")
+    ] = None,
+    preset: Annotated[str, typer.Option(help="A preset of the trainer, or a YAML file.")] = "fineloom",
+    workers: Annotated[int, typer.Option(min=1, help="Training processes, one per GPU where there are any.")] = 1,
+    gpu: Annotated[bool, typer.Option(help="Give every worker a GPU.")] = False,
+    cpus: Annotated[int, typer.Option(min=1, help="CPUs per worker, for itself and its readers.")] = 1,
+    retries: Annotated[
+        int, typer.Option(min=0, help="How often to start again from the last checkpoint when a worker dies.")
+    ] = 3,
+    address: Annotated[str | None, typer.Option(help="Ray cluster to join; by default Ray starts here.")] = None,
+) -> None:
+    """Train one stage on Ray. A run that was interrupted goes on from its newest checkpoint.
+
+    [dim]fineloom train stage=1 out=runs/stage1 data.shards='runs/demo/shards/*.tar' --workers 8 --gpu[/dim]
+    """
+    from fgclip2_train.config import load_settings
+
+    try:
+        settings = load_settings(preset, overrides or [])
+    except (ValueError, FileNotFoundError) as error:
+        raise ConfigError(str(error)) from None
+    print(f"checkpoint: {run(settings.model_dump(mode='json'), workers, gpu, cpus, retries, address)}")
+
+
+def run(
+    settings: dict[str, Any], workers: int, gpu: bool = False, cpus: int = 1, retries: int = 3, address: str | None = None
+) -> str:
+    """The newest checkpoint. Raises ConfigError with what the trainer said if it cannot go on."""
+    connect(address, None if gpu else max(os.cpu_count() or 1, workers * cpus), logs=True)
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    out = Path(settings["out"]).resolve()
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"settings": settings, "folder": os.getcwd()},
+        # Sums over the ranks' flags are taken on the host, where NCCL cannot.
+        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpu else "gloo"),
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker={"CPU": cpus, "GPU": int(gpu)}),
+        run_config=RunConfig(name="ray", storage_path=str(out), failure_config=FailureConfig(max_failures=retries)),
+    )
+    try:
+        result = trainer.fit()
+    except WorkerGroupError as error:
+        mistakes = [
+            failure for failure in error.worker_failures.values() if isinstance(failure, (ValueError, FileNotFoundError))
+        ]
+        if mistakes:
+            raise ConfigError(str(mistakes[0])) from None
+        raise
+    return (result.metrics or {})["checkpoint"]
+
+
+def _worker(config: dict[str, Any]) -> None:
+    import ray.train
+
+    from fgclip2_train.config import validate
+    from fgclip2_train.loop import train
+
+    os.chdir(config["folder"])  # paths in the settings are the driver's
+    final = train(validate(config["settings"], "fineloom train"))
+    ray.train.report({"checkpoint": str(final)})

@@ -1,0 +1,190 @@
+"""Checkpoints: what other programs see of them, and what a full disk, a kill or another number of processes does to them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import Siglip2Config, Siglip2Model
+
+from fgclip2_train.checkpoint import Saver, latest, load_optimizer, write_checkpoint
+from fgclip2_train.data.tokens import train_tokenizer
+from fgclip2_train.model import Fgclip2Model
+from fgclip2_train.model.configuration import FAMILY, GEMMA_VOCABULARY, sized
+from fgclip2_train.model.initialise import from_scratch, load_model
+
+TINY = {"width": 16, "layers": 2, "heads": 2, "mlp": 16, "vocabulary": 300}
+
+
+@pytest.fixture(scope="module")
+def model() -> Fgclip2Model:
+    return from_scratch(sized(**TINY), 0, 2.3, -6.0)
+
+
+@pytest.fixture(scope="module")
+def texts():
+    return train_tokenizer(["a"], 300)
+
+
+def test_what_is_saved_loads_again_with_every_value(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    again = Fgclip2Model.from_pretrained(tmp_path)
+    assert set(again.state_dict()) == set(model.state_dict())
+    assert all(torch.equal(again.state_dict()[name], value) for name, value in model.state_dict().items())
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["auto_map"]["AutoConfig"] == "configuration_fgclip2.Fgclip2Config"
+    assert config["auto_map"]["AutoModelForCausalLM"] == "modeling_fgclip2.Fgclip2Model"
+
+
+QUICK_START = """
+import sys
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=True)
+processor = AutoImageProcessor.from_pretrained(sys.argv[1])
+picture = processor(images=Image.new("RGB", (64, 48), "red"), max_num_patches=128, return_tensors="pt")
+short = tokenizer(["a"], padding="max_length", max_length=64, truncation=True, return_tensors="pt")
+long = tokenizer(["a"], padding="max_length", max_length=196, truncation=True, return_tensors="pt")
+with torch.no_grad():
+    shapes = [
+        model.get_image_features(**picture).shape,
+        model.get_image_dense_feature(**picture).shape,
+        model.get_text_features(input_ids=short["input_ids"]).shape,
+        model.get_text_features(input_ids=short["input_ids"], walk_type="box").shape,
+        model.get_text_features(input_ids=long["input_ids"], walk_type="long").shape,
+    ]
+print([list(shape) for shape in shapes], "fgclip2_train" in sys.modules)
+torch.save(model.state_dict(), sys.argv[2])
+"""
+
+
+def test_a_checkpoint_runs_by_its_own_code_where_this_package_is_not(model, texts, tmp_path):
+    folder = write_checkpoint(tmp_path / "run", 1, model.state_dict(), {}, model.config, texts, {})
+    script = tmp_path / "quick_start.py"
+    script.write_text(QUICK_START)
+    (tmp_path / "site").mkdir()
+    # An empty package of our name stands before the installed one: touching it would fail.
+    (tmp_path / "site" / "fgclip2_train.py").write_text("raise ImportError('not here')")
+    environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(tmp_path / "site")}
+    done = subprocess.run(
+        [sys.executable, script, folder, tmp_path / "state.pt"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().splitlines()[-1] == "[[1, 16], [1, 128, 16], [1, 16], [1, 16], [1, 16]] False"
+    state = torch.load(tmp_path / "state.pt")
+    assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_plain_siglip2_checkpoint_of_transformers_is_a_start(tmp_path):
+    parts = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    config = Siglip2Config(
+        text_config=parts | {"vocab_size": 300, "projection_size": 16, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 1},
+        vision_config=parts,
+    )
+    plain = Siglip2Model(config)
+    plain.save_pretrained(tmp_path)
+    model = load_model(tmp_path)
+    ours, theirs = model.state_dict(), plain.state_dict()
+    assert all(torch.equal(ours[name], value) for name, value in theirs.items())
+    assert torch.equal(model.boxtext_head.weight, plain.text_model.head.weight)
+    assert torch.equal(model.dense_feature_head.probe, plain.vision_model.head.probe)
+    assert model.text_model.embeddings.position_embedding_res.weight.shape == (196, 16)
+
+
+def test_a_checkpoint_of_other_shapes_names_what_differs(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["text_model.head.weight"] = torch.zeros(8, 16)
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"text_model\.head\.weight: \[8, 16\] in the file, \[16, 16\] by its config\.json"):
+        load_model(tmp_path)
+
+
+def test_a_checkpoint_that_lacks_weights_names_them(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["vision_model.post_layernorm.weight"]
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks vision_model\.post_layernorm\.weight"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize("size, millions", [("base", 376), ("large", 882), ("so400m", 1_137)])
+def test_the_family_has_the_sizes_of_siglip_2(size, millions):
+    with torch.device("meta"):
+        model = Fgclip2Model(sized(**FAMILY[size], vocabulary=GEMMA_VOCABULARY))
+    vision = model.vision_model
+    extra = sum(p.numel() for p in model.dense_feature_head.parameters()) + 2 * sum(
+        p.numel() for p in model.longtext_head.parameters()
+    )
+    extra += 2 * 196 * FAMILY[size]["width"] + 2
+    plain = sum(p.numel() for p in model.parameters()) - extra  # what SigLIP 2 itself has
+    assert round(plain / 1e6) == pytest.approx(millions, rel=0.005)
+    assert vision.embeddings.patch_embedding.weight.shape == (FAMILY[size]["width"], 768)
+
+
+# -- writing ------------------------------------------------------------------------------------------------------------------
+
+
+def save(saver, step, model, texts, optimizer=None):
+    saver.save(step, model.state_dict(), optimizer or {"step.x": torch.ones(())}, model.config, texts, {"step": step})
+
+
+def test_the_optimizer_comes_back_and_does_not_change_after_the_call(model, texts, tmp_path):
+    saver, moving = Saver(tmp_path, keep=2), {"exp_avg.x": torch.arange(4.0), "step.x": torch.ones(())}
+    save(saver, 1, model, texts, moving)
+    moving["exp_avg.x"].fill_(-1)  # the next step, while the checkpoint is being written
+    saver.wait()
+    empty = {"exp_avg.x": torch.zeros(4), "step.x": torch.zeros(()), "exp_avg.new": torch.zeros(2)}
+    assert load_optimizer(tmp_path / "step-00000001", empty) == {"exp_avg.x", "step.x"}
+    assert empty["exp_avg.x"].tolist() == [0, 1, 2, 3] and empty["step.x"] == 1
+
+
+@pytest.mark.parametrize("limit", [200, 30_000])  # in the optimizer's files, and in the weights'
+def test_a_disk_that_fills_up_says_so_and_leaves_earlier_checkpoints_whole(limit, model, texts, tmp_path):
+    """A limit on the size of files makes the kernel refuse writes for real, as a full disk does."""
+    run = tmp_path / "run"
+    program = f"""
+import resource, signal, sys, torch
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_checkpoints import TINY, save
+from pathlib import Path
+from fgclip2_train.checkpoint import Saver
+from fgclip2_train.data.tokens import train_tokenizer
+from fgclip2_train.model.configuration import sized
+from fgclip2_train.model.initialise import from_scratch
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+model, texts = from_scratch(sized(**TINY), 0, 2.3, -6.0), train_tokenizer(["a"], 300)
+saver = Saver(Path({str(run / "checkpoints")!r}), 2)
+save(saver, 1, model, texts)
+saver.wait()
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, resource.RLIM_INFINITY))
+try:
+    save(saver, 2, model, texts)
+    saver.wait()
+except ValueError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "checkpoint could not be written" in done.stdout and "earlier ones are whole" in done.stdout, done.stderr
+    assert latest(run) == run / "checkpoints" / "step-00000001"
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["last", "step-00000001"]
+    Fgclip2Model.from_pretrained(run / "checkpoints" / "last")
+
+
+def test_a_checkpoint_cut_short_is_not_taken_for_one(model, texts, tmp_path):
+    whole = write_checkpoint(tmp_path / "checkpoints", 1, model.state_dict(), {}, model.config, texts, {})
+    cut = whole.with_name(".step-00000002")
+    cut.mkdir()
+    (cut / "model.safetensors").write_bytes((whole / "model.safetensors").read_bytes()[:1000])
+    (cut / "trainer.json").write_text("{}")
+    assert latest(tmp_path) == whole
+    Saver(tmp_path / "checkpoints", keep=2)
+    assert not cut.exists()

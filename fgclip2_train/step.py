@@ -46,7 +46,7 @@ class Stepper:
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def __call__(self, step: int, micro: list[Batch]) -> Outcome:
-        """micro: the step's batch, in one part or several."""
+        """micro: the step's batch, in one part or several; parts may lie on the host, of which one at a time comes to the device."""
         lr = learning_rate(step, self.steps, self.settings.optimizer)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -58,9 +58,10 @@ class Stepper:
 
     def _encode(self, batch: Batch) -> Features:
         with self._precision():
-            return self.runner(batch, regional=self.settings.regional)
+            return self.runner(batch.to(self.device), regional=self.settings.regional)
 
     def _backward_whole(self, batch: Batch) -> Terms:
+        batch = batch.to(self.device)
         terms = compute(self._encode(batch), batch, self.model, self.settings.loss)
         terms.total.backward()
         return terms
@@ -73,7 +74,7 @@ class Stepper:
         """
         with torch.no_grad():
             parts = [self._encode(batch) for batch in micro]
-        whole, batch = join_features(parts), join_batches(micro)
+        whole, batch = join_features(parts), join_batches(micro).to(self.device)
         leaves = {name: value.detach().requires_grad_() for name, value in whole.present().items()}
         terms = compute(Features(**leaves), batch, self.model, self.settings.loss)
         scalars = [p for p in temperatures(self.model) if p.requires_grad]
@@ -129,8 +130,9 @@ _OF_LOSSES = ("picture", "text", "region_language", "region_valid", "hard_valid"
 
 
 def join_batches(parts: list[Batch]) -> Batch:
-    """What the losses read of several batches. Phrases of different parts count as different."""
+    """What the losses read of several batches, without the pictures. Phrases of different parts count as different."""
     joined: dict[str, Any] = {field.name: getattr(parts[0], field.name) for field in fields(Batch)}
+    joined["patches"] = parts[0].patches[:0]
     joined |= {name: torch.cat([getattr(part, name) for part in parts]) for name in _OF_LOSSES}
     starts = torch.tensor([0, *(len(part.phrases) for part in parts[:-1])]).cumsum(0).tolist()
     joined["region_phrase"] = torch.cat([part.region_phrase + start for part, start in zip(parts, starts, strict=True)])

@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -129,17 +131,18 @@ def test_torchrun_trains_resumes_and_writes_whole_checkpoints(parallel, tmp_path
         f"parallel={parallel}", "save.every=2",
     ]  # fmt: skip
 
-    def torchrun(out: str, steps: int):
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "fgclip2_train"]
-        command += ["train", "--preset", "tiny", *arguments, f"out={tmp_path / out}", f"steps={steps}", "optimizer.warmup=3"]
-        subprocess.run(command, cwd=ROOT, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True)
+    def torchrun(out: str, steps: int, *more: str, processes: int = 2) -> str:
+        several = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
+        command = [sys.executable, *several, "-m", "fgclip2_train", "train", "--preset", "tiny", *arguments, *more]
+        command += [f"out={tmp_path / out}", f"steps={steps}", "optimizer.warmup=3"]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        assert done.returncode == 0, done.stdout
+        return done.stdout
 
     torchrun("straight", 4)
     torchrun("cut", 4)
-    newest = resolve(tmp_path / "cut")
-    for file in newest.iterdir():  # as if the run had ended after step 2
-        file.unlink()
-    newest.rmdir()
+    shutil.rmtree(resolve(tmp_path / "cut"))  # as if the run had ended after step 2
     torchrun("cut", 4)
     lines = {
         out: [json.loads(line) for line in (tmp_path / out / "metrics.jsonl").read_text().splitlines()]
@@ -148,3 +151,50 @@ def test_torchrun_trains_resumes_and_writes_whole_checkpoints(parallel, tmp_path
     assert [line["loss"] for line in lines["cut"]] == [line["loss"] for line in lines["straight"]]
     one, other = (load_file(resolve(tmp_path / out) / "model.safetensors") for out in ("straight", "cut"))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+    # The sharded or replicated run goes on in one process: its optimizer's state is put together again.
+    told = torchrun("cut", 6, processes=1)
+    assert "at step 4: weights, optimizer and schedule as they were, but 2 × 0 readers became 1 × 0" in told
+    first = lines["cut"][-1]
+    after = [json.loads(line) for line in (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in after] == [1, 2, 3, 4, 5, 6]
+    assert abs(after[4]["param_norm"] / first["param_norm"] - 1) < 0.05
+
+
+def test_ranks_with_different_holes_train_on_and_their_holes_are_added_up(tmp_path):
+    pattern = write_scenes(tmp_path / "shards", shards=2, per_shard=24, side=64)
+    for shard, count in (("00000", 1), ("00001", 3)):  # one shard a rank, and more holes in the second
+        path = tmp_path / "shards" / f"{shard}.tar"
+        with tarfile.open(path) as tar:
+            pictures = [member for member in tar if member.name.endswith(".jpg")][4 : 4 + 2 * count : 2]
+        data = bytearray(path.read_bytes())
+        for member in pictures:
+            data[member.offset_data : member.offset_data + 64] = bytes(64)
+        path.write_bytes(data)
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        "fgclip2_train",
+        "train",
+    ]
+    command += [
+        "--preset",
+        "tiny",
+        f"data.shards={pattern}",
+        "threads=1",
+        "batch=4",
+        "log_every=1",
+        "data.workers=0",
+        "stage=2",
+    ]
+    command += ["data.patches=16", "data.mixing=sample", f"out={tmp_path / 'run'}", "steps=6", "optimizer.warmup=3"]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    last = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()][-1]
+    # An epoch of 12 samples a language is read and re-read; both ranks have met holes, the sum shows it.
+    assert last["bad"]["bad: picture cannot be decoded"] >= 2
+    assert last["samples"] == 6 * 2 * 4

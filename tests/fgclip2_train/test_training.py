@@ -21,7 +21,7 @@ from fgclip2_train.loop import train
 from fgclip2_train.model import Fgclip2Model
 from fgclip2_train.model.configuration import sized
 from fgclip2_train.model.initialise import from_scratch, load_model
-from fgclip2_train.optim import make_optimizer
+from fgclip2_train.optim import learning_rate, make_optimizer
 from fgclip2_train.step import Stepper
 from fgclip2_train.watch import NonFinite
 
@@ -130,6 +130,34 @@ def test_interrupted_runs_go_on_with_the_losses_of_an_uninterrupted_one(shards, 
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_the_batch_that_is_to_blame_is_named_however_late_the_log_looks(shards, stage1, tmp_path, monkeypatch):
+    """The numbers go bad at the third step of ten between two looks: no update since, and that batch's samples are on the disk."""
+    usual = Stepper._encode
+
+    def encode(self, batch):
+        features = usual(self, batch)
+        if self.optimizer.param_groups[0]["lr"] == bad_lr:
+            features.short.data[0, 0] = torch.inf
+        return features
+
+    run = settings(shards, tmp_path, "stage=2", "steps=20", f"model.start={stage1}", "log_every=10")
+    bad_lr = learning_rate(2, 20, run.optimizer)
+    monkeypatch.setattr(Stepper, "_encode", encode)
+    with pytest.raises(NonFinite, match="not finite at step 3"):
+        train(run)
+    steps = json.loads((tmp_path / "nonfinite-rank0.json").read_text())
+    reader = Loader(Reader(run.data, train_tokenizer(["a"], 300), 6, lengths=(32, 68), seed=0), 0)
+    third = [next(reader) for _ in range(3)][2]
+    assert steps[0]["step"] == 2 and steps[0]["uids"] == third.uids
+
+
+def test_recomputed_layers_change_no_number(shards, stage1, tmp_path):
+    for name, value in (("kept", "false"), ("again", "true")):
+        more = (f"checkpoint_layers={value}", f"model.start={stage1}")
+        train(settings(shards, tmp_path / name, "stage=2", "steps=2", *more))
+    assert losses(tmp_path / "kept") == losses(tmp_path / "again")
+
+
 def test_another_number_of_readers_goes_on_and_says_what_changes(shards, tmp_path, capsys):
     train(settings(shards, tmp_path, "stage=1", "steps=2"))
     train(settings(shards, tmp_path, "stage=1", "steps=4", "data.workers=2"))
@@ -145,10 +173,10 @@ def test_weights_that_are_not_finite_stop_before_any_update(shards, stage1, tmp_
     weights = load_file(broken / "model.safetensors")
     weights["text_model.head.bias"][3] = torch.nan
     save_file(weights, broken / "model.safetensors", {"format": "pt"})
-    with pytest.raises(NonFinite, match="not finite at about step 1"):
+    with pytest.raises(NonFinite, match="not finite at step 1"):
         train(settings(shards, tmp_path / "run", "stage=2", "steps=3", f"model.start={broken}"))
     steps = json.loads((tmp_path / "run" / "nonfinite-rank0.json").read_text())
-    assert len(steps[0]["uids"]) == 6
+    assert steps[0]["step"] == 0 and len(steps[0]["uids"]) == 6
     assert latest(tmp_path / "run") is None
 
 

@@ -16,11 +16,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fgclip2_train.batch import Batch
-from fgclip2_train.checkpoint import Saver, latest, load_optimizer, load_trainer, point
+from fgclip2_train.checkpoint import Saver, latest, load_optimizer, load_trainer
 from fgclip2_train.config import Settings
 from fgclip2_train.data.loader import Loader, Reader
 from fgclip2_train.data.tokens import Texts
-from fgclip2_train.evaluation.during import InTraining
 from fgclip2_train.model import Fgclip2Model
 from fgclip2_train.optim import load_named_state, make_optimizer, named_state
 from fgclip2_train.parallel import full, spread
@@ -72,10 +71,6 @@ class Run:
         self.watch = Watch(self.out, model, settings, self.steps)
         self.watch.drop_after(self.step)
         self.saver = Saver(self.out / "checkpoints", settings.save.keep)
-        self.evaluation: InTraining | None = None
-        if settings.evaluate:
-            about = {"checkpoint": settings.out, "stage": settings.stage, "preset": settings.preset}
-            self.evaluation = InTraining(settings.evaluate, self.out, self.step, settings.data.patches, about)
         # As far back as the device's verdict may lie.
         self.recent: deque[tuple[int, list[str], dict[str, Tensor]]] = deque(maxlen=settings.log_every + 1)
         if rank() == 0:
@@ -129,8 +124,6 @@ class Run:
         )
         stopped = False
         saved_at = self.step
-        if self._evaluate():  # of the checkpoint that is gone on from
-            self._save(best=True)
         while self.step < self.steps and not stopped:
             started = time.monotonic()
             micro = [next(self.loader) for _ in range(self.settings.accumulate)]
@@ -142,10 +135,9 @@ class Run:
             if self.step % self.settings.log_every == 0 or self.step == self.steps:
                 self._report()
             stopped = self._anyone(asked)
-            best = not stopped and self._evaluate()
-            if self.step % self.settings.save.every == 0 or self.step == self.steps or stopped or best:
+            if self.step % self.settings.save.every == 0 or self.step == self.steps or stopped:
                 self._check()
-                self._save(best)
+                self._save()
                 saved_at = self.step
         self._check()
         self.saver.wait()
@@ -164,16 +156,6 @@ class Run:
         flag = torch.tensor([int(asked.is_set())])
         dist.all_reduce(flag, dist.ReduceOp.MAX)
         return bool(flag.item())
-
-    def _evaluate(self) -> bool:
-        """Whether an evaluation was due and these weights are the best so far."""
-        if not self.evaluation or not self.evaluation.due(self.step):
-            return False
-        self._check()
-        started = time.monotonic()
-        best = self.evaluation(self.model, self.texts, self.step, self.watch.file, self.watch.boards)
-        self.watch.pause(time.monotonic() - started)
-        return best
 
     def _report(self) -> None:
         self._check()
@@ -209,7 +191,7 @@ class Run:
 
     # -- checkpoints ------------------------------------------------------------------------------------------------------
 
-    def _save(self, best: bool = False) -> None:
+    def _save(self) -> None:
         reader = self.loader.state()
         readers: list[Any] = [reader]
         if world() > 1:
@@ -229,7 +211,6 @@ class Run:
                 "workers": self.settings.data.workers,
                 "settings": self.settings.model_dump(mode="json"),
             },
-            (lambda folder: point(folder.parent / "best", folder)) if best else None,
         )
 
     def _say(self, text: str) -> None:

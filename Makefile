@@ -60,7 +60,11 @@ test: setup lint  ## every test, from a fresh clone
 bench: setup  ## the benchmarks of docs/benchmarks.md
 	@for script in benchmarks/*.py; do echo "== $$script"; .venv/bin/python $$script || exit 1; done
 
+bench-quality: .venv/ready  ## how often what is said is true, on unseen scenes (SEED=, SCENES=, SIZES=, BACKGROUNDS=, BASE_URL=, MODEL=)
+	.venv/bin/python -m benchmarks.quality $(if $(SEED),--seed $(SEED)) $(if $(SCENES),--scenes $(SCENES)) $(if $(SIZES),--sizes $(SIZES)) \
+	  $(if $(BACKGROUNDS),--backgrounds $(BACKGROUNDS)) $(if $(BASE_URL),--base-url $(BASE_URL)) $(if $(MODEL),--model $(MODEL))
+
 clean:  ## remove what runs made (ROOT=); environments stay
 	rm -rf $(ROOT)
 
-.PHONY: help setup demo data train eval serve report lint test bench clean
+.PHONY: help setup demo data train eval serve report lint test bench bench-quality clean

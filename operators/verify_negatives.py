@@ -70,6 +70,8 @@ class Refused(Exception):
 
 class VerifyNegatives(Words, ModelOperator):
     prompt: str = "verify_negatives"
+    words: bool = True
+    """Let the words decide first; without it the model is asked about every text."""
     check_positive: bool = True
     """Ask whether the expression itself is true; if not, the group goes."""
     corrections: int = Field(2, ge=0, le=10)
@@ -152,7 +154,7 @@ class VerifyNegatives(Words, ModelOperator):
         """What the words alone show to be true, or no negative of this object, is replaced."""
         if len(case.group) != SIZE:
             raise Refused("wrong_size", f"{len(case.group)} of {SIZE}")
-        if case.setting is None:
+        if case.setting is None or not self.words:
             return
         seen: set[str] = set()
         for place, negative in enumerate(case.group):

@@ -33,8 +33,10 @@ from typing import Any
 STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 """97.5 % quantiles of Student's t by degrees of freedom."""
 METRICS = {
-    "R@1 EN": lambda result: mean_retrieval(result, "en"),
-    "R@1 ZH": lambda result: mean_retrieval(result, "zh"),
+    "R@1 EN": lambda result: mean_retrieval(result, "en", ""),
+    "R@1 ZH": lambda result: mean_retrieval(result, "zh", ""),
+    "R@10 EN": lambda result: mean_retrieval(result, "en", "_at_10"),
+    "R@10 ZH": lambda result: mean_retrieval(result, "zh", "_at_10"),
     "boxes EN": lambda result: result["boxes"]["en"]["top1"],
     "negatives EN": lambda result: result["hard_negatives"]["en"]["accuracy"],
     "negatives ZH": lambda result: result["hard_negatives"]["zh"]["accuracy"],
@@ -93,8 +95,10 @@ def trainer(*words: str) -> None:
     subprocess.run([sys.executable, "-m", "fgclip2_train", *words], check=True, stdout=subprocess.DEVNULL, env=environment)
 
 
-def mean_retrieval(result: dict[str, Any], language: str) -> float:
-    return statistics.mean(score["mean"] for score in result["retrieval"][language].values())
+def mean_retrieval(result: dict[str, Any], language: str, at: str) -> float:
+    """Mean over both directions, short and long captions."""
+    scores = result["retrieval"][language].values()
+    return statistics.mean(score[f"{way}{at}"] for score in scores for way in ("image_to_text", "text_to_image"))
 
 
 def report(results: list[dict[str, dict[str, float]]]) -> None:

@@ -69,9 +69,9 @@ def short_pair(scene: Scene, rng: random.Random) -> tuple[str, str]:
 
 
 def _most_seen(scene: Scene, rng: random.Random) -> list[Thing]:
-    """Two or three things, the biggest of the scene, in the scene's order."""
+    """Two or more of the biggest things of the scene, in the scene's order; often all of them."""
     by_area = sorted(scene.things, key=lambda t: (t.box[0] - t.box[2]) * (t.box[3] - t.box[1]))
-    chosen = by_area[: rng.choice((2, 2, 3))]
+    chosen = by_area[: rng.choice((2, 3, 5, 5))]
     return [thing for thing in scene.things if thing in chosen]
 
 

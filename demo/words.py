@@ -48,9 +48,9 @@ SURFACES: dict[str, tuple[str, str]] = {
 
 # Size → Chinese prefix of the noun, range of the longer side as a share of sqrt(width · height). The gaps keep the words true.
 SIZES: dict[str, tuple[str, tuple[float, float]]] = {
-    "small": ("小", (0.125, 0.16)),
-    "medium": ("", (0.20, 0.25)),
-    "large": ("大", (0.31, 0.39)),
+    "small": ("小", (0.17, 0.21)),
+    "medium": ("", (0.26, 0.32)),
+    "large": ("大", (0.39, 0.48)),
 }
 
 COUNTS: dict[int, tuple[str, str]] = {1: ("a", "一"), 2: ("two", "两"), 3: ("three", "三"), 4: ("four", "四")}

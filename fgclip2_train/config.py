@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fgclip2_train.data.loader import DataSettings
 from fgclip2_train.objective import LossSettings
@@ -83,6 +83,12 @@ class Settings(Strict):
     wandb: str | None = None
     """Project of Weights & Biases to log to as well."""
     save: SaveSettings = SaveSettings()
+
+    @model_validator(mode="after")
+    def _boxes_stay_where_they_are(self) -> Settings:
+        if self.regional and self.data.augment.crop < 1:
+            raise ValueError("data.augment.crop is for stage 1: in stage 2 the boxes would not move along with a cropped picture")
+        return self
 
     @property
     def regional(self) -> bool:
@@ -173,6 +179,8 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
         path = [str(part) for part in problem["loc"]]
         if problem["type"] == "extra_forbidden":
             yield f"{'.'.join(path)}: no such setting.{_suggest(path[-1], _fields(path[:-1], model), path[:-1])}"
+        elif not path:  # of the settings taken together
+            yield problem["msg"].removeprefix("Value error, ")
         else:
             yield f"{'.'.join(path)}: {problem['msg']} (found {problem['input']!r})"
 

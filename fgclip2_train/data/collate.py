@@ -23,16 +23,20 @@ LANGUAGES = ("en", "zh")
 
 
 def fill_patches(
-    raws: list[Raw], bucket: int, counts: Counter[str], replace: Callable[[int], Raw]
+    raws: list[Raw],
+    bucket: int,
+    counts: Counter[str],
+    replace: Callable[[int], Raw],
+    vary: Callable[[int, Image.Image], Image.Image],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Patches [B, bucket, 768] and grids [B, 2]. A picture that cannot be decoded is counted, and `replace(row)` gives another
-    sample for its row; it takes the bucket as it is."""
+    sample for its row; it takes the bucket as it is. `vary(row, picture)` is the picture as it is trained on."""
     patches = np.zeros((len(raws), bucket, 3 * images.PATCH**2), dtype=np.uint8)
     grids = np.zeros((len(raws), 2), dtype=np.int64)
     for row, raw in enumerate(raws):
         while True:
             try:
-                picture = images.enlarge_small(images.decode(raw.picture))
+                picture = vary(row, images.enlarge_small(images.decode(raw.picture)))
                 break
             except BAD_PICTURE:
                 counts["bad: picture cannot be decoded"] += 1

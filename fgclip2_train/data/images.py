@@ -11,6 +11,7 @@ import math
 
 import numpy as np
 from PIL import Image, ImageOps
+from pydantic import BaseModel, ConfigDict, Field
 
 PATCH = 16
 BUCKETS = (128, 256, 576, 784, 1024)
@@ -25,6 +26,30 @@ def decode(data: bytes) -> Image.Image:
 def enlarge_small(image: Image.Image, side: int = ENLARGED_SIDE) -> Image.Image:
     """A picture with a side below 128 becomes a square (aspect ratio lost), as in the official data set."""
     return image.resize((side, side)) if min(image.size) < SMALL_SIDE else image
+
+
+class Augment(BaseModel):
+    """Random changes of training pictures, so that a small set is not learnt by heart. The released program makes none."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    crop: float = Field(default=1.0, gt=0, le=1)
+    """Least share of each side that is kept. Boxes do not move along: stage 1 only."""
+    light: float = Field(default=0.0, ge=0, lt=1)
+    """Most that contrast changes, as a share, and brightness, as a share of half the range."""
+
+
+def vary(image: Image.Image, augment: Augment, rng: np.random.Generator) -> Image.Image:
+    """The picture cropped, darker or lighter, softer or harder, as `rng` draws."""
+    if augment.crop < 1:
+        width, height = (max(1, round(side * rng.uniform(augment.crop, 1))) for side in image.size)
+        left, top = (int(rng.integers(0, free + 1)) for free in (image.width - width, image.height - height))
+        image = image.crop((left, top, left + width, top + height))
+    if augment.light:
+        contrast, brightness = rng.uniform(-augment.light, augment.light, 2)
+        levels = (np.arange(256) - 128) * (1 + contrast) + 128 * (1 + brightness)
+        image = image.point(np.tile(np.clip(levels, 0, 255).astype(np.uint8), 3).tolist())
+    return image
 
 
 def patch_estimate(image: Image.Image) -> int:

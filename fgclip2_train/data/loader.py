@@ -9,10 +9,12 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import torch
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from fgclip2_train.batch import Batch
+from fgclip2_train.data import images
 from fgclip2_train.data.buckets import Row, bucket_cycle, bucket_of, by_size
 from fgclip2_train.data.collate import collate, fill_patches
 from fgclip2_train.data.order import Stream, cycle, turn_at
@@ -41,6 +43,7 @@ class DataSettings(BaseModel):
     mixing: Literal["sample", "batch"] = "batch"
     """Draw source and language for every sample, or take turns batch by batch (all ranks together)."""
     texts: TextSettings = TextSettings()
+    augment: images.Augment = images.Augment()
     patches: int | Literal["official", "bucketed"] = "official"
     """Patches per picture: the released rule (from the largest picture of the rank's batch), always this many, or "bucketed":
     pictures of like size share a batch, and all ranks have the same bucket in the same step (data/buckets.py)."""
@@ -180,7 +183,12 @@ class Reader(IterableDataset):
             rows[index] = self._take(rows[index].name, streams)
             return rows[index].raw
 
-        patches, grids = fill_patches([row.raw for row in rows], bucket, counts, replace)
+        def vary(index: int, picture: Image.Image) -> Image.Image:
+            row = rows[index]
+            rng = np.random.default_rng([self.seed, row.epoch, int(row.raw.uid[:15], 16), 1])
+            return images.vary(picture, self.settings.augment, rng)
+
+        patches, grids = fill_patches([row.raw for row in rows], bucket, counts, replace, vary)
         chosen = [choose(row.raw, row.name.rsplit("/", 1)[1], self.settings.texts, self.seed, row.epoch) for row in rows]
         pictures = [int(row.raw.record["sha256"][:15], 16) for row in rows]
         slots = self.settings.texts.max_regions

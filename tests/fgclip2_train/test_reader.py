@@ -4,10 +4,14 @@ import json
 from collections import Counter
 from itertools import islice
 
+import numpy as np
 import pytest
 import torch
 from make_shards import record, scene, write_scenes, write_shard
+from PIL import Image
 
+from fgclip2_train.config import load_settings
+from fgclip2_train.data.images import Augment, vary
 from fgclip2_train.data.loader import DataSettings, Loader, Reader
 from fgclip2_train.data.order import Stream, cycle, turn_at
 from fgclip2_train.data.samples import TextSettings, choose
@@ -227,3 +231,22 @@ def test_bucketed_batches_are_resumed_exactly_also_past_replaced_pictures(worker
         state = json.loads(json.dumps(first.state()))
         resumed = loader(step=state["step"], positions=state["positions"])
         assert all(same(next(resumed), batch) for batch in expected[cut:])
+
+
+def test_pictures_vary_from_epoch_to_epoch_and_the_same_in_every_process(shards, texts):
+    plain = reader(shards, texts)
+    varied = [reader(shards, texts, augment={"crop": 0.5, "light": 0.3}) for _ in range(2)]
+    untouched, once, again = ([next(batches).patches for _ in range(20)] for batches in map(iter, (plain, *varied)))
+    assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(untouched, once, strict=True))
+
+
+def test_a_crop_keeps_at_least_its_share_and_never_leaves_the_picture():
+    for seed in range(200):
+        size = vary(Image.new("RGB", (300, 2)), Augment(crop=0.8), np.random.default_rng(seed)).size
+        assert 240 <= size[0] <= 300 and 1 <= size[1] <= 2
+
+
+def test_a_crop_is_refused_where_boxes_would_not_move_along():
+    with pytest.raises(ValueError, match=r"data\.augment\.crop is for stage 1"):
+        load_settings("tiny", ["stage=2", "data.shards=x", "out=y", "data.augment.crop=0.8"])

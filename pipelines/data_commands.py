@@ -20,6 +20,8 @@ ROOT = Path("runs")
 def add_to(app: typer.Typer) -> None:
     app.command("export")(export_command)
     app.command("import")(import_command)
+    app.command("compare")(compare_command)
+    app.add_typer(review, name="review")
 
 
 def say(line: str) -> None:
@@ -92,9 +94,85 @@ def import_command(
     """
     from pipelines.imports import ImportSettings, import_layout
 
-    settings = ImportSettings(name=name or layout, license=license, shard_size=shard_size)
+    settings = ImportSettings.model_validate({"name": name or layout, "license": license, "shard_size": shard_size})
     made = import_layout(layout, files, pictures, out, settings, say)
     for kind, reasons in (("rows", made.reasons), ("parts", made.parts)):
         if reasons:
             say(f"refused {kind}: " + ", ".join(f"{reason} {n:,}" for reason, n in reasons.most_common()))
     say(f"{made.samples:,} of {made.rows:,} rows · {made.regions:,} regions · {made.groups:,} groups of negatives · {out}")
+
+
+review = typer.Typer(no_args_is_help=True, help="Doubtful translations out to people, and their verdicts back.")
+
+
+@review.command("export")
+def review_export(
+    recipe: Recipe,
+    out: Annotated[Path, typer.Option(help="New file of JSON lines for the reviewers.")],
+    overrides: Overrides = None,
+    stage: Annotated[str, typer.Option(help="Stage that translates.")] = "translate",
+    doubtful: Annotated[
+        str | None,
+        typer.Option(help="Which accepted pairs to show, over judge, back and chars; refused ones are always shown."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many pairs.")] = None,
+    root: Root = ROOT,
+) -> None:
+    """Write refused and doubtful pairs, one a line, with empty verdict, corrected, reviewer and time for people to fill in."""
+    from pipelines.review_file import DOUBTFUL, export_doubtful
+    from pipelines.run import look
+
+    chain = look(load_recipe(recipe, overrides or []), root)
+    pairs, refused = export_doubtful(chain, stage, out, doubtful or DOUBTFUL, limit)
+    say(f"{pairs:,} pairs, {refused:,} of them refused by the validators · {out}")
+
+
+@review.command("import")
+def review_import(
+    files: Annotated[list[Path], typer.Argument(help="Files that reviewers filled in.")],
+    out: Annotated[Path, typer.Option(help="New file of all good lines: stages.reviewed.file of a recipe.")],
+) -> None:
+    """Check what reviewers wrote, say how far they agree, and write the good lines for the next run."""
+    from pipelines.review_file import merge_reviews
+
+    merged = merge_reviews(files, out)
+    for file, number, why in merged.bad:
+        say(f"{file}:{number}: {why}")
+    for first, second, kappa, both in merged.kappas:
+        shown = "not defined: both gave one and the same verdict throughout" if kappa is None else f"{kappa:.2f}"
+        say(f"Cohen's κ of {first} and {second}: {shown} ({both:,} pairs judged by both)")
+    verdicts = ", ".join(f"{verdict} {count:,}" for verdict, count in merged.verdicts.items())
+    say(
+        f"{merged.reviews:,} verdicts on {merged.pairs:,} pairs: {verdicts}, divided {merged.disputed:,} · "
+        f"{merged.waiting:,} not filled in, {len(merged.bad):,} bad lines · {out}"
+    )
+    say(f"next: fineloom run RECIPE stages.reviewed.file={out}")
+
+
+def compare_command(
+    recipe: Recipe,
+    stage: Annotated[str, typer.Argument(help="Stage that asks the model.")],
+    out: Annotated[Path, typer.Option(help="New HTML file.")],
+    overrides: Overrides = None,
+    b: Annotated[list[str] | None, typer.Option("--b", help="Setting of B, as in prompt=long_caption_en_short.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="Folder of A's prompts.")] = None,
+    prompts_b: Annotated[Path | None, typer.Option(help="Folder of B's prompts.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Samples to show.")] = 40,
+    seed: Annotated[int, typer.Option(help="Another seed takes other samples.")] = 0,
+    root: Root = ROOT,
+) -> None:
+    """Ask two prompts (or settings) about the same samples and write both side by side. What was answered is not asked again.
+
+    [dim]fineloom compare demo long_caption_en --prompts-b my_prompts --samples 40 --out a-b.html[/dim]
+    """
+    from pipelines.compare import compare
+    from pipelines.run import look
+
+    settings = [f"stages.{stage}.{setting}" for setting in b or []]
+    chain = look(load_recipe(recipe, overrides or []), root, prompts)
+    other = load_recipe(recipe, [*(overrides or []), *settings])
+    figures = compare(chain, other, stage, samples, out, prompts_b, seed)
+    say(
+        f"{figures['samples']} samples, {figures['same']} the same under both · {figures['asked']} requests, "
+        f"{figures['found']} answers found · {out}"
+    )

@@ -1,0 +1,249 @@
+"""Two ways of asking, over the same samples, side by side: A is the recipe's stage, B the same with another prompt or setting.
+
+What either asks goes into the stage's own answer store: an answer that is there is not asked for again, and the run that later takes
+B up finds what the comparison asked. Nothing is committed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import difflib
+import heapq
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+
+from operators.base import ModelOperator, Reject
+from operators.pictures import LazyPicture, decode
+from operators.sample import rank
+from pipelines.answers import AnswerStore
+from pipelines.chain import Chain
+from pipelines.config import ConfigError, Recipe, Stage
+from pipelines.durable import create_if_absent
+from pipelines.ledger import shard_name
+from pipelines.model_client import ModelClient
+from pipelines.report.page import clean
+from pipelines.run import reach
+from pipelines.view import View, read_columns
+from pipelines.worker import PictureReader
+
+SIDE = 240
+TOKEN = re.compile(r"\s+|[A-Za-z0-9]+|.", re.S)
+
+
+@dataclass
+class Side:
+    """One of the two. `prompts` is the folder of its prompts, None: the project's."""
+
+    label: str
+    operator: ModelOperator
+    prompts: Path | None
+    made: dict[str, tuple[dict[str, Any] | None, list[Reject]]] = field(default_factory=dict)
+    usage: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(("requests", "answers_found", "prompt_tokens", "output_tokens"), 0)
+    )
+
+
+def compare(
+    chain: Chain, other: Recipe, stage_name: str, count: int, out: Path, prompts_b: Path | None = None, seed: int = 0
+) -> dict[str, Any]:
+    """Write the page; returns its figures. `other` is the recipe with B's settings; `prompts_b` the folder of B's prompts."""
+    stage, changed = chain.recipe.stage(stage_name), other.stage(stage_name)
+    if stage.kind != "model":
+        raise ConfigError(f"stage {stage_name} asks no model: there are no two prompts to compare")
+    if out.exists():
+        raise ConfigError(f"{out} is there already and is not overwritten; choose another name")
+    a, b = Side("A", stage.operator, chain.prompts), Side("B", changed.operator, prompts_b or chain.prompts)
+    if a.operator == b.operator and a.prompts == b.prompts:
+        raise ConfigError("A and B are the same: give B another prompt or setting (--b prompt=NAME) or folder (--prompts-b)")
+    chosen = _choose(chain, stage, count, seed)
+    rows: list[dict[str, Any]] = []
+    counters = asyncio.run(_ask_all(chain, stage, changed, chosen, (a, b), rows))
+    page, figures = _page(chain, stage, (a, b), rows)
+    if not create_if_absent(out.absolute(), page.encode("utf-8", "replace")):
+        raise ConfigError(f"{out} is there already and is not overwritten; choose another name")
+    return figures | {"asked": int(counters["requests"]), "found": int(counters["from_store"])}
+
+
+def _choose(chain: Chain, stage: Stage, count: int, seed: int) -> dict[int, tuple[View, list[str]]]:
+    """The `count` samples of lowest rank among all that reach the stage: shard → its view before the stage, and their uids."""
+    views: dict[int, View] = {}
+
+    def candidates() -> Iterator[tuple[int, str, int]]:
+        for shard, (view, next_stage) in reach(chain, chain.shards()).items():
+            before = View(shard)
+            for name, fingerprint in view.entries.items():
+                if name == stage.name:
+                    break
+                entry = chain.ledger.get(name, fingerprint, shard)
+                assert entry is not None
+                before = before.after(entry)
+            else:
+                if next_stage is None or next_stage.name != stage.name:
+                    continue
+            views[shard] = before
+            for uid in pq.read_table(chain.run / before.uid_file, columns=["uid"])["uid"].to_pylist():
+                yield rank(uid, seed), uid, shard
+
+    lowest = heapq.nsmallest(count, candidates())
+    if not lowest:
+        raise ConfigError(f"{chain.run}: no sample has come as far as stage {stage.name}; run the stages before it first")
+    chosen: dict[int, tuple[View, list[str]]] = {}
+    for _, uid, shard in lowest:
+        chosen.setdefault(shard, (views[shard], []))[1].append(uid)
+    return chosen
+
+
+async def _ask_all(
+    chain: Chain,
+    stage: Stage,
+    changed: Stage,
+    chosen: dict[int, tuple[View, list[str]]],
+    sides: tuple[Side, Side],
+    rows: list[dict[str, Any]],
+) -> dict[str, float]:
+    client = ModelClient(chain.recipe.model, chain.identity)
+    for side in sides:
+        side.operator.setup()
+    fields = {column.name: column for column in [*changed.reads(), *stage.reads()]}
+    optional = stage.optional() | changed.optional()
+    try:
+        for shard, (view, uids) in chosen.items():
+            table = read_columns(chain.run, view, pa.schema(list(fields.values())), optional)
+            samples = [sample for sample in table.to_pylist() if sample["uid"] in set(uids)]
+            store = AnswerStore(chain.run / "answers" / stage.name / shard_name(shard), f"compare{uuid4().hex[:8]}")
+            assert view.images is not None
+            with PictureReader(chain.run / view.images) as read:
+                try:
+                    async with asyncio.TaskGroup() as group:
+                        for sample in samples:
+                            group.create_task(_ask_one(client, store, sample, read, sides))
+                finally:
+                    await asyncio.to_thread(store.close)
+                rows += [_row(sample, stage, read) for sample in samples]
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from failures
+    finally:
+        await client.close()
+    return client.counters()
+
+
+async def _ask_one(
+    client: ModelClient, store: AnswerStore, sample: dict[str, Any], read: PictureReader, sides: tuple[Side, Side]
+) -> None:
+    for side in sides:
+        picture = (
+            LazyPicture((sample["width"], sample["height"]), partial(_open, sample, read))
+            if side.operator.needs_image
+            else None
+        )
+        ask = client.ask_for(store, sample["sha256"], side.prompts, side.usage)
+        side.made[sample["uid"]] = await side.operator(sample, picture, ask)
+
+
+def _open(sample: dict[str, Any], read: PictureReader) -> Image.Image:
+    return decode(read(sample))
+
+
+def _row(sample: dict[str, Any], stage: Stage, read: PictureReader) -> dict[str, Any]:
+    picture = decode(read(sample))
+    picture.thumbnail((SIDE, SIDE))
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=80)
+    data = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    given = [(name, _text(sample.get(name))) for name in stage.operator.reads.names if sample.get(name)]
+    return {"uid": sample["uid"], "picture": Markup(data), "given": given}
+
+
+# The page.
+
+
+def _page(chain: Chain, stage: Stage, sides: tuple[Side, Side], rows: list[dict[str, Any]]) -> tuple[str, dict[str, Any]]:
+    same = 0
+    for row in rows:
+        made = [side.made[row["uid"]] for side in sides]
+        names = list(dict.fromkeys(name for columns, _ in made for name in (columns or {})))
+        texts = [{name: _text((columns or {}).get(name)) for name in names} for columns, _ in made]
+        row["same"] = texts[0] == texts[1]
+        same += row["same"]
+        differences = {name: difference(texts[0][name], texts[1][name]) for name in names}
+        row["sides"] = [
+            {
+                "label": side.label,
+                "columns": [(name, differences[name][i]) for name in names],
+                "refused": [f"{reject.item or 'sample'}: {reject.reason} {reject.detail}".strip() for reject in made[i][1]],
+            }
+            for i, side in enumerate(sides)
+        ]
+    figures = [_figures(side) for side in sides]
+    labels = list(dict.fromkeys(label for figure in figures for label in figure))
+    summary = [(label, *(figure.get(label, "0") for figure in figures)) for label in labels]
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=lambda value: clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
+    )
+    page = environment.get_template("compare.html.j2").render(
+        stage=stage.name,
+        recipe=chain.recipe.name,
+        model=(chain.identity or {}).get("name", ""),
+        summary=summary,
+        same=same,
+        rows=rows,
+    )
+    return page, {"samples": len(rows), "same": same, "a": figures[0], "b": figures[1]}
+
+
+def _figures(side: Side) -> dict[str, str]:
+    made = list(side.made.values())
+    whole = sum(columns is not None and any(value not in (None, [], "") for value in columns.values()) for columns, _ in made)
+    lengths = [len(value) for columns, _ in made for value in (columns or {}).values() if isinstance(value, str)]
+    refusals = Counter(reject.reason for _, rejects in made for reject in rejects)
+    return {
+        "prompts": ", ".join(side.operator.prompts),
+        "samples with a result": f"{whole} of {len(made)}",
+        "characters of a text, mean": f"{sum(lengths) / len(lengths):.0f}" if lengths else "–",
+        "output tokens asked for now": f"{side.usage['output_tokens']:,}",
+        **{f"refused: {reason}": str(times) for reason, times in refusals.most_common()},
+    }
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        return "\n".join(_text(entry) for entry in value)
+    if isinstance(value, dict):
+        return json.dumps({k: v for k, v in value.items() if v is not None}, ensure_ascii=False, default=str)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def difference(first: str, second: str) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Both texts in pieces ("both", "only_a", "only_b"), by words of letters and by single other characters."""
+    left, right = TOKEN.findall(first[:5000]), TOKEN.findall(second[:5000])
+    a: list[tuple[str, str]] = []
+    b: list[tuple[str, str]] = []
+    for kind, i, j, k, m in difflib.SequenceMatcher(None, left, right, autojunk=False).get_opcodes():
+        mine, theirs = "".join(left[i:j]), "".join(right[k:m])
+        if mine:
+            a.append(("both" if kind == "equal" else "only_a", mine))
+        if theirs:
+            b.append(("both" if kind == "equal" else "only_b", theirs))
+    return a, b

@@ -2,6 +2,7 @@
 
     <out>/checkpoints/step-00002000/   model.safetensors, config.json, tokenizer, optimizer/, trainer.json
     <out>/checkpoints/last             symbolic link to the newest one
+    <out>/checkpoints/best             symbolic link to the best one, where the run evaluates; kept as long as it is the best
 
 The folder itself is what `from_pretrained` takes. `optimizer/` is a torch.distributed.checkpoint: every process writes its part, and
 any number of processes can read it. trainer.json holds step, settings, and the reader's position per rank. All processes must see
@@ -121,8 +122,10 @@ class Saver:
         ) from error
 
     def _prune(self) -> None:
+        best = (self.folder / "best").resolve()
         for old in sorted(self.folder.glob("step-*"))[: -self.keep]:
-            shutil.rmtree(old, ignore_errors=True)
+            if old.resolve() != best:
+                shutil.rmtree(old, ignore_errors=True)
 
 
 def _storage_error(error: BaseException | None) -> BaseException | str | None:

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fgclip2_train.data.loader import DataSettings
+from fgclip2_train.evaluation.settings import DuringTraining
 from fgclip2_train.objective import LossSettings
 
 PRESETS = Path(__file__).parent / "presets"
@@ -83,11 +84,17 @@ class Settings(Strict):
     wandb: str | None = None
     """Project of Weights & Biases to log to as well."""
     save: SaveSettings = SaveSettings()
+    evaluate: DuringTraining | None = None
+    """Evaluation on its own period; null for none."""
+    preset: str = ""
+    """Where these settings came from; written by the program, recorded with every result."""
 
     @model_validator(mode="after")
     def _boxes_stay_where_they_are(self) -> Settings:
         if self.regional and self.data.augment.crop < 1:
-            raise ValueError("data.augment.crop is for stage 1: in stage 2 the boxes would not move along with a cropped picture")
+            raise ValueError(
+                "data.augment.crop is for stage 1: in stage 2 the boxes would not move along with a cropped picture"
+            )
         return self
 
     @property
@@ -111,7 +118,7 @@ def load_settings(preset: str | Path, overrides: Sequence[str] = ()) -> Settings
     merged = _merge(values, stages.get(stage, {}))
     for key, value in given.items():
         merged = _merge(merged, _nest(key.split("."), value))
-    return validate(merged, str(file))
+    return validate({"preset": str(preset), **merged}, str(file))
 
 
 def validate(values: Mapping[str, Any], where: str) -> Settings:

@@ -16,10 +16,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fgclip2_train.batch import Batch
-from fgclip2_train.checkpoint import Saver, latest, load_optimizer, load_trainer
+from fgclip2_train.checkpoint import Saver, latest, load_optimizer, load_trainer, point
 from fgclip2_train.config import Settings
 from fgclip2_train.data.loader import Loader, Reader
 from fgclip2_train.data.tokens import Texts
+from fgclip2_train.evaluation.during import InTraining
 from fgclip2_train.model import Fgclip2Model
 from fgclip2_train.optim import load_named_state, make_optimizer, named_state
 from fgclip2_train.parallel import full, spread
@@ -71,6 +72,10 @@ class Run:
         self.watch = Watch(self.out, model, settings, self.steps)
         self.watch.drop_after(self.step)
         self.saver = Saver(self.out / "checkpoints", settings.save.keep)
+        self.evaluation: InTraining | None = None
+        if settings.evaluate:
+            about = {"checkpoint": settings.out, "stage": settings.stage, "preset": settings.preset}
+            self.evaluation = InTraining(settings.evaluate, self.out, self.step, settings.data.patches, about)
         # As far back as the device's verdict may lie.
         self.recent: deque[tuple[int, list[str], dict[str, Tensor]]] = deque(maxlen=settings.log_every + 1)
         if rank() == 0:
@@ -124,6 +129,9 @@ class Run:
         )
         stopped = False
         saved_at = self.step
+        gone_on_from = latest(self.out)
+        if self._evaluate() and rank() == 0 and gone_on_from:
+            point(gone_on_from.parent / "best", gone_on_from)
         while self.step < self.steps and not stopped:
             started = time.monotonic()
             micro = [next(self.loader) for _ in range(self.settings.accumulate)]
@@ -135,9 +143,10 @@ class Run:
             if self.step % self.settings.log_every == 0 or self.step == self.steps:
                 self._report()
             stopped = self._anyone(asked)
-            if self.step % self.settings.save.every == 0 or self.step == self.steps or stopped:
+            best = not stopped and self._evaluate()
+            if self.step % self.settings.save.every == 0 or self.step == self.steps or stopped or best:
                 self._check()
-                self._save()
+                self._save(best)
                 saved_at = self.step
         self._check()
         self.saver.wait()
@@ -156,6 +165,16 @@ class Run:
         flag = torch.tensor([int(asked.is_set())])
         dist.all_reduce(flag, dist.ReduceOp.MAX)
         return bool(flag.item())
+
+    def _evaluate(self) -> bool:
+        """Whether an evaluation was due and these weights are the best so far."""
+        if not self.evaluation or not self.evaluation.due(self.step):
+            return False
+        self._check()
+        started = time.monotonic()
+        best = self.evaluation(self.model, self.texts, self.step, self.watch.file, self.watch.boards)
+        self.watch.pause(time.monotonic() - started)
+        return best
 
     def _report(self) -> None:
         self._check()
@@ -191,7 +210,7 @@ class Run:
 
     # -- checkpoints ------------------------------------------------------------------------------------------------------
 
-    def _save(self) -> None:
+    def _save(self, best: bool = False) -> None:
         reader = self.loader.state()
         readers: list[Any] = [reader]
         if world() > 1:
@@ -211,6 +230,7 @@ class Run:
                 "workers": self.settings.data.workers,
                 "settings": self.settings.model_dump(mode="json"),
             },
+            (lambda folder: point(folder.parent / "best", folder)) if best else None,
         )
 
     def _say(self, text: str) -> None:

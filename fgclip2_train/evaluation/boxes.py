@@ -33,11 +33,18 @@ from fgclip2_train.evaluation.task import (
 class RegionTask(Task):
     """Boxes with vectors, pooled from their picture's dense map or encoded as pictures of their own."""
 
-    settings: BoxesSet | FgovdSet
+    def __init__(self, name: str, settings: BoxesSet | FgovdSet, root: Path, patches: Patches):
+        super().__init__(name, settings, patches)
+        self.dense = settings.regions == "dense"
+        self.file = root / settings.file
+        self.folder = root / settings.pictures if settings.pictures else self.file.parent
+
+    def source(self) -> dict[str, Any]:
+        return {"file": str(self.file), "digest": self.digest, "pictures": str(self.folder)}
 
     def want(self, picture: File, boxes: list[list[float]]) -> None:
         """boxes: x y width height in pixels"""
-        if self.settings.regions == "dense":
+        if self.dense:
             edges = [[x, y, x + width, y + height] for x, y, width, height in boxes]
             self.wanted.append(Wanted(picture, self.view, edges))
         else:
@@ -47,7 +54,7 @@ class RegionTask(Task):
 
     def vectors(self, seen: Seen) -> tuple[torch.Tensor, torch.Tensor]:
         """[B, D] and the state of each: INSIDE, OUTSIDE, UNSEEN. Zeros for boxes without a vector."""
-        if self.settings.regions == "dense":
+        if self.dense:
             return seen.regions, seen.inside
         states = {READ: INSIDE, EMPTY: OUTSIDE}
         return seen.whole, torch.tensor([states.get(state, UNSEEN) for state in seen.state.tolist()])
@@ -55,9 +62,8 @@ class RegionTask(Task):
 
 class BoxesTask(RegionTask):
     def __init__(self, name: str, settings: BoxesSet, root: Path, patches: Patches):
-        super().__init__(name, settings, patches)
-        self.settings, self.file = settings, root / settings.file
-        self.folder = root / settings.pictures if settings.pictures else self.file.parent
+        super().__init__(name, settings, root, patches)
+        self.settings = settings
         find = Folder(self.folder)
         value, self.digest = read_json(self.file)
         categories, labels = self._categories(value)
@@ -121,17 +127,13 @@ class BoxesTask(RegionTask):
         labels = torch.tensor(self.labels)
         return classify(vectors[counted], self.classes.vectors(words), labels[counted])
 
-    def source(self) -> dict[str, Any]:
-        return {"file": str(self.file), "digest": self.digest, "pictures": str(self.folder)}
-
 
 class FgovdTask(RegionTask):
     """FG-OVD: img_path, bbox (x y width height in pixels), pos_expression [1], neg_expression [mostly 10], test_type."""
 
     def __init__(self, name: str, settings: FgovdSet, root: Path, patches: Patches):
-        super().__init__(name, settings, patches)
-        self.settings, self.file = settings, root / settings.file
-        self.folder = root / settings.pictures if settings.pictures else self.file.parent
+        super().__init__(name, settings, root, patches)
+        self.settings = settings
         find = Folder(self.folder)
         rows, self.digest = read_json_lines(self.file, _fgovd_row)
         of_picture: dict[str, list[tuple[list[float], list[str], str]]] = defaultdict(list)
@@ -177,9 +179,6 @@ class FgovdTask(RegionTask):
             "chance": sum(1 / size for size in sizes) / len(sizes),
             "by_type": shares,
         }
-
-    def source(self) -> dict[str, Any]:
-        return {"file": str(self.file), "digest": self.digest, "pictures": str(self.folder)}
 
 
 def _fgovd_row(row: Any) -> list[str]:

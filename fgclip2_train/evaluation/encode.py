@@ -141,4 +141,9 @@ class Encoder:
 
 def _trained_patches(folder: str | Path) -> int | Literal["official"]:
     file = Path(folder) / "trainer.json"
-    return json.loads(file.read_text())["settings"]["data"]["patches"] if file.is_file() else "official"
+    return own_patches(json.loads(file.read_text())["settings"]["data"]["patches"]) if file.is_file() else "official"
+
+
+def own_patches(trained: int | str) -> int | Literal["official"]:
+    """Patches of a picture by itself, as `data.patches` has it: each one's own bucket unless all have the same number."""
+    return trained if isinstance(trained, int) else "official"

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -283,10 +283,10 @@ def from_rank_0(value):
     return box[0]
 
 
-_GROUPS: dict[object, dist.ProcessGroup] = {}
+_GROUPS: dict[object, Any] = {}
 
 
-def _host_group() -> dist.ProcessGroup:
+def _host_group() -> Any:
     """All ranks, through host memory: vectors of a whole set need not fit on the device."""
     default = dist.group.WORLD
     if default not in _GROUPS:

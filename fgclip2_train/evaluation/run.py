@@ -17,8 +17,8 @@ from fgclip2_train.evaluation.boxes import BoxesTask, FgovdTask
 from fgclip2_train.evaluation.captions import CaptionsTask, MugeTask
 from fgclip2_train.evaluation.classes import ClassesTask
 from fgclip2_train.evaluation.encode import Encoder
-from fgclip2_train.evaluation.pictures import Seen, encode_all, encode_texts, from_rank_0
-from fgclip2_train.evaluation.scores import sigmoid_scores
+from fgclip2_train.evaluation.pictures import Seen, Words, encode_all, encode_texts, from_rank_0
+from fgclip2_train.evaluation.scores import Scorer, sigmoid_scores
 from fgclip2_train.evaluation.settings import EvaluationSettings, Patches
 from fgclip2_train.evaluation.shards import ShardsTask
 from fgclip2_train.evaluation.suites import load_suite
@@ -138,7 +138,7 @@ class Evaluation:
             row, part = row + rows, part + parts
         return {name: seen for name, seen in found.items() if seen is not None}
 
-    def _score(self, task: Task, seen: Seen, words, sigmoid) -> dict[str, Any]:
+    def _score(self, task: Task, seen: Seen, words: Words, sigmoid: Scorer) -> dict[str, Any]:
         """What the set is, how it was used, and its metrics; or why there are none, so that the other sets' are not lost."""
         skipped = task.skipped + seen.skipped()
         values: dict[str, Any] = {
@@ -149,6 +149,8 @@ class Evaluation:
             "settings": self.settings.sets[task.name].model_dump(mode="json", exclude={"kind"}),
         }
         try:
+            if not torch.isfinite(seen.whole).all() or not torch.isfinite(words.vectors).all():
+                raise ValueError("the checkpoint's vectors are not finite numbers; take an earlier one")
             values["metrics"] = task.score(seen, words, sigmoid, skipped)
             values["headline"] = task.headline(values["metrics"])
         except ValueError as error:

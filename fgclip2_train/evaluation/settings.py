@@ -5,7 +5,7 @@ The defaults are this project's own; the comments name what the released evaluat
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -131,12 +131,13 @@ KINDS: dict[str, type[PictureSettings]] = {
 }
 
 
-class EvaluationSettings(Strict):
+class Choices(Strict):
+    """What holds for all sets of an evaluation."""
+
     protocol: str = "own"
     """A name for the choices, recorded with the result."""
     root: str = "."
     """Folder that the sets' paths are relative to."""
-    sets: dict[str, AnySet] = {}
     only: list[str] | None = None
     """Names of the sets to use; null for all."""
     absent: Literal["error", "skip"] = "error"
@@ -147,16 +148,24 @@ class EvaluationSettings(Strict):
     workers: int = Field(default=4, ge=1)
     """Threads that read and cut pictures."""
     precision: Literal["fp32", "bf16"] = "fp32"
+
+
+class EvaluationSettings(Choices):
+    sets: dict[str, AnySet] = {}
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
-class DuringTraining(EvaluationSettings):
+class DuringTraining(Choices):
     """Evaluation on its own period while training; the best checkpoint so far is kept beside the last ones."""
 
     every: int = Field(ge=1)
     """Steps."""
     suite: str | None = None
-    """A suite that `sets` and the other settings here are laid over."""
+    """A suite that everything here is laid over."""
+    sets: dict[str, dict[str, Any]] = {}
+    """As in an evaluation's settings, or changes of the suite's."""
+    defaults: dict[str, dict[str, Any]] = {}
+    """Laid under every set of a kind, or of "all"."""
     shards: str | list[str] | None = None
     """Short for a set named "shards"."""
     limit: int | None = Field(default=None, ge=1)
@@ -164,4 +173,4 @@ class DuringTraining(EvaluationSettings):
     at_start: bool = False
     """Also before the first step."""
     best: str = "score"
-    """What the best checkpoint is best in: a metric's dotted name, or "score", the mean over the sets' headline numbers."""
+    """What the best checkpoint is best in: a number's dotted name, or "score", the mean over the sets' headline numbers."""

@@ -73,7 +73,7 @@ def read_json(file: Path) -> tuple[Any, str]:
         raise ValueError(f"{file}: not JSON ({error}); is the download whole?") from error
 
 
-def read_json_lines(file: Path, check: Callable[[Any], None]) -> tuple[list[Any], str]:
+def read_json_lines(file: Path, check: Callable[[Any], Any]) -> tuple[list[Any], str]:
     """Rows of a JSON lines file. `check` looks at a row and raises KeyError, TypeError or ValueError on a wrong one."""
     text, digest = read_text(file)
     rows = []

@@ -106,6 +106,7 @@ class Answer:
     text       raw content as it came ("" when there was none)
     finish     "stop", "length" (cut at the token cap) or another word of the server's
     hash       key of the request in the answer store
+    system, user   the texts that were sent, from whichever folder the prompt came
     """
 
     text: str
@@ -113,6 +114,8 @@ class Answer:
     prompt_tokens: int
     output_tokens: int
     hash: str
+    system: str = ""
+    user: str = ""
 
 
 class Ask(Protocol):

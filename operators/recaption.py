@@ -20,7 +20,6 @@ from pydantic import Field
 from operators import answers
 from operators.base import Answer, Ask, ModelOperator, Reject, schema
 from operators.validators import Finding, characters, form, language, sentences, wording
-from prompts.load import load
 
 LENGTHS = {"en": (30, 250), "zh": (50, 500)}
 """Default windows: English words, Chinese characters."""
@@ -132,7 +131,7 @@ class Recaption(ModelOperator):
         least, most = self._window
         if whole != text and form.length(whole, self.language, least, 10**9):
             return None, self._of_fragment(text, whole), []
-        kept, dropped = self._sentence_by_sentence(sentences.split(whole))
+        kept, dropped = self._sentence_by_sentence(sentences.split(whole), f"{answer.system} {answer.user}")
         text = sentences.join(kept, self.language)
         if dropped and len(text) < self.min_kept * len(whole):
             reason = max((r for _, r, _ in dropped), key=[r for _, r, _ in dropped].count)
@@ -155,9 +154,7 @@ class Recaption(ModelOperator):
             or ("cut", f"{form.length_of(whole, self.language)} of {form.length_of(text, self.language)} in whole sentences")
         )
 
-    def _sentence_by_sentence(self, given: list[str]) -> tuple[list[str], list[tuple[int, str, str]]]:
-        prompt = load(self._prompt)
-        asked = f"{prompt.system} {prompt.user}"
+    def _sentence_by_sentence(self, given: list[str], asked: str) -> tuple[list[str], list[tuple[int, str, str]]]:
         again = form.repeated_sentences(given)
         kept, dropped = [], []
         for i, sentence in enumerate(given):

@@ -23,7 +23,6 @@ from operators import answers
 from operators.base import Answer, Ask, ModelOperator, Reject, schema
 from operators.validators import Finding, characters, dictionary, form, language, roles, sentences, wording
 from operators.validators import translation as pair
-from prompts.load import load
 
 STOP = form.FUNCTION_EN | frozenset(
     ("be", "been", "was", "were", "which", "who", "each", "other", "some", "very", "also", "they", "he", "she")
@@ -168,7 +167,6 @@ class Translate(ModelOperator):
         except answers.Unusable as error:
             return None, (error.reason, error.detail)
         text = characters.clean(raw)
-        prompt = load(self.prompt)
         finding = (
             characters.control_characters(text) or wording.refusal(text) or wording.meta_talk(text) or wording.markup(text)
         )
@@ -180,7 +178,7 @@ class Translate(ModelOperator):
         text = language.to_simplified(re.sub(r"\s*\n\s*", "", text))
         finding = (
             language.script(text, "zh", self.min_script_share if len(text) > 12 else 0.5)
-            or wording.echo(text, prompt.system, "zh")
+            or wording.echo(text, answer.system, "zh")
             or form.repetition(text, "zh")
             or (("cut", answers.excerpt(text[-30:])) if was_cut else None)
             or pair.untranslated(english, text)

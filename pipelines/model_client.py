@@ -397,7 +397,7 @@ class SampleAsk:
                     "identity": identity,
                 }
                 self._store.put(key, {**record, **origin})
-        return Answer(record["text"], record["finish"], record["prompt_tokens"], record["output_tokens"], key)
+        return Answer(record["text"], record["finish"], record["prompt_tokens"], record["output_tokens"], key, system, user)
 
     def sent_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Width and height at which a picture of `size` is sent: boxes in an answer are in these pixels."""

@@ -26,12 +26,12 @@ SALAD = "oak gel run sky mat red tin fog elm cup urn ski ivy owl pea jam ink rug
 class Says:
     """Answers prompts from a table and counts what it was asked."""
 
-    def __init__(self, finish: str = "stop", **answers: str) -> None:
-        self.answers, self.finish, self.asked = answers, finish, []
+    def __init__(self, finish: str = "stop", system: str = "", **answers: str) -> None:
+        self.answers, self.finish, self.system, self.asked = answers, finish, system, []
 
     async def __call__(self, prompt, variables, image=None):
         self.asked.append((prompt, variables))
-        return Answer(self.answers[prompt], self.finish, 0, 0, "hash")
+        return Answer(self.answers[prompt], self.finish, 0, 0, "hash", self.system)
 
 
 def caption(text: str) -> str:
@@ -147,3 +147,11 @@ def test_settings_name_the_column_and_prompt_and_reject_unknown_keys():
 def test_without_a_picture_nothing_is_asked():
     ask = Says()
     assert [r.reason for r in run(Recaption(), ask, picture=False)[1]] == ["no_picture"] and ask.asked == []
+
+
+def test_an_echo_is_seen_of_the_prompt_that_was_sent_from_whichever_folder_it_came():
+    asked = "Name the owner of every animal before anything else, please."
+    said = f"A small white dog with a red collar stands next to two black bowls on the green grass. {asked}"
+    operator = Recaption(language="en", min_length=5)
+    assert "echo" in {reject.reason for reject in run(operator, Says(system=asked, long_caption_en=caption(said)))[1]}
+    assert "echo" not in {reject.reason for reject in run(operator, Says(long_caption_en=caption(said)))[1]}

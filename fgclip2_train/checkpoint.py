@@ -16,8 +16,7 @@ import os
 import shutil
 import threading
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,9 @@ from fgclip2_train.data.tokens import Texts
 from fgclip2_train.model import Fgclip2Config
 from fgclip2_train.model.release import write_release
 from fgclip2_train.ring import rank, world
+
+# torch says so, from several threads, where one process trains alone.
+warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
 
 NAME = "step-{:08d}"
 
@@ -74,13 +76,12 @@ class Saver:
         except OSError as error:
             self.failure = error
         self._raise_failure()
-        with _alone_is_fine():
-            written = distributed.async_save(
-                optimizer,
-                storage_writer=distributed.FileSystemWriter(hidden / "optimizer"),
-                process_group=self.group,
-                no_dist=self.group is None,
-            )
+        written = distributed.async_save(
+            optimizer,
+            storage_writer=distributed.FileSystemWriter(hidden / "optimizer"),
+            process_group=self.group,
+            no_dist=self.group is None,
+        )
 
         def write() -> None:
             try:
@@ -152,8 +153,7 @@ def write_checkpoint(
     shutil.rmtree(hidden, ignore_errors=True)
     hidden.mkdir(parents=True)
     try:
-        with _alone_is_fine():
-            distributed.save(optimizer, storage_writer=distributed.FileSystemWriter(hidden / "optimizer"), no_dist=True)
+        distributed.save(optimizer, storage_writer=distributed.FileSystemWriter(hidden / "optimizer"), no_dist=True)
         return finish(hidden, final, weights, config, texts, trainer)
     except BaseException:
         shutil.rmtree(hidden, ignore_errors=True)
@@ -211,17 +211,8 @@ def load_optimizer(folder: Path, empty: dict[str, Tensor]) -> set[str]:
     reader = distributed.FileSystemReader(folder / "optimizer")
     stored = reader.read_metadata().state_dict_metadata
     wanted = {name: tensor for name, tensor in empty.items() if name in stored}
-    with _alone_is_fine():
-        distributed.load(wanted, storage_reader=reader, no_dist=True)
+    distributed.load(wanted, storage_reader=reader, no_dist=True)
     return set(wanted)
-
-
-@contextmanager
-def _alone_is_fine() -> Iterator[None]:
-    """Without torch's warning that there is one process only."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        yield
 
 
 def _sync(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Start FG-CLIP 2 from a plain SigLIP 2 NaFlex checkpoint of transformers, or from nothing."""
+"""Start FG-CLIP 2 from a plain SigLIP 2 checkpoint of transformers, NaFlex or of a fixed size, or from nothing."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import Siglip2Config, Siglip2Model
+from transformers import Siglip2Config, Siglip2Model, SiglipConfig, SiglipModel
 from transformers.utils import logging
 
+from fgclip2_train.data.images import PATCH
 from fgclip2_train.model.configuration import Fgclip2Config
 from fgclip2_train.model.model import TEMPERATURE, Fgclip2Model
 
@@ -69,6 +70,22 @@ def from_siglip2(state: dict[str, Tensor], config: Siglip2Config | dict) -> Fgcl
     return model
 
 
+def from_fixed_size(state: dict[str, Tensor], config: SiglipConfig) -> Fgclip2Model:
+    """FG-CLIP 2 with the weights of a SigLIP 2 of one picture size, of which there are sizes (L/16) without a NaFlex one.
+
+    Its patches are cut by a convolution: the same weights in another order. Its grid of positions is resized like any other.
+    """
+    vision = config.vision_config.to_dict()
+    side = vision.pop("image_size") // vision["patch_size"]
+    if vision["patch_size"] != PATCH:
+        raise ValueError(f"patches of {vision['patch_size']} pixels; pictures are cut into patches of {PATCH} here")
+    name = "vision_model.embeddings.patch_embedding.weight"
+    state = state | {name: state[name].permute(0, 2, 3, 1).flatten(1)}
+    return from_siglip2(
+        state, {"text_config": config.text_config.to_dict(), "vision_config": vision | {"num_patches": side**2}}
+    )
+
+
 def from_scratch(config: Fgclip2Config, seed: int, logit_scale: float, logit_bias: float) -> Fgclip2Model:
     """A random model: SigLIP's own initialisation, its heads copied as from a SigLIP 2 start."""
     with torch.random.fork_rng(devices=[]):
@@ -82,14 +99,17 @@ def from_scratch(config: Fgclip2Config, seed: int, logit_scale: float, logit_bia
 
 
 def load_model(start: str | Path) -> Fgclip2Model:
-    """A model from a folder or hub name: an FG-CLIP 2 checkpoint (ours or a released one) or a plain SigLIP 2 NaFlex one."""
+    """A model from a folder or hub name: an FG-CLIP 2 checkpoint (ours or a released one) or a plain SigLIP 2 one."""
     logging.disable_progress_bar()
     kind = _model_type(start)
     if kind == "siglip2":
         siglip = Siglip2Model.from_pretrained(str(start))
         return from_siglip2(siglip.state_dict(), siglip.config)
+    if kind == "siglip":
+        fixed = SiglipModel.from_pretrained(str(start))
+        return from_fixed_size(fixed.state_dict(), fixed.config)
     if kind != "fgclip2":
-        raise ValueError(f"{start}: model_type is {kind!r}; expected 'fgclip2' or 'siglip2'")
+        raise ValueError(f"{start}: model_type is {kind!r}; expected 'fgclip2', 'siglip2' or 'siglip'")
     try:
         model, report = Fgclip2Model.from_pretrained(str(start), output_loading_info=True, ignore_mismatched_sizes=True)
     except SafetensorError as error:

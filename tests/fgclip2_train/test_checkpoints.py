@@ -6,12 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import Siglip2Config, Siglip2Model
+from transformers import Siglip2Config, Siglip2Model, SiglipConfig, SiglipModel
 
 from fgclip2_train.checkpoint import Saver, latest, load_optimizer, write_checkpoint
+from fgclip2_train.data.images import to_patches
 from fgclip2_train.data.tokens import train_tokenizer
 from fgclip2_train.model import Fgclip2Model
 from fgclip2_train.model.configuration import FAMILY, GEMMA_VOCABULARY, sized
@@ -98,6 +101,28 @@ def test_a_plain_siglip2_checkpoint_of_transformers_is_a_start(tmp_path):
     assert model.text_model.embeddings.position_embedding_res.weight.shape == (196, 16)
 
 
+def test_a_siglip_2_of_a_fixed_size_is_a_start_and_sees_the_same(tmp_path):
+    parts = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    config = SiglipConfig(
+        text_config=parts | {"vocab_size": 300, "projection_size": 16, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 1},
+        vision_config=parts | {"image_size": 128, "patch_size": 16},
+    )
+    plain = SiglipModel(config).eval()
+    plain.save_pretrained(tmp_path)
+    model = load_model(tmp_path).eval()
+    picture = Image.effect_noise((128, 128), 90).convert("RGB")
+    patches, grid = torch.from_numpy(to_patches(picture, 8, 8))[None], torch.tensor([[8, 8]])
+    pixels = (torch.from_numpy(np.asarray(picture).copy()).float() / 255 - 0.5) / 0.5
+    ids = torch.randint(4, 300, (2, 64))
+    with torch.no_grad():
+        theirs = plain.vision_model(pixels.permute(2, 0, 1)[None]).pooler_output
+        torch.testing.assert_close(model.encode_image(patches, grid), theirs, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(model.encode_text(ids, "short"), plain.text_model(ids).pooler_output, rtol=1e-5, atol=1e-6)
+    assert model.config.vision.num_patches == 64
+    model.save_pretrained(tmp_path / "again")
+    assert load_model(tmp_path / "again").vision_model.embeddings.position_embedding.weight.shape == (64, 16)
+
+
 def test_a_checkpoint_of_other_shapes_names_what_differs(model, tmp_path):
     model.save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
@@ -157,6 +182,7 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_checkpoints import TINY, save
 from pathlib import Path
 from fgclip2_train.checkpoint import Saver
+from fgclip2_train.data.images import to_patches
 from fgclip2_train.data.tokens import train_tokenizer
 from fgclip2_train.model.configuration import sized
 from fgclip2_train.model.initialise import from_scratch

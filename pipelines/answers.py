@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipelines.durable import create_if_absent
+from pipelines.durable import create_if_absent, files
 
 log = logging.getLogger(__name__)
 
@@ -181,10 +181,17 @@ def _encode(record: dict[str, Any]) -> bytes:
         return json.dumps(record, ensure_ascii=True, allow_nan=False).encode() + b"\n"
 
 
+def segments(folder: Path) -> list[Path]:
+    """Segments of a folder, the lowest name first."""
+    return sorted(
+        (path for path in files(folder) if path.suffix == ".jsonl" and path.name[0] != "."), key=lambda path: path.name
+    )
+
+
 def _read_folder(folder: Path) -> dict[str, bytes]:
     """Request hash → line, the lowest segment name first. Lines stay encoded: a third of the memory of parsed records."""
     lines: dict[str, bytes] = {}
-    for path in sorted(folder.glob("*.jsonl"), key=lambda p: p.name):
+    for path in segments(folder):
         for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
             if not line:
                 continue
@@ -196,5 +203,5 @@ def _read_folder(folder: Path) -> dict[str, bytes]:
 
 
 def _next_sequence(folder: Path, attempt: str) -> int:
-    taken = [path.stem.removeprefix(f"{attempt}-") for path in folder.glob("*.jsonl") if path.name.startswith(f"{attempt}-")]
+    taken = [path.stem.removeprefix(f"{attempt}-") for path in segments(folder) if path.name.startswith(f"{attempt}-")]
     return max((int(text) for text in taken if text.isdecimal()), default=-1) + 1

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from pipelines.config import Recipe, Stage
+from pipelines.durable import canonical_json
 from pipelines.fingerprint import digest
 from pipelines.ledger import Ledger
 from pipelines.sources import Source
-from pipelines.tables import REQUEUED, Tables
+from pipelines.tables import REQUEUED, Table, Tables
 from pipelines.view import View
 from prompts.load import load as load_prompt
 
@@ -72,14 +75,19 @@ class Chain:
             return digest({"source": self.source_record(view.shard), "version": SOURCE_VERSION})
         if stage.kind == "global":
             return self.globals[stage.name]
+        return digest(self.fingerprint_record(stage, view))
+
+    def fingerprint_record(self, stage: Stage, view: View) -> dict[str, Any]:
+        """What the fingerprint of a stage that works shard by shard is the digest of."""
         record = {"made_by": self.made_by(stage), "inputs": self.inputs(stage, view), "uids": view.uids}
         if stage.kind == "pack":
             record["provenance"] = self.provenance(view)
-        return digest(record)
+        return record
 
     def source_record(self, shard: int) -> dict[str, Any]:
-        table = self.tables.table_of(shard)
-        cut = self.tables.slice_of(shard)
+        return self._slice_record(self.tables.table_of(shard), self.tables.slice_of(shard))
+
+    def _slice_record(self, table: Table, cut: Mapping[str, Any]) -> dict[str, Any]:
         places = {"patterns", "base", "image_folder", "about"}  # where things lie and what is said of them decides nothing
         mapping = None if table.source == REQUEUED else self.sources[table.source].model_dump(mode="json", exclude=places)
         return {
@@ -89,6 +97,19 @@ class Chain:
             "rows": cut["rows"],
             "mapping": mapping,
         }
+
+    def source_fingerprints(self, shards: Sequence[int]) -> list[str]:
+        """The source stage's fingerprint of many shards: the record of a table is made once, and only its two numbers change."""
+        found = []
+        for table, mine in groupby(shards, self.tables.table_of):
+            marked = self._slice_record(table, {"first_row": "@first_row@", "rows": "@rows@"})
+            text = canonical_json({"source": marked, "version": SOURCE_VERSION}).replace(b"%", b"%%")
+            form = text.replace(b'"@first_row@"', b"%d", 1).replace(b'"@rows@"', b"%d", 1)  # keys are sorted: in this order
+            cuts = self.tables.cuts(table)
+            for shard in mine:
+                cut = cuts[shard - table.first_shard]
+                found.append(sha256(form % (cut["first_row"], cut["rows"])).hexdigest()[:32])
+        return found
 
     def provenance(self, view: View) -> dict[str, Any]:
         """Per stage: operators, prompt, model and fingerprint, as the shard format records them."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
+import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -13,9 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from operators.base import Reject
-from pipelines.durable import sha256_file, sync_file, sync_folder, write_new
+from pipelines.durable import settle, sha256_file
 from pipelines.fingerprint import column_hash
 from pipelines.ledger import DataFile, Entry, Ledger, shard_name
+from pipelines.stores import Place
 
 REJECTS = pa.schema({"uid": pa.string(), "reason": pa.string(), "detail": pa.string(), "item": pa.string()})
 
@@ -51,7 +56,15 @@ class Attempt:
     started: float = field(default_factory=time.monotonic)
 
     def file(self, folder: str, suffix: str) -> Path:
-        return self.run / folder / f"{shard_name(self.shard)}.{self.fingerprint[:12]}.{self.id}{suffix}"
+        """Where to write a file of this attempt: in its place, or in the scratch folder if the run lies on a store."""
+        path = self._base() / folder / f"{shard_name(self.shard)}.{self.fingerprint[:12]}.{self.id}{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def _base(self) -> Path:
+        if not isinstance(self.run, Place):
+            return self.run
+        return Path(os.environ.get("FINELOOM_SCRATCH") or tempfile.gettempdir()) / f"fineloom-{self.id}"
 
     def commit(
         self,
@@ -70,18 +83,15 @@ class Attempt:
         )
         data, refused = self.file(self.stage, ".parquet"), self.file(f"rejects/{self.stage}", ".parquet")
         try:
-            write_new(data, lambda path: pq.write_table(kept, path, compression="zstd"))
-            write_new(refused, lambda path: pq.write_table(_reject_table(made.rejects), path, compression="zstd"))
-            for path in made.files.values():
-                sync_file(path)
-                sync_folder(path.parent)
-            files = {"data": data, "rejects": refused, **made.files}
+            pq.write_table(kept, data, compression="zstd")
+            pq.write_table(_reject_table(made.rejects), refused, compression="zstd")
+            files = {role: self._settle(path) for role, path in {"data": data, "rejects": refused, **made.files}.items()}
             entry = Entry(
                 stage=self.stage,
                 fingerprint=self.fingerprint,
                 shard=self.shard,
                 attempt=self.id,
-                files={role: self._describe(path) for role, path in files.items()},
+                files=files,
                 rows_in=len(uids_in),
                 rows_out=kept.num_rows,
                 rejects=dict(Counter(r.reason for r in made.rejects if r.item is None)),
@@ -96,11 +106,19 @@ class Attempt:
             return ledger.publish(entry)
         except BaseException:
             for path in (data, refused, *made.files.values()):
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # a store that is away keeps what was uploaded, until `gc`
+                    path.unlink(missing_ok=True)
+                    (self.run / path.relative_to(self._base())).unlink(missing_ok=True)
             raise
+        finally:
+            if isinstance(self.run, Place):
+                shutil.rmtree(self._base(), ignore_errors=True)
 
-    def _describe(self, path: Path) -> DataFile:
-        return DataFile(str(path.relative_to(self.run)), path.stat().st_size, sha256_file(path))
+    def _settle(self, path: Path) -> DataFile:
+        """Make a written file durable in its place, and say what it is."""
+        name, size, content = path.relative_to(self._base()), path.stat().st_size, sha256_file(path)
+        settle(path, self.run / name)
+        return DataFile(str(name), size, content)
 
 
 def _reject_table(rejects: list[Reject]) -> pa.Table:

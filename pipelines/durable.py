@@ -1,20 +1,33 @@
 """Files that survive a kill: written whole and fsynced, or not there at all.
 
-Everything that the ledger, the answers and the shards promise rests on these few functions. They speak POSIX; the one
-operation that decides a race is `create_if_absent`, a hard link, which is atomic on local file systems and on NFS.
+Everything that the ledger, the answers and the shards promise rests on these few functions. They speak POSIX, or to an object store
+where the path is a place in one (pipelines/stores). The one operation that decides a race is `create_if_absent`: a hard link, which is
+atomic on local file systems and on NFS, or the store's own conditional write.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
+import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 from uuid import uuid4
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.stores import Place, StoreError
+
+THREADS = 32
+"""Small objects asked of a store at a time."""
 
 
 def sync_folder(folder: Path) -> None:
@@ -36,6 +49,11 @@ def sync_file(path: Path) -> None:
 
 def write_new(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill `path`, a name nobody else uses, and make it durable; a failed write leaves nothing."""
+    if isinstance(path, Place):
+        with scratch_folder() as folder:
+            write(folder / path.name)
+            path.store.upload(folder / path.name, path.key)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         write(path)
@@ -52,6 +70,9 @@ def _write(path: Path, data: bytes) -> None:
 
 def replace(path: Path, data: bytes) -> None:
     """Replace `path` by `data` in one step. For files that hold derived state (reports, cards), never for the ledger."""
+    if isinstance(path, Place):
+        path.store.put(path.key, data)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{uuid4().hex[:12]}.tmp")
     write_new(scratch, lambda path: _write(path, data))
@@ -59,8 +80,30 @@ def replace(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
+def replace_by(path: Path, fill: Callable[[Path], None]) -> None:
+    """As `replace`, of what `fill` writes into the file it is given."""
+    if isinstance(path, Place):
+        write_new(path, fill)
+        return
+    scratch = path.with_name(f".{path.name}.{uuid4().hex[:12]}.tmp")
+    write_new(scratch, fill)
+    os.replace(scratch, path)
+    sync_folder(path.parent)
+
+
 def create_if_absent(path: Path, data: bytes) -> bool:
     """Publish `data` under `path` unless the name is taken. True for the one caller that won."""
+    if isinstance(path, Place):
+        return path.store.create(path.key, data)
+    for _ in range(100):
+        try:
+            return _link_new(path, data)
+        except FileNotFoundError:  # somebody removed the folder, which was empty a moment ago
+            continue
+    return _link_new(path, data)
+
+
+def _link_new(path: Path, data: bytes) -> bool:
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{uuid4().hex[:12]}.tmp")
     write_new(scratch, lambda path: _write(path, data))
@@ -74,8 +117,80 @@ def create_if_absent(path: Path, data: bytes) -> bool:
     return True
 
 
+def open_read(path: Path) -> BinaryIO:
+    """A file opened for reading at any place."""
+    return path.open("rb")
+
+
+def read_many(paths: Iterable[Path]) -> Iterator[bytes | None]:
+    """Contents of many small files, in order; None for one that is not there. From a store many are on their way at once."""
+    paths = iter(paths)
+    while piece := list(itertools.islice(paths, 1024)):
+        if isinstance(piece[0], Place):
+            with ThreadPoolExecutor(THREADS) as threads:
+                yield from threads.map(_bytes_or_none, piece)
+        else:
+            yield from map(_bytes_or_none, piece)
+
+
+def _bytes_or_none(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def folders(folder: Path) -> Iterator[Path]:
+    """Folders right below `folder`; none if it is not there."""
+    return (path for path, inner in _scan(folder) if inner)
+
+
+def files(folder: Path, deep: bool = False) -> Iterator[Path]:
+    """Files below `folder` in the order of their names; with `deep` in its folders too. None if it is not there."""
+    if isinstance(folder, Place) and deep:  # without asking folder by folder
+        yield from cast(Iterator[Path], (path for path, _ in folder.walk()))
+        return
+    for path, inner in _scan(folder):
+        if not inner:
+            yield path
+        elif deep:
+            yield from files(path, deep=True)
+
+
+def _scan(folder: Path) -> list[tuple[Path, bool]]:
+    if isinstance(folder, Place):
+        return cast(list[tuple[Path, bool]], sorted(folder.below()))
+    try:
+        with os.scandir(folder) as found:
+            return sorted((folder / item.name, item.is_dir()) for item in found)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def more_than(folder: Path, count: int) -> bool:
+    """Whether there are more than so many files or folders right below `folder`, without going through all of them."""
+    if isinstance(folder, Place):
+        return next(itertools.islice(folder.walk(), count, None), None) is not None
+    try:
+        with os.scandir(folder) as found:
+            return next(itertools.islice(found, count, None), None) is not None
+    except FileNotFoundError:
+        return False
+
+
+def remove_if_empty(folder: Path) -> None:
+    """On a store there are no folders to remove."""
+    if isinstance(folder, Place):
+        return
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
 def check_store(folder: Path) -> None:
-    """Refuse, before any work, a store that cannot publish by create-if-absent."""
+    """Refuse, before any work, a store that cannot publish by create-if-absent, or replaces what was published."""
+    if isinstance(folder, Place):
+        _check_place(folder)
+        return
     folder.mkdir(parents=True, exist_ok=True)
     probe = folder / f".probe-{uuid4().hex[:12]}"
     try:
@@ -92,6 +207,83 @@ def check_store(folder: Path) -> None:
         raise RuntimeError(f"{folder}: this file system let a second writer replace a published file")
 
 
+def _check_place(folder: Place) -> None:
+    probe = folder / f".probe-{uuid4().hex[:12]}"
+    try:
+        first, second = probe.store.create(probe.key, b"1"), probe.store.create(probe.key, b"2")
+        kept = probe.read_bytes() if first else b""
+    except NotImplementedError as error:
+        raise StoreError(f"{folder}: this store cannot write only where nothing is yet: {error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            probe.store.delete(probe.key)
+    if not first or second or kept != b"1":
+        raise StoreError(
+            f"{folder}: this store let a second writer replace a published object, so commits cannot be published safely. "
+            "It needs conditional writes (If-None-Match: * on S3)"
+        )
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A local folder for what is on its way to or from a store; FINELOOM_SCRATCH says where, and it goes at the end."""
+    with tempfile.TemporaryDirectory(prefix="fineloom-", dir=os.environ.get("FINELOOM_SCRATCH")) as name:
+        yield Path(name)
+
+
+class Ranges:
+    """Reads pieces of one file: `with Ranges(path) as read: read(offset, size)`. Of an object only these pieces are fetched."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> Ranges:
+        self._fd = -1 if isinstance(self.path, Place) else os.open(self.path, os.O_RDONLY)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+    def __call__(self, offset: int, size: int) -> bytes:
+        store = self.path.store if isinstance(self.path, Place) else None
+        data = store.read(self.path.key, offset, size) if store else os.pread(self._fd, size, offset)  # type: ignore[attr-defined]
+        if len(data) != size:
+            raise OSError(errno.EIO, f"{self.path}: {size:,} bytes wanted at {offset:,}, the file ends after {len(data):,}")
+        return data
+
+
+def settle(local: Path, path: Path) -> None:
+    """Make a file that was written at `local` durable as `path`: fsync where they are the same, else upload and remove."""
+    if isinstance(path, Place):
+        path.store.upload(local, path.key)
+        local.unlink()
+    else:
+        sync_file(local)
+        sync_folder(local.parent)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make `target` the same file as `source`, replacing what was there: a hard link, or the store's own copy."""
+    if isinstance(source, Place):
+        source.store.copy(source.key, cast(Place, target).key)
+        return
+    if target.exists() and target.samefile(source):
+        return
+    scratch = target.with_name(f".{target.name}.{uuid4().hex[:12]}")
+    os.link(source, scratch)
+    os.replace(scratch, target)
+
+
+def read_table(path: Path, columns: Sequence[str] | None = None, filters: Any = None) -> pa.Table:
+    """A Parquet file at any place."""
+    wanted = None if columns is None else list(columns)
+    if not isinstance(path, Place):
+        return pq.read_table(path, columns=wanted, filters=filters)
+    with path.open() as file:
+        return pq.read_table(file, columns=wanted, filters=filters)
+
+
 def sha256_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -103,4 +295,7 @@ def canonical_json(value: Any) -> bytes:
 
 
 def free_bytes(folder: Path) -> int:
+    """Of the disk that files are written to: the scratch folder's, where the root is on a store."""
+    if isinstance(folder, Place):
+        folder = Path(os.environ.get("FINELOOM_SCRATCH") or tempfile.gettempdir())
     return shutil.disk_usage(folder).free

@@ -24,6 +24,7 @@ from pipelines.chain import Chain
 from pipelines.commit import Attempt, Made
 from pipelines.config import Stage
 from pipelines.monitor import Failure
+from pipelines.reach import Reach
 from pipelines.view import View, read_columns
 from pipelines.worker import StopRun, Worker
 
@@ -112,22 +113,20 @@ class _Source:
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
         for index in batch["index"]:
-            skipped = 0
-            for shard in self.ranges[int(index)]["shards"]:
-                view, at = self.chain.advance(View(shard), self.done)
-                if at is not None:  # failed in an earlier segment; it was reported there
-                    continue
-                _, at = self.chain.advance(view, self.stages)
-                if at is None:
-                    skipped += 1
-                    continue
+            shards = self.ranges[int(index)]["shards"]
+            before = Reach(self.chain, shards)
+            before.advance(self.done)
+            behind = set(before.pending())  # failed in an earlier segment; they were reported there
+            pending = [shard for shard in before.onward(self.stages).pending() if shard not in behind]
+            skipped = len(shards) - len(behind) - len(pending)
+            for shard in pending:
                 while (word := ray.get(self.monitor.admit.remote(skipped))) == "wait":
                     skipped = 0
                     time.sleep(WAIT)
                 if word == "stop":
                     return
                 skipped = 0
-                yield _row(shard, view)
+                yield _row(shard, before[shard][0])
             if skipped:
                 self.monitor.skip.remote(skipped)
 
@@ -233,7 +232,9 @@ class _ModelActor(_Base):
 @ray.remote(num_cpus=0)
 def run_global(chain: Chain, stage: Stage, done: list[Stage], shards: list[int], fingerprint: str) -> None:
     """A global stage: narrow columns of all shards in, one committed verdict slice per shard out."""
-    views = [chain.advance(View(shard), done)[0] for shard in shards]
+    reached = Reach(chain, shards)
+    reached.advance(done)
+    views = [reached[shard][0] for shard in shards]
     pieces = [read_columns(chain.run, view, stage.reads(), stage.optional()) for view in views]
     stage.operator.setup()
     outcome = stage.operator(pa.concat_tables(pieces))

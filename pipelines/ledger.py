@@ -1,6 +1,7 @@
 """The ledger: the record of what has been committed, and the only way to data.
 
-    ledger/<stage>/<fingerprint>/<shard>.json     one entry per stage, fingerprint and shard
+    ledger/<stage>/<fingerprint>/<shard>.json     one entry per stage, fingerprint and shard, until it is compacted
+    ledger/@compacted/                            many entries in few files (pipelines/compact.py)
 
 An entry names the attempt files of that commit with their checksums, what they were made from and by what. It is published
 by create-if-absent: the first attempt wins, the loser adopts the winner's entry and deletes its own files. Readers never
@@ -10,13 +11,13 @@ list data folders.
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipelines.durable import canonical_json, create_if_absent
+from pipelines import compact
+from pipelines.durable import canonical_json, create_if_absent, files, folders, read_many, remove_if_empty
 
 LAYOUT = 1
 """Version of the layout below a root; a newer one is refused."""
@@ -65,38 +66,123 @@ class Entry:
         return canonical_json({"layout": LAYOUT, **asdict(self)})
 
 
-@dataclass(frozen=True)
 class Ledger:
-    """The entries below one run's folder."""
+    """The entries below one run's folder: small files as they are published, and the compacted ones (pipelines/compact.py).
 
-    run: Path
+    What is compacted is read once and kept; whether there is more is asked at every look-up that would otherwise answer by a small
+    file or by its absence, so an answer is never older than the question.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        self.folder = run / "ledger"
+        self._generation: compact.Generation | None = None
+        self._indexes: dict[tuple[str, tuple[str, ...]], compact.StageIndex] = {}
+
+    def __reduce__(self) -> Any:  # workers read what they need themselves
+        return Ledger, (self.run,)
 
     def path(self, stage: str, fingerprint: str, shard: int) -> Path:
-        return self.run / "ledger" / stage / fingerprint / f"{shard_name(shard)}.json"
+        return self.folder / stage / fingerprint / f"{shard_name(shard)}.json"
 
     def get(self, stage: str, fingerprint: str, shard: int) -> Entry | None:
-        try:
-            return Entry.from_json(self.path(stage, fingerprint, shard).read_bytes())
-        except FileNotFoundError:
-            return None
+        while True:
+            generation = self.generation
+            entry = self.compacted(stage, fingerprint, shard)
+            if entry is not None:
+                return entry
+            loose = _parsed(self.path(stage, fingerprint, shard))
+            # A small file that is gone was compacted before; one that is there may be a late writer's, who lost.
+            if compact.is_newest(self, generation):
+                return loose
+            self.refresh()
 
     def publish(self, entry: Entry) -> Entry:
         """Commit `entry`, or adopt the one that was first and delete the files of this attempt."""
-        if create_if_absent(self.path(entry.stage, entry.fingerprint, entry.shard), entry.to_json()):
-            return entry
+        path = self.path(entry.stage, entry.fingerprint, entry.shard)
+        created = create_if_absent(path, entry.to_json())
         winner = self.get(entry.stage, entry.fingerprint, entry.shard)
         assert winner is not None, "entries are never removed while a run is alive"
+        if winner.attempt == entry.attempt:
+            return winner
+        if created:  # the winner's small file was compacted and removed before
+            path.unlink(missing_ok=True)
         for file in entry.files.values():
             (self.run / file.path).unlink(missing_ok=True)
         return winner
 
+    # Compacted entries.
+
+    @property
+    def generation(self) -> compact.Generation:
+        if self._generation is None:
+            self._generation = compact.newest(self)
+        return self._generation
+
+    def refresh(self) -> None:
+        """Look for newer generations."""
+        self._generation = compact.newest(self, self.generation)
+
+    def index(self, stage: str) -> compact.StageIndex:
+        names = tuple(self.generation.segments.get(stage, []))
+        found = self._indexes.get((stage, names))
+        while found is None:
+            try:
+                found = compact.StageIndex(self.folder / compact.FOLDER, stage, names)
+            except FileNotFoundError:  # joined into a larger one and collected
+                if compact.is_newest(self, self.generation):
+                    raise
+                self.refresh()
+                names = tuple(self.generation.segments.get(stage, []))
+        self._indexes = {key: index for key, index in self._indexes.items() if key[0] != stage}
+        self._indexes[stage, names] = found
+        return found
+
+    def compacted(self, stage: str, fingerprint: str, shard: int) -> Entry | None:
+        return self.index(stage).find(fingerprint, shard) if stage in self.generation.segments else None
+
+    # Small files.
+
+    def stages(self) -> list[str]:
+        """Stages with entries, by name."""
+        names = {path.name for path in folders(self.folder)} | set(self.generation.segments)
+        return sorted(names - {compact.FOLDER})
+
+    def loose(self, stage: str) -> Iterator[Path]:
+        """The small files of a stage, as a listing tells."""
+        return (path for path in files(self.folder / stage, deep=True) if path.suffix == ".json" and path.name[0] != ".")
+
+    def read_loose(self, paths: Iterable[Path]) -> Iterator[Entry | None]:
+        """Entries of small files; None for one that is gone by now."""
+        return (Entry.from_json(data) if data is not None else None for data in read_many(paths))
+
+    def remove_loose(self, stage: str, fingerprint: str, shard: int) -> None:
+        """Remove the small file of an entry that is compacted, and its folder if that was the last one in it."""
+        path = self.path(stage, fingerprint, shard)
+        path.unlink(missing_ok=True)
+        remove_if_empty(path.parent)
+
+    def snapshot(self, stage: str) -> tuple[compact.StageIndex, list[Entry]]:
+        """All entries of a stage at one instant: the compacted ones, and the small files that are not among them."""
+        while True:
+            generation, index = self.generation, self.index(stage)
+            loose = [entry for entry in self.read_loose(self.loose(stage)) if entry is not None]
+            if index.rows and loose:
+                loose = [entry for entry in loose if index.find(entry.fingerprint, entry.shard) is None]
+            if compact.is_newest(self, generation):
+                return index, loose
+            self.refresh()
+
     def entries(self, stage: str | None = None) -> Iterator[Entry]:
         """Every entry of one stage, or of all: for reports, gc and audits, not for planning."""
-        folder = self.run / "ledger"
-        for stage_folder in sorted(folder.iterdir()) if folder.is_dir() else []:
-            if stage is not None and stage_folder.name != stage:
-                continue
-            for fingerprint in sorted(stage_folder.iterdir()):
-                for item in sorted(os.scandir(fingerprint), key=lambda found: found.name):
-                    if item.name.endswith(".json") and not item.name.startswith("."):
-                        yield Entry.from_json(Path(item.path).read_bytes())
+        for name in self.stages() if stage is None else [stage]:
+            index, loose = self.snapshot(name)
+            yield from index.entries()
+            yield from loose
+
+
+def _parsed(path: Path) -> Entry | None:
+    try:
+        return Entry.from_json(path.read_bytes())
+    except FileNotFoundError:
+        return None

@@ -8,12 +8,14 @@ not in it. Beyond that it estimates from the rates and survival of what is commi
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image
 
 from operators.base import ModelOperator, Operator, Outcome, Reject
@@ -21,8 +23,9 @@ from operators.pictures import LazyPicture
 from pipelines.answers import AnswerStore
 from pipelines.chain import Chain
 from pipelines.config import Stage
-from pipelines.ledger import Entry, shard_name
+from pipelines.ledger import shard_name
 from pipelines.model_client import ModelClient
+from pipelines.reach import Reach
 from pipelines.run import reach
 from pipelines.view import View, read_columns
 
@@ -32,7 +35,10 @@ DRY_SHARDS = 50
 
 @dataclass
 class StagePlan:
-    """One line of the plan. `calls` are model requests not answered by the store; `exact` is False where they are estimated."""
+    """One line of the plan. `calls` are model requests not answered by the store; `exact` is False where they are estimated.
+
+    stored, read   bytes that the stage will write, and bytes of pictures that it will read back, by what committed shards measured
+    """
 
     name: str
     kind: str
@@ -43,6 +49,8 @@ class StagePlan:
     output_tokens: float = 0.0
     seconds: float = 0.0
     exact: bool = True
+    stored: float = 0.0
+    read: float = 0.0
 
 
 @dataclass
@@ -52,6 +60,10 @@ class Plan:
     sampled: int | None = None  # shards gone through, where not all were
     gpu_hours: float = 0.0
     hours: float = 0.0
+    storage_gb: float = 0.0  # that the rest of the run adds
+    egress_gb: float = 0.0  # that leaves the store for the workers: pictures, once for every stage that looks at them
+    unmeasured: list[str] = field(default_factory=list)  # stages with work to do of which nothing is committed yet
+    cost: dict[str, float] = field(default_factory=dict)  # by kind of price, where prices were given
 
 
 @dataclass
@@ -63,6 +75,8 @@ class _Measured:
     seconds: float = 0.0
     requests: int = 0
     output_tokens: int = 0
+    bytes: int = 0
+    picture_bytes: int = 0
 
     def per_row(self, what: str, default: float) -> float:
         return getattr(self, what) / self.rows_in if self.rows_in else default
@@ -97,25 +111,35 @@ class _StoreOnly(ModelClient):
         raise _Missing
 
 
-def make_plan(chain: Chain, shards: Sequence[int], *, tokens_per_second: float | None = None, gpus: float = 1.0) -> Plan:
-    """tokens_per_second: given rate of the model server; by default the one measured in the committed entries."""
+PRICES = ("gpu_hour", "gb_month", "egress_gb")
+
+
+def make_plan(
+    chain: Chain,
+    shards: Sequence[int],
+    *,
+    tokens_per_second: float | None = None,
+    gpus: float = 1.0,
+    prices: dict[str, float] | None = None,
+) -> Plan:
+    """
+    tokens_per_second   given rate of the model server; by default the one measured in the committed entries
+    prices              of a GPU-hour, a GB stored for a month, a GB read from the store (`PRICES`), in any currency
+    """
     at = reach(chain, shards)
     stages = {stage.name: StagePlan(stage.name, stage.kind) for stage in chain.recipe.stages}
     measured = _measure(chain, at)
-    waiting = []
-    for view, stage in at.values():
-        for name in view.entries:
-            stages[name].shards_done += 1
-        if stage is not None:
-            waiting.append((view, stage))
-    gone_through = waiting[:DRY_SHARDS]
-    for view, first in gone_through:
-        _walk(chain, view, first, stages, measured)
+    for name, count in at.counts().items():
+        stages[name].shards_done = count["shards"]
+    waiting = at.waiting()
+    gone_through = list(waiting)[:DRY_SHARDS]
+    for shard in gone_through:
+        _walk(chain, at[shard][0], waiting[shard], stages, measured)
     scale = len(waiting) / len(gone_through) if gone_through else 1.0
     for plan in stages.values():
         plan.shards_to_do = len(shards) - plan.shards_done
         plan.samples, plan.calls, plan.output_tokens = plan.samples * scale, plan.calls * scale, plan.output_tokens * scale
-        plan.seconds *= scale
+        plan.seconds, plan.stored, plan.read = plan.seconds * scale, plan.stored * scale, plan.read * scale
         if plan.kind == "model":
             speed = tokens_per_second or _speed(measured[plan.name])
             plan.seconds = plan.output_tokens / speed if speed else 0.0
@@ -123,21 +147,34 @@ def make_plan(chain: Chain, shards: Sequence[int], *, tokens_per_second: float |
     result = Plan(len(shards), list(stages.values()), len(gone_through) if scale > 1 else None)
     model_seconds = sum(plan.seconds for plan in result.stages if plan.kind == "model")
     result.gpu_hours = model_seconds / 3600 * gpus
-    result.hours = max(model_seconds, max((p.seconds for p in result.stages), default=0.0)) / 3600
+    workers = {stage.name: _most_workers(stage) for stage in chain.recipe.stages}
+    alone = [plan.seconds / workers[plan.name] for plan in result.stages if plan.kind != "model"]
+    result.hours = max(model_seconds, *alone) / 3600  # stages work at the same time: the slowest one is what takes the time
+    result.storage_gb = sum(plan.stored for plan in result.stages) / 1e9
+    result.egress_gb = sum(plan.read for plan in result.stages) / 1e9
+    result.unmeasured = [plan.name for plan in result.stages if plan.shards_to_do and not measured[plan.name].rows_in]
+    amounts = {"gpu_hour": result.gpu_hours, "gb_month": result.storage_gb, "egress_gb": result.egress_gb}
+    result.cost = {name: price * amounts[name] for name, price in (prices or {}).items()}
     return result
 
 
-def _measure(chain: Chain, at: dict[int, tuple[View, Stage | None]]) -> dict[str, _Measured]:
-    """Sum the costs of the entries in force; entries that the recipe has left behind still tell a stage's rate."""
+def _most_workers(stage: Stage) -> int:
+    workers = stage.resources.workers
+    return workers if isinstance(workers, int) else workers[1]
+
+
+def _measure(chain: Chain, at: Reach) -> dict[str, _Measured]:
+    """Sum the costs of all entries; those that the recipe has left behind still tell a stage's rate."""
     found: dict[str, _Measured] = defaultdict(_Measured)
-    entries: list[Entry] = [entry for stage in chain.recipe.stages for entry in chain.ledger.entries(stage.name)]
-    for entry in entries:
-        row = found[entry.stage]
-        row.rows_in += entry.rows_in
-        row.rows_out += entry.rows_out
-        row.seconds += entry.seconds
-        row.requests += entry.usage.get("requests", 0)
-        row.output_tokens += entry.usage.get("output_tokens", 0)
+    for stage in chain.recipe.stages:
+        costs = at.table(stage.name).costs()
+        row = found[stage.name]
+        for name in ("rows_in", "rows_out", "seconds", "bytes", "picture_bytes"):
+            setattr(row, name, getattr(row, name) + (pc.sum(costs[name]).as_py() or 0))
+        for text in pc.value_counts(costs["usage"]).to_pylist():
+            usage = json.loads(text["values"])
+            row.requests += usage.get("requests", 0) * text["counts"]
+            row.output_tokens += usage.get("output_tokens", 0) * text["counts"]
     return found
 
 
@@ -148,6 +185,8 @@ def _speed(row: _Measured) -> float:
 def _walk(chain: Chain, view: View, first: Stage, stages: dict[str, StagePlan], measured: dict[str, _Measured]) -> None:
     """Take one shard from its first undone stage to the end, in memory while possible."""
     order = chain.recipe.stages
+    fetched = [row for row in measured.values() if row.picture_bytes and row.rows_out]
+    picture = sum(row.picture_bytes for row in fetched) / max(1, sum(row.rows_out for row in fetched))
     shard = _Reached(float(view.rows), None)
     if first.kind == "source":
         shard.rows = float(chain.tables.slice_of(view.shard)["rows"])
@@ -157,6 +196,9 @@ def _walk(chain: Chain, view: View, first: Stage, stages: dict[str, StagePlan], 
     for stage in order[order.index(first) :]:
         plan, cost = stages[stage.name], measured[stage.name]
         plan.samples += shard.rows
+        plan.stored += shard.rows * cost.per_row("bytes", 0.0)
+        if stage.needs_image or stage.kind == "pack":
+            plan.read += shard.rows * picture
         plan.seconds += shard.rows * cost.per_row("seconds", 0.0) if stage.kind != "model" else 0.0
         table = shard.table
         if table is None or not _can_run_dry(stage, shard):

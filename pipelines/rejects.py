@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from operators.columns import BASE
 from pipelines.chain import Chain
 from pipelines.config import ConfigError, nearest
-from pipelines.durable import sha256_file, write_new
+from pipelines.durable import read_table, sha256_file, write_new
 from pipelines.ledger import Entry
 from pipelines.run import reach
 from pipelines.tables import REQUEUED, Table
@@ -46,7 +46,7 @@ def listed(chain: Chain, stage: str | None, reason: str | None) -> Iterator[dict
     """The refusals themselves: shard, stage, uid, reason, detail, item."""
     for entry, _ in entries_in_force(chain):
         if stage in (None, entry.stage) and (reason is None or reason in entry.rejects or reason in entry.parts):
-            for row in pq.read_table(chain.run / entry.files["rejects"].path).to_pylist():
+            for row in read_table(chain.run / entry.files["rejects"].path).to_pylist():
                 if reason in (None, row["reason"]):
                     yield {"shard": entry.shard, "stage": entry.stage, **row}
 
@@ -61,7 +61,7 @@ def requeue(chain: Chain, reason: str, stage: str | None = None) -> Table | None
     for entry, before in entries_in_force(chain):
         known.update(entry.rejects)
         if stage in (None, entry.stage):
-            table = pq.read_table(chain.run / entry.files["rejects"].path)
+            table = read_table(chain.run / entry.files["rejects"].path)
             whole = table.filter(pc.is_null(table["item"]))
             for uid, why in zip(whole["uid"].to_pylist(), whole["reason"].to_pylist(), strict=True):
                 newest.pop(uid, None)
@@ -95,6 +95,6 @@ def already_requeued(chain: Chain) -> dict[str, int]:
     found: dict[str, int] = {}
     for table in chain.tables.all:
         if table.source == REQUEUED:
-            for uid in pq.read_table(chain.tables.file(table), columns=["uid"])["uid"].to_pylist():
+            for uid in read_table(chain.tables.file(table), columns=["uid"])["uid"].to_pylist():
                 found[uid] = table.first_shard
     return found

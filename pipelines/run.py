@@ -14,25 +14,39 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.chain import Chain
+from pipelines.compact import meanwhile
 from pipelines.config import MANIFESTS, ConfigError, Recipe, Stage
-from pipelines.durable import canonical_json, check_store, free_bytes, replace, write_new
+from pipelines.durable import (
+    canonical_json,
+    check_store,
+    create_if_absent,
+    files,
+    free_bytes,
+    link_or_copy,
+    read_table,
+    replace,
+    replace_by,
+)
 from pipelines.fingerprint import digest
-from pipelines.ledger import Entry, shard_name
+from pipelines.ledger import shard_name
 from pipelines.model_client import ModelClient, ServerUnavailable
 from pipelines.monitor import Failure, Limits, Monitor
 from pipelines.progress import Progress
+from pipelines.reach import Reach
 from pipelines.sources import Source, index_table, load_source
+from pipelines.stores import Place, place
 from pipelines.tables import REQUEUED, Tables
 from pipelines.view import View
 
@@ -77,6 +91,10 @@ class RunBusy(RuntimeError):
 @contextmanager
 def lock(run: Path) -> Iterator[None]:
     """One run at a time per folder. The kernel gives the lock back when the process dies, however it dies."""
+    if isinstance(run, Place):
+        with _lock_object(run):
+            yield
+        return
     run.mkdir(parents=True, exist_ok=True)
     path = run / "run.lock"
     fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -93,9 +111,43 @@ def lock(run: Path) -> Iterator[None]:
         os.close(fd)
 
 
+@contextmanager
+def _lock_object(run: Place) -> Iterator[None]:
+    """On a store the lock is an object, which a killed process leaves behind: its own machine sees that, others must be told.
+
+    Nothing depends on it but double work and `gc`: commits are safe with any number of runs.
+    """
+    path = cast(Path, run / "run.lock")
+    me = psutil.Process()
+    mine = canonical_json({"host": socket.gethostname(), "pid": me.pid, "started": me.create_time(), "id": uuid4().hex})
+    if not create_if_absent(path, mine):
+        holder = json.loads(path.read_bytes())
+        if holder["host"] != socket.gethostname() or _alive(holder):
+            raise RunBusy(
+                f"{run} is in use by process {holder['pid']} on {holder['host']}. Wait for it to end, or stop it. "
+                f"If that machine is gone, remove {path}"
+            )
+        path.unlink()
+        if not create_if_absent(path, mine):
+            raise RunBusy(f"{run} is in use by another process of this machine. Wait for it to end, or stop it")
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            if path.read_bytes() == mine:
+                path.unlink()
+
+
+def _alive(holder: dict[str, Any]) -> bool:
+    try:
+        return psutil.Process(holder["pid"]).create_time() == holder["started"]
+    except psutil.NoSuchProcess:
+        return False
+
+
 def prepare(recipe: Recipe, root: Path, options: Options) -> Chain:
     """Load sources, register their tables, learn the model's identity; returns the chain that all workers share."""
-    run = root / recipe.name
+    run = place(root) / recipe.name
     check_store(run)
     sources = _sources(recipe)
     tables = Tables(run)
@@ -115,7 +167,7 @@ def prepare(recipe: Recipe, root: Path, options: Options) -> Chain:
 
 def look(recipe: Recipe, root: Path, prompts: Path | None = None) -> Chain:
     """The chain of a run as it was left, for reading: nothing is registered and no server is asked."""
-    run = root / recipe.name
+    run = place(root) / recipe.name
     if not (run / "tables").is_dir():
         raise ConfigError(
             f"{run}: no run of recipe {recipe.name} is here. Start one with `fineloom run {recipe.name} --root {root}`"
@@ -182,7 +234,7 @@ def chosen_shards(chain: Chain, options: Options) -> list[int]:
 
 def execute(recipe: Recipe, root: Path, options: Options, progress: Progress) -> Result:
     """Run the recipe. Raises only for what was found before work began; everything later is in the result."""
-    run = root / recipe.name
+    run = place(root) / recipe.name
     with lock(run):
         began = time.monotonic()
         if free_bytes(run) < recipe.disk_floor_gb * 1e9:
@@ -196,7 +248,8 @@ def execute(recipe: Recipe, root: Path, options: Options, progress: Progress) ->
         )
         engine = _Engine(recipe, options, progress)
         try:
-            _segments(chain, shards, engine, result)
+            with meanwhile(run):
+                _segments(chain, shards, engine, result)
         finally:
             engine.close()
         result.seconds = time.monotonic() - began
@@ -270,8 +323,8 @@ def _flow(
     failures: list[Failure] = []
     for _ in range(MAX_PASSES):
         given_up = {failure.shard for failure in failures}
-        left = [shard for shard in shards if shard not in given_up]
-        if not _pending(chain, done + segment, left):
+        left = _pending(chain, done + segment, [shard for shard in shards if shard not in given_up])
+        if not left:
             return failures, None
         engine.start()
         import ray
@@ -286,31 +339,25 @@ def _flow(
         if snapshot["stop"]:
             return failures, snapshot["stop"]
     given_up = {failure.shard for failure in failures}
-    for shard in _pending(chain, done + segment, [shard for shard in shards if shard not in given_up], every=True):
+    for shard in _pending(chain, done + segment, [shard for shard in shards if shard not in given_up]):
         failures.append(Failure(shard, segment[0].name, f"was lost {MAX_PASSES} times on its way", ""))
     return failures, None
 
 
-def _pending(chain: Chain, stages: Sequence[Stage], shards: list[int], every: bool = False) -> list[int]:
-    """The shards that `stages` have not finished; only the first one unless `every`."""
-    found = []
-    for shard in shards:
-        if chain.advance(View(shard), stages)[1] is not None:
-            found.append(shard)
-            if not every:
-                break
-    return found
+def _pending(chain: Chain, stages: Sequence[Stage], shards: Sequence[int]) -> list[int]:
+    """The shards that `stages` have not finished."""
+    at = Reach(chain, shards)
+    at.advance(stages)
+    return at.pending()
 
 
-def reach(chain: Chain, shards: Sequence[int]) -> dict[int, tuple[View, Stage | None]]:
+def reach(chain: Chain, shards: Sequence[int]) -> Reach:
     """How far every shard has come, global stages included: shard → its view and the first stage still to do."""
-    at: dict[int, tuple[View, Stage | None]] = {shard: (View(shard), None) for shard in shards}
+    at = Reach(chain, shards)
     for segment in chain.recipe.segments():
-        going = [shard for shard, (_, stage) in at.items() if stage is None]
-        if segment[0].kind == "global" and going:
-            chain.globals[segment[0].name] = global_fingerprint(chain, segment[0], [at[shard][0] for shard in going])
-        for shard in going:
-            at[shard] = chain.advance(at[shard][0], segment)
+        if segment[0].kind == "global":
+            chain.globals[segment[0].name] = at.global_fingerprint(segment[0])
+        at.advance(segment)
     return at
 
 
@@ -321,10 +368,12 @@ def global_fingerprint(chain: Chain, stage: Stage, views: Sequence[View]) -> str
 
 
 def _global(chain: Chain, stage: Stage, done: list[Stage], shards: list[int], engine: _Engine) -> None:
-    views = [chain.advance(View(shard), done)[0] for shard in shards]
-    fingerprint = global_fingerprint(chain, stage, views)
-    chain.globals[stage.name] = fingerprint
-    missing = [view.shard for view in views if chain.ledger.get(stage.name, fingerprint, view.shard) is None]
+    at = Reach(chain, shards)
+    at.advance(done)
+    through = at.finished()
+    fingerprint = chain.globals[stage.name] = at.global_fingerprint(stage)
+    at.advance([stage])
+    missing = at.finished() != through
     if not missing:
         return
     engine.start()
@@ -332,8 +381,8 @@ def _global(chain: Chain, stage: Stage, done: list[Stage], shards: list[int], en
 
     from pipelines.flow import run_global
 
-    engine.progress.say(f"{stage.name} over {len(shards):,} shards")
-    ray.get(run_global.remote(chain, stage, done, shards, fingerprint))
+    engine.progress.say(f"{stage.name} over {len(through):,} shards")
+    ray.get(run_global.remote(chain, stage, done, through, fingerprint))
 
 
 def handoff(chain: Chain) -> None:
@@ -343,43 +392,46 @@ def handoff(chain: Chain) -> None:
         return
     folder = chain.run / "shards"
     folder.mkdir(exist_ok=True)
-    packed: dict[str, Entry] = {}
-    for view, at in reach(chain, chain.shards()).values():
-        if at is None and view.rows:
-            entry = chain.ledger.get(pack.name, view.entries[pack.name], view.shard)
-            assert entry is not None
-            packed[f"{shard_name(view.shard)}.tar"] = entry
-    for name, entry in packed.items():
-        _link(chain.run / entry.files["shard"].path, folder / name)
-    for old in folder.glob("*.tar"):
-        if old.name not in packed:
-            old.unlink()
+    packed: dict[str, dict[str, str]] = {}  # name → role → path: entries themselves would be too many to hold
+    at = reach(chain, chain.shards())
+    rows = at.rows_out()
+    for shard in at.finished():
+        if rows[shard]:
+            made = at.entry(shard, pack.name).files
+            packed[f"{shard_name(shard)}.tar"] = {role: made[role].path for role in ("shard", "data")}
+    _hand_over(chain.run, {name: paths["shard"] for name, paths in packed.items()})
     pack.operator.write_card(folder)
     _write_index(chain.run, packed)
 
 
-def _link(committed: Path, target: Path) -> None:
-    if target.exists() and target.samefile(committed):
-        return
-    scratch = target.with_name(f".{target.name}.{uuid4().hex[:12]}")
-    os.link(committed, scratch)
-    os.replace(scratch, target)
+def _hand_over(run: Path, wanted: dict[str, str]) -> None:
+    """Links, or copies in a store; there a note of what each one is a copy of spares copying it again."""
+    folder, note = run / "shards", run / "shards" / ".copies.json"
+    known: dict[str, str] = {}
+    if isinstance(run, Place) and note.is_file():
+        known = json.loads(note.read_bytes())
+    there = {path.name for path in files(folder) if path.suffix == ".tar"}
+    for name, committed in wanted.items():
+        if name not in there or known.get(name) != committed:
+            link_or_copy(run / committed, folder / name)
+    for name in there - set(wanted):
+        (folder / name).unlink()
+    if isinstance(run, Place):
+        replace(note, canonical_json(wanted))
 
 
-def _write_index(run: Path, packed: dict[str, Entry]) -> None:
+def _write_index(run: Path, packed: dict[str, dict[str, str]]) -> None:
     """`index.parquet`: uid, tar, offset and size of every packed sample, for access by identity."""
     columns = pa.schema({"uid": pa.string(), "tar": pa.string(), "offset": pa.int64(), "size": pa.int64()})
-    scratch = run / f".index.{uuid4().hex[:12]}.tmp"
 
     def fill(path: Path) -> None:
         with pq.ParquetWriter(path, columns) as writer:
-            for name, entry in packed.items():
-                rows = pq.read_table(run / entry.files["data"].path, columns=["uid", "shard_offset", "shard_size"])
+            for name, paths in packed.items():
+                rows = read_table(run / paths["data"], columns=["uid", "shard_offset", "shard_size"])
                 tars = pa.array([name] * rows.num_rows, pa.string())
                 writer.write_table(pa.table([rows["uid"], tars, rows["shard_offset"], rows["shard_size"]], schema=columns))
 
-    write_new(scratch, fill)
-    os.replace(scratch, run / "index.parquet")
+    replace_by(run / "index.parquet", fill)
 
 
 def _record(chain: Chain, options: Options, result: Result) -> None:

@@ -6,15 +6,14 @@ It would guess wrongly: where the first five samples have no regions, their type
 from __future__ import annotations
 
 import json
-import os
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import yaml
 
+from pipelines.durable import files, open_read, replace
 from pipelines.shard_format import MAX_JSON_BYTES
 
 LOOKED_AT = 8
@@ -40,9 +39,7 @@ def write_card(folder: Path, scores: Sequence[str]) -> None:
     }
     # Copied by way of JSON: YAML would write the features that occur twice as references, which `datasets` does not read.
     header = yaml.safe_dump(json.loads(json.dumps(front)), sort_keys=False, allow_unicode=True)
-    scratch = folder / f".README.{uuid4().hex[:12]}"
-    scratch.write_text(f"---\n{header}---\n\n{TEXT}", encoding="utf-8")
-    os.replace(scratch, folder / "README.md")
+    replace(folder / "README.md", f"---\n{header}---\n\n{TEXT}".encode())
 
 
 def features(scores: Sequence[str], stages: Sequence[str]) -> list[dict[str, Any]]:
@@ -80,11 +77,11 @@ def _struct(**kinds: Any) -> list[dict[str, Any]]:
 
 def _stages(folder: Path) -> list[str]:
     """Stages named by the provenance of the first sample of some shards, in the order in which they were met."""
-    tars = sorted(folder.glob("*.tar"))
+    tars = [path for path in files(folder) if path.suffix == ".tar"]
     step = max(1, len(tars) // LOOKED_AT)
     names: dict[str, None] = {}
     for tar in tars[::step][:LOOKED_AT]:
-        with tarfile.open(tar) as archive:
+        with open_read(tar) as file, tarfile.open(fileobj=file) as archive:
             for member in archive:
                 if member.name.endswith(".json") and member.size <= MAX_JSON_BYTES:
                     content = archive.extractfile(member)

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from rich.console import Console, Group
 from rich.panel import Panel
 from rich.table import Table
@@ -25,6 +24,7 @@ from operators.pictures import LazyPicture, decode
 from pipelines.answers import AnswerStore
 from pipelines.chain import Chain
 from pipelines.config import ConfigError, Stage
+from pipelines.durable import read_table
 from pipelines.ledger import Entry, shard_name
 from pipelines.model_client import ModelClient
 from pipelines.report.page import clean
@@ -76,7 +76,7 @@ def _find(chain: Chain, uid: str) -> list[Found]:
             return []
         hits: list[Found] = []
         for role in ("data", "rejects") if entry.rejects else ("data",):
-            uids = pq.read_table(chain.run / entry.files[role].path, columns=["uid"])["uid"]
+            uids = read_table(chain.run / entry.files[role].path, columns=["uid"])["uid"]
             hits += [Found(hit, shard) for hit in uids.filter(pc.starts_with(uids, prefix)).to_pylist()]
         return hits
 
@@ -130,8 +130,8 @@ def _follow(chain: Chain, view: View, uid: str, next_stage: Stage | None) -> dic
 
 def _step(chain: Chain, stage: Stage, entry: Entry, uid: str) -> dict[str, Any]:
     mine = [("uid", "=", uid)]
-    rows = pq.read_table(chain.run / entry.files["data"].path, filters=mine).to_pylist()
-    refusals = pq.read_table(chain.run / entry.files["rejects"].path, filters=mine).to_pylist()
+    rows = read_table(chain.run / entry.files["data"].path, filters=mine).to_pylist()
+    refusals = read_table(chain.run / entry.files["rejects"].path, filters=mine).to_pylist()
     made = entry.made_by
     prompts = made.get("prompts") or {}
     return {

@@ -8,6 +8,7 @@ A table keeps its numbers for ever: new tables, and samples put back by `fineloo
 from __future__ import annotations
 
 import json
+import re
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +19,7 @@ from uuid import uuid4
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.durable import canonical_json, create_if_absent, write_new
+from pipelines.durable import canonical_json, create_if_absent, files, read_table, write_new
 
 REQUEUED = "requeued"
 """Source name of tables made of samples that were put back."""
@@ -51,7 +52,9 @@ class Tables:
 
     def refresh(self) -> None:
         folder = self.run / "tables"
-        self.all = [Table(**json.loads(file.read_bytes())) for file in sorted(folder.glob("[0-9]*.json"))]
+        self.all = [
+            Table(**json.loads(file.read_bytes())) for file in files(folder) if re.fullmatch(r"[0-9]+\.json", file.name)
+        ]
         self._first = [table.first_shard for table in self.all]
 
     def known(self, source: str, path: Path) -> Table | None:
@@ -93,9 +96,14 @@ class Tables:
         """Where a shard lies in its table file: first_row, rows and what else the source's reader recorded."""
         table = self.table_of(shard)
         if table.index not in self._slices:
-            self._slices[table.index] = pq.read_table(self.run / table.slices)
+            self._slices[table.index] = read_table(self.run / table.slices)
         (cut,) = self._slices[table.index].slice(shard - table.first_shard, 1).to_pylist()
         return cut
+
+    def cuts(self, table: Table) -> Sequence[Mapping[str, int]]:
+        """first_row and rows of each shard of a table."""
+        self.slice_of(table.first_shard)
+        return self._slices[table.index].select(["first_row", "rows"]).to_pylist()
 
     def shards(self, tables: list[Table]) -> Iterator[int]:
         for table in tables:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from pipelines.durable import read_table
 from pipelines.ledger import Entry
 
 
@@ -60,7 +60,7 @@ class View:
 
 def read_columns(run: Path, view: View, wanted: pa.Schema, optional: frozenset[str] = frozenset()) -> pa.Table:
     """`uid` and the wanted columns for the survivors of `view`; a missing optional column is all null."""
-    uids = pq.read_table(run / view.uid_file, columns=["uid"])["uid"].combine_chunks()
+    uids = read_table(run / view.uid_file, columns=["uid"])["uid"].combine_chunks()
     by_file: dict[str, list[str]] = {}
     for name in wanted.names:
         if name in view.columns:
@@ -69,7 +69,7 @@ def read_columns(run: Path, view: View, wanted: pa.Schema, optional: frozenset[s
             raise KeyError(f"shard {view.shard}: no stage before this one wrote column {name!r}")
     read: dict[str, pa.ChunkedArray] = {}
     for file, names in by_file.items():
-        table = pq.read_table(run / file, columns=["uid", *names])
+        table = read_table(run / file, columns=["uid", *names])
         if file != view.uid_file:
             rows = pc.index_in(uids, value_set=table["uid"].combine_chunks())
             if rows.null_count:

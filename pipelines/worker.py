@@ -7,15 +7,15 @@ Refusals are data and are committed. Everything else that goes wrong raises: a d
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
-import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 from PIL import Image
 
 from operators.base import ModelOperator, Operator, Outcome, Reject
@@ -24,10 +24,11 @@ from pipelines.answers import AnswerStore
 from pipelines.chain import Chain
 from pipelines.commit import Attempt, Made
 from pipelines.config import Stage
-from pipelines.durable import free_bytes
+from pipelines.durable import Ranges, free_bytes, read_table, scratch_folder
 from pipelines.ledger import Entry, shard_name
 from pipelines.model_client import BudgetExceeded, ModelChanged, ModelClient, ServerUnavailable
 from pipelines.sources import Slice, read_slice
+from pipelines.stores import Place, place
 from pipelines.tables import REQUEUED
 from pipelines.view import View, read_columns
 
@@ -100,10 +101,10 @@ class Worker:
     def _source(self, view: View, attempt: Attempt) -> Entry:
         tables = self.chain.tables
         table, cut = tables.table_of(view.shard), tables.slice_of(view.shard)
-        path = Path(self.chain.paths[table.index])
+        path = place(self.chain.paths[table.index])
         rejects: list[Reject] = []
         if table.source == REQUEUED:
-            rows = pq.read_table(path).slice(cut["first_row"], cut["rows"])
+            rows = read_table(path).slice(cut["first_row"], cut["rows"])
         else:
             rows, rejects = read_slice(self.chain.sources[table.source], path, table.digest, cast(Slice, cut))
         whole = {reject.uid for reject in rejects if reject.item is None}
@@ -121,14 +122,12 @@ class Worker:
 
     def _download(self, view: View, table: pa.Table, attempt: Attempt) -> Made:
         tar, stats = attempt.file("images", ".tar"), attempt.file("images", "_stats.json")
-        tar.parent.mkdir(parents=True, exist_ok=True)
         outcome: Outcome = self.stage.operator.fetch(table, tar, stats)
         return Made(outcome.kept, outcome.rejects, {"images": tar, "stats": stats})
 
     def _pack(self, view: View, table: pa.Table, attempt: Attempt) -> Made:
         tar = attempt.file("pack", ".tar")
-        tar.parent.mkdir(parents=True, exist_ok=True)
-        with self._pictures(view) as read:
+        with self._pictures(view, table) as read:
             outcome: Outcome = self.stage.operator.write(table, read, tar, self.chain.provenance(view))
         return Made(outcome.kept, outcome.rejects, {"shard": tar})
 
@@ -136,7 +135,7 @@ class Worker:
         if not self.stage.needs_image:
             return self._operate(table, None)
         pieces: list[Made] = []
-        with self._pictures(view) as read:
+        with self._pictures(view, table) as read:
             for start in range(0, max(table.num_rows, 1), DECODE_ROWS):
                 piece = table.slice(start, DECODE_ROWS)
                 pictures, bad = _decode_all(piece, read)
@@ -164,12 +163,13 @@ class Worker:
         gone = {reject.uid for reject in rejects if reject.item is None}
         return Made(table, [r for r in rejects if r.item is None or r.uid not in gone])
 
-    def _pictures(self, view: View) -> PictureReader:
+    def _pictures(self, view: View, table: pa.Table) -> PictureReader:
         if view.images is None:
             raise RuntimeError(
                 f"stage {self.stage.name} needs pictures, but no download stage was committed for shard {view.shard}"
             )
-        return PictureReader(self.run / view.images)
+        wanted = pc.sum(table["image_size"]).as_py() if "image_size" in table.column_names else 0
+        return PictureReader(self.run / view.images, wanted or 0)
 
     # The stage that asks a model.
 
@@ -194,7 +194,7 @@ class Worker:
                 done += 1
                 await progress({"samples": done, **usage})
 
-        with self._pictures(view) as read:
+        with self._pictures(view, table) as read:
             try:
                 async with asyncio.TaskGroup() as group:
                     # Twice the slots of the server, so that one shard alone can fill them while others parse.
@@ -213,23 +213,31 @@ class Worker:
 
 
 class PictureReader:
-    """Reads members of a picture tar by the offset and size that the image table recorded, without walking the tar."""
+    """Reads members of a picture tar by the offset and size that the image table recorded, without walking the tar.
 
-    def __init__(self, tar: Path) -> None:
+    From a store, pictures are fetched one by one, or the whole tar at once where `wanted` bytes are a good part of it: a request costs
+    about as much time as a megabyte.
+    """
+
+    def __init__(self, tar: Path, wanted: int = 0) -> None:
         self.tar = tar
+        self.wanted = wanted
 
     def __enter__(self) -> PictureReader:
-        self._fd = os.open(self.tar, os.O_RDONLY)
+        self._open = contextlib.ExitStack()
+        tar = self.tar
+        if isinstance(tar, Place) and self.wanted > tar.stat().st_size / 4:
+            local = self._open.enter_context(scratch_folder()) / tar.name
+            tar.store.download(tar.key, local)
+            tar = local
+        self._read = self._open.enter_context(Ranges(tar))
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
+        self._open.close()
 
     def __call__(self, sample: dict[str, Any]) -> bytes:
-        data = os.pread(self._fd, sample["image_size"], sample["image_offset"])
-        if len(data) != sample["image_size"]:
-            raise OSError(errno.EIO, f"{self.tar}: picture of sample {sample.get('uid')} is cut short")
-        return data
+        return self._read(sample["image_offset"], sample["image_size"])
 
 
 def _picture_of(sample: dict[str, Any], read: PictureReader) -> Image.Image:

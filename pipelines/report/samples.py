@@ -9,18 +9,17 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
 import random
 import tarfile
 from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from operators.columns import BASE, IMAGE
 from operators.pictures import decode
 from pipelines.chain import Chain
+from pipelines.durable import Ranges, read_table
 from pipelines.pack import TEXTS
 from pipelines.report.way import Way
 from pipelines.view import View, read_columns
@@ -92,22 +91,18 @@ def _packed(
     entry = chain.ledger.get(pack, view.entries[pack], view.shard)
     if entry is None:
         raise KeyError(f"no ledger entry of stage {pack}")
-    places = pq.read_table(chain.run / entry.files["data"].path, columns=["shard_offset", "shard_size"]).take(rows)
-    fd = os.open(chain.run / entry.files["shard"].path, os.O_RDONLY)
-    try:
+    places = read_table(chain.run / entry.files["data"].path, columns=["shard_offset", "shard_size"]).take(rows)
+    with Ranges(chain.run / entry.files["shard"].path) as read:
         for place in places.to_pylist():
-            members = _members(fd, place["shard_offset"], place["shard_offset"] + place["shard_size"])
-            record = json.loads(os.pread(fd, *reversed(members["json"])))
-            yield record, os.pread(fd, *reversed(members["jpg"])) if pictures else None
-    finally:
-        os.close(fd)
+            members = _members(read, place["shard_offset"], place["shard_offset"] + place["shard_size"])
+            yield json.loads(read(*members["json"])), read(*members["jpg"]) if pictures else None
 
 
-def _members(fd: int, start: int, end: int) -> dict[str, tuple[int, int]]:
+def _members(read: Ranges, start: int, end: int) -> dict[str, tuple[int, int]]:
     """Extension → offset and size of the members whose headers lie between start and end, without reading their content."""
     found = {}
     while start < end:
-        member = tarfile.TarInfo.frombuf(os.pread(fd, BLOCK, start), "utf-8", "surrogateescape")
+        member = tarfile.TarInfo.frombuf(read(start, BLOCK), "utf-8", "surrogateescape")
         found[member.name.rpartition(".")[2]] = (start + BLOCK, member.size)
         start += BLOCK + -(-member.size // BLOCK) * BLOCK
     return found

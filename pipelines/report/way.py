@@ -9,9 +9,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from pipelines.chain import Chain
+from pipelines.durable import read_table
 from pipelines.ledger import Entry, shard_name
 from pipelines.rejects import already_requeued
 from pipelines.run import reach
@@ -192,7 +191,7 @@ def _superseded(chain: Chain, way: Way, entry: Entry, back: dict[str, int]) -> i
 def _rejects(chain: Chain, way: Way, entry: Entry, columns: list[str]) -> list[dict[str, Any]]:
     path = entry.files["rejects"].path
     try:
-        return pq.read_table(chain.run / path, columns=columns).to_pylist()
+        return read_table(chain.run / path, columns=columns).to_pylist()
     except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
         way.fault(f"{path}: cannot be read: {error}")
         return []

@@ -1,0 +1,204 @@
+"""Planning, resuming and `status` of a large run: seconds and memory, on entries published by the engine's ledger and compacted.
+
+python benchmarks/planning.py [--shards 200000] [--folder DIR]
+
+Makes a run of eight stages: tables are registered, every stage of every shard gets an entry with the fingerprint that the chain
+gives it, through `Ledger.publish`, and they are compacted as they come. The last 1 % of the shards is published after the last
+compaction, and another 1 % is not begun. Then, each in a process of its own, `fineloom status`, `fineloom plan` and what a resumed run
+does before its first shard. No pictures and columns are made: hashes and file names are as they would be, the files are not there.
+Use a folder in memory (/dev/shm) for the full size, or the disk's fsync is what takes the time of making it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import yaml
+
+ROWS = 8_000
+NEW = 0.01
+STEP = 20_000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shards", type=int, default=200_000)
+    parser.add_argument("--folder", type=Path, help="where the run is made; by default a temporary folder")
+    parser.add_argument("--measure", nargs=2, metavar=("WHAT", "RECIPE"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        measure(arguments.measure[0], arguments.measure[1], arguments.folder)
+        return
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
+        folder = Path(name)
+        recipe = write_recipe(folder)
+        make(folder, recipe, arguments.shards)
+        for what in ("status", "plan", "resume"):
+            subprocess.run(
+                [sys.executable, __file__, "--measure", what, str(recipe), "--folder", str(folder)],
+                check=True,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            )
+
+
+def write_recipe(folder: Path) -> Path:
+    (folder / "table.jsonl").write_text(json.dumps({"u": "http://example.org/1.jpg", "t": "a cat"}) + "\n")
+    source = {
+        "format": "jsonl",
+        "tables": str(folder / "table.jsonl"),
+        "language": "en",
+        "columns": {"url": "u", "captions": ["t"]},
+    }
+    (folder / "links.yaml").write_text(yaml.safe_dump(source))
+    stages = {
+        "download": {},
+        "measure": {"operators": {"size": {}, "phash": {}, "sharpness": {}}},
+        "words": {"operator": "text"},
+        "dedup": {},
+        "select": {"keep": "width >= 64"},
+        "phrases": {"language": "en", "captions": ["captions"]},
+        "pack": {},
+    }
+    body = {
+        "recipe": "large",
+        "sources": [str(folder / "links.yaml")],
+        "shard_size": ROWS,
+        "stages": stages,
+        "disk_floor_gb": 0,
+    }
+    recipe = folder / "large.yaml"
+    recipe.write_text(yaml.safe_dump(body, sort_keys=False))
+    return recipe
+
+
+def make(folder: Path, recipe_file: Path, shards: int) -> None:
+    from pipelines.compact import compact
+    from pipelines.config import load_recipe
+    from pipelines.ledger import Ledger
+    from pipelines.reach import Reach
+    from pipelines.run import Options, prepare
+    from pipelines.sources import index_table
+    from pipelines.tables import Tables
+
+    recipe = load_recipe(recipe_file)
+    run = folder / "runs" / recipe.name
+    table = folder / "table.jsonl"
+    prepare_source = next(iter(_sources(recipe).items()))
+    digest = index_table(prepare_source[1], str(table), ROWS).digest
+    slices = [{"first_row": i * ROWS, "rows": ROWS, "offset": 0, "end": 0, "check": ""} for i in range(shards)]
+    Tables(run).register(prepare_source[0], table, digest, shards * ROWS, slices)
+    chain = prepare(recipe, folder / "runs", Options())
+    ledger = Ledger(run)
+    begun = shards - max(1, int(shards * NEW))
+    compacted = begun - max(1, int(shards * NEW))
+    began = time.monotonic()
+    views = {}
+
+    def publish(stages: list, first: int, last: int) -> None:
+        for start in range(first, last, STEP):
+            for shard in range(start, min(start + STEP, last)):
+                views[shard] = _publish(chain, ledger, stages, shard, views.get(shard))
+            if last == compacted:
+                compact(ledger)
+                print(
+                    f"  {last - first:,} shards: {stages[-1].name} to {start + STEP:,} after {time.monotonic() - began:.0f} s",
+                    flush=True,
+                )
+
+    before, after = _around_global(recipe)
+    for first, last in ((0, compacted), (compacted, begun)):
+        publish(before, first, last)
+    at = Reach(chain, range(begun))
+    at.advance(before)
+    middle = next(stage for stage in recipe.stages if stage.kind == "global")
+    chain.globals[middle.name] = at.global_fingerprint(middle)
+    for first, last in ((0, compacted), (compacted, begun)):
+        publish([middle, *after], first, last)
+    entries = begun * len(recipe.stages)
+    size = sum(path.stat().st_size for path in (run / "ledger" / "@compacted").iterdir())
+    loose = (begun - compacted) * len(recipe.stages)
+    print(
+        f"{entries:,} entries made in {time.monotonic() - began:.0f} s; compacted {size / 1e6:,.0f} MB, {loose:,} of them not compacted"
+    )
+
+
+def _sources(recipe: object) -> dict:
+    from pipelines.run import _sources as load
+
+    return load(recipe)  # type: ignore[arg-type]
+
+
+def _around_global(recipe: object) -> tuple[list, list]:
+    stages = recipe.stages  # type: ignore[attr-defined]
+    at = next(i for i, stage in enumerate(stages) if stage.kind == "global")
+    return stages[:at], stages[at + 1 :]
+
+
+def _publish(chain: object, ledger: object, stages: list, shard: int, view: object) -> object:
+    from pipelines.ledger import DataFile, Entry, shard_name
+    from pipelines.view import View
+
+    view = view or View(shard)
+    for stage in stages:
+        fingerprint = chain.fingerprint(stage, view)  # type: ignore[attr-defined]
+        attempt = hashlib.sha256(f"{stage.name}{shard}".encode()).hexdigest()
+        name = f"{shard_name(shard)}.{fingerprint[:12]}.{attempt[:12]}"
+        files = {"data": f"{stage.name}/{name}.parquet", "rejects": f"rejects/{stage.name}/{name}.parquet"}
+        files |= {"download": {"images": f"images/{name}.tar"}, "pack": {"shard": f"pack/{name}.tar"}}.get(stage.name, {})
+        rows = view.rows or ROWS  # type: ignore[attr-defined]
+        entry = Entry(
+            stage=stage.name,
+            fingerprint=fingerprint,
+            shard=shard,
+            attempt=attempt[:12],
+            files={role: DataFile(path, 1_000_000, attempt) for role, path in files.items()},
+            rows_in=rows,
+            rows_out=rows - 100,
+            rejects={"http_404": 60, "http_403": 40},
+            parts={},
+            uids=hashlib.sha256(f"{shard}{stage.name}uids".encode()).hexdigest()[:32],
+            columns={c.name: hashlib.sha256(f"{shard}{c.name}{stage.name}".encode()).hexdigest()[:32] for c in stage.writes()},
+            inputs=chain.inputs(stage, view),  # type: ignore[attr-defined]
+            made_by=chain.made_by(stage),  # type: ignore[attr-defined]
+            seconds=12.5,
+        )
+        view = view.after(ledger.publish(entry))  # type: ignore[attr-defined]
+    return view
+
+
+def measure(what: str, recipe_file: str, folder: Path) -> None:
+    """What the commands do, imports and start included, in this process."""
+    began = time.monotonic()
+    from pipelines.config import load_recipe
+    from pipelines.plan import make_plan
+    from pipelines.run import Options, chosen_shards, look, prepare, reach
+
+    recipe = load_recipe(recipe_file)
+    if what == "status":
+        chain = look(recipe, folder / "runs")
+        counts = reach(chain, chain.shards()).counts()
+        found = f"{counts['pack']['shards']:,} shards packed"
+    else:
+        chain = prepare(recipe, folder / "runs", Options())
+        shards = chosen_shards(chain, Options())
+        if what == "plan":
+            made = make_plan(chain, shards)
+            found = f"{made.stages[0].shards_to_do:,} shards to do"
+        else:
+            at = reach(chain, shards)
+            found = f"{len(at.pending()):,} shards pending"
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    print(f"{what:<7} {time.monotonic() - began:5.1f} s  {memory:.2f} GB  {found}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

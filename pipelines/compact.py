@@ -1,0 +1,345 @@
+"""Compacted entries: many small ledger entries as a few columnar files, so that planning reads files by the dozen, not by the million.
+
+    ledger/@compacted/<number>.json                 generations: which segments hold, stage by stage; never changed, never removed
+    ledger/@compacted/<stage>.<id>.parquet          segments: whole entries, sorted by shard
+
+A generation is published by create-if-absent under the next number, and only then are the small files that it took up removed. So
+whoever does not find a small file looks whether there is a next generation, by its name and without listing; if there is, he looks
+again in that one. An entry is thereby seen at every instant, by exactly one of the two ways, whoever is killed wherever.
+
+A late writer may publish a small file under a name that was taken up and removed: what is compacted holds, and he adopts it
+(`Ledger.publish`). Two compactions at once are harmless: the second to publish begins again with the first's generation.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.durable import canonical_json, create_if_absent, files, more_than, open_read, write_new
+
+if TYPE_CHECKING:
+    from pipelines.ledger import Entry, Ledger
+
+log = logging.getLogger(__name__)
+
+FOLDER = "@compacted"
+"""Below `ledger/`; no stage can have this name."""
+HEX = 32
+"""Digits of a content hash and of a fingerprint."""
+ROW_GROUP = 2_000
+BATCH = 50_000
+"""Entries in memory at a time while compacting."""
+WORTH = 5_000
+"""Loose entries from which a run compacts by itself."""
+EVERY = 60.0
+"""Seconds between two looks of a run."""
+MERGE_AT = 8
+"""Segments of a stage that are joined into one."""
+
+SEGMENT = pa.schema(
+    {
+        "shard": pa.int64(),
+        "fingerprint": pa.string(),
+        "attempt": pa.string(),
+        "rows_in": pa.int64(),
+        "rows_out": pa.int64(),
+        "uids": pa.string(),
+        "names": pa.string(),  # columns written, as a JSON list; their content hashes stand joined in `hashes`
+        "hashes": pa.string(),
+        "files": pa.string(),
+        "rejects": pa.string(),
+        "parts": pa.string(),
+        "usage": pa.string(),
+        "seconds": pa.float64(),
+        "inputs": pa.string(),
+        "made_by": pa.string(),
+        "bytes": pa.int64(),  # sums over `files`, for the bill
+        "picture_bytes": pa.int64(),
+    }
+)
+SUMS = ("bytes", "picture_bytes")
+JSON = ("files", "rejects", "parts", "usage", "inputs", "made_by")
+KEYS = ["shard", "fingerprint"]
+PLANNING = [*KEYS, "rows_in", "rows_out", "uids", "names", "hashes"]
+COSTS = ["rows_in", "rows_out", "seconds", "usage", *SUMS]
+
+
+def _json(value: Any) -> str:
+    return canonical_json(value).decode()
+
+
+def to_row(entry: Entry) -> dict[str, Any]:
+    """An entry as a row of a segment; `from_row` gives the same entry back."""
+    if any(len(content) != HEX for content in (*entry.columns.values(), entry.uids, entry.fingerprint)):
+        raise ValueError(f"stage {entry.stage}, shard {entry.shard}: the entry's hashes do not have {HEX} digits")
+    row: dict[str, Any] = {name: getattr(entry, name) for name in SEGMENT.names if name not in ("names", "hashes", *JSON, *SUMS)}
+    row.update({name: _json(getattr(entry, name)) for name in JSON if name != "files"})
+    row["files"] = _json({role: [file.path, file.bytes, file.sha256] for role, file in entry.files.items()})
+    row["bytes"] = sum(file.bytes for file in entry.files.values())
+    row["picture_bytes"] = entry.files["images"].bytes if "images" in entry.files else 0
+    row["names"], row["hashes"] = _json(list(entry.columns)), "".join(entry.columns.values())
+    return row
+
+
+def from_row(stage: str, row: dict[str, Any]) -> Entry:
+    from pipelines.ledger import DataFile, Entry
+
+    names, hashes = json.loads(row["names"]), row["hashes"]
+    return Entry(
+        stage=stage,
+        columns={name: hashes[HEX * i : HEX * (i + 1)] for i, name in enumerate(names)},
+        files={role: DataFile(*file) for role, file in json.loads(row["files"]).items()},
+        **{name: json.loads(row[name]) for name in JSON if name != "files"},
+        **{name: row[name] for name in ("shard", "fingerprint", "attempt", "rows_in", "rows_out", "uids", "seconds")},
+    )
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What is compacted: stage → segment files, relative to `ledger/@compacted`. Number 0 is the empty beginning."""
+
+    number: int = 0
+    segments: dict[str, list[str]] = field(default_factory=dict)
+
+
+def _name(number: int) -> str:
+    return f"{number:08d}.json"
+
+
+def newest(ledger: Ledger, known: Generation | None = None) -> Generation:
+    """The generation in force. Starts from what a listing tells, which may be stale, and asks for the next one by name."""
+    folder = ledger.folder / FOLDER
+    if known is None:
+        numbers = [int(path.name[:8]) for path in files(folder) if path.suffix == ".json"]
+        known = _read(folder, max(numbers)) if numbers else Generation()
+        assert known is not None, "generations are never removed"
+    while (following := _read(folder, known.number + 1)) is not None:
+        known = following
+    return known
+
+
+def _read(folder: Path, number: int) -> Generation | None:
+    try:
+        return Generation(number, json.loads((folder / _name(number)).read_bytes())["segments"])
+    except FileNotFoundError:
+        return None
+
+
+def is_newest(ledger: Ledger, generation: Generation) -> bool:
+    return not (ledger.folder / FOLDER / _name(generation.number + 1)).exists()
+
+
+@dataclass
+class Compacted:
+    """What one call of `compact` did."""
+
+    taken: int = 0
+    removed: int = 0
+    merged: int = 0
+    segments: int = 0
+
+
+def compact(ledger: Ledger, say: Callable[[str], None] = lambda line: None) -> Compacted:
+    """Take up the loose entries of every stage, batch by batch, and remove their small files; join segments that became many."""
+    done = Compacted()
+    for stage in ledger.stages():
+        batch: list[Path] = []
+        for path in ledger.loose(stage):
+            batch.append(path)
+            if len(batch) == BATCH:
+                _take(ledger, stage, batch, done)
+                say(f"{stage}: {done.taken:,} entries compacted")
+                batch = []
+        if batch:
+            _take(ledger, stage, batch, done)
+        _merge(ledger, stage, done)
+    done.segments = sum(map(len, newest(ledger).segments.values()))
+    return done
+
+
+def is_worth_it(ledger: Ledger) -> bool:
+    """Whether a stage has so many loose entries that reading them one by one begins to tell."""
+    return any(more_than(ledger.folder / stage, WORTH) for stage in ledger.stages())
+
+
+@contextmanager
+def meanwhile(run: Path) -> Iterator[None]:
+    """Compact when it is worth it: before the body, every now and then while it runs, in a thread of its own, and after it."""
+    from pipelines.ledger import Ledger
+
+    ledger, over = Ledger(run), threading.Event()
+
+    def look() -> None:
+        if is_worth_it(ledger):
+            compact(ledger)
+
+    def keep_on() -> None:
+        while not over.wait(EVERY):
+            try:
+                look()
+            except Exception as error:  # a full disk or a store that is away: the workers meet it too, and say so
+                log.warning("the ledger could not be compacted: %s", error)
+
+    look()
+    thread = threading.Thread(target=keep_on, name="compaction", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+    look()
+
+
+def _take(ledger: Ledger, stage: str, paths: list[Path], done: Compacted) -> None:
+    entries = [entry for entry in ledger.read_loose(paths) if entry is not None]
+    while True:
+        ledger.refresh()
+        generation = ledger.generation
+        # What is compacted already was left by a compaction that was killed, or by a late writer: it goes, and no more.
+        fresh = [entry for entry in entries if ledger.compacted(stage, entry.fingerprint, entry.shard) is None]
+        if not fresh:
+            break
+        segment = _write(ledger, stage, sorted(fresh, key=lambda entry: entry.shard))
+        segments = {**generation.segments, stage: [*generation.segments.get(stage, []), segment]}
+        if _publish(ledger, generation, segments):
+            done.taken += len(fresh)
+            break
+        (ledger.folder / FOLDER / segment).unlink(missing_ok=True)
+    for entry in entries:
+        ledger.remove_loose(stage, entry.fingerprint, entry.shard)
+        done.removed += 1
+
+
+def _publish(ledger: Ledger, generation: Generation, segments: dict[str, list[str]]) -> bool:
+    path = ledger.folder / FOLDER / _name(generation.number + 1)
+    return create_if_absent(path, canonical_json({"segments": segments}))
+
+
+def _write(ledger: Ledger, stage: str, entries: Sequence[Entry]) -> str:
+    table = pa.Table.from_pylist([to_row(entry) for entry in entries], schema=SEGMENT)
+    return _write_tables(ledger, stage, iter([table]))
+
+
+def _write_tables(ledger: Ledger, stage: str, tables: Iterator[pa.Table]) -> str:
+    name = f"{stage}.{uuid4().hex[:12]}.parquet"
+
+    def fill(path: Path) -> None:
+        with pq.ParquetWriter(path, SEGMENT, compression="zstd") as writer:
+            for table in tables:
+                writer.write_table(table, row_group_size=ROW_GROUP)
+
+    write_new(ledger.folder / FOLDER / name, fill)
+    return name
+
+
+def _merge(ledger: Ledger, stage: str, done: Compacted) -> None:
+    """Join the segments of a stage once there are many: rows are copied as they are, group by group. The old ones are left to `gc`."""
+    generation = newest(ledger)
+    names = generation.segments.get(stage, [])
+    if len(names) < MERGE_AT:
+        return
+
+    def rows() -> Iterator[pa.Table]:
+        for name in names:
+            with open_read(ledger.folder / FOLDER / name) as file:
+                parquet = pq.ParquetFile(file)
+                for group in range(parquet.num_row_groups):
+                    yield parquet.read_row_group(group)
+
+    merged = _write_tables(ledger, stage, rows())
+    if _publish(ledger, generation, {**generation.segments, stage: [merged]}):
+        done.merged += len(names)
+    else:  # somebody compacted meanwhile: the next call joins
+        (ledger.folder / FOLDER / merged).unlink(missing_ok=True)
+
+
+class StageIndex:
+    """The compacted entries of one stage: found by key, decoded a row group at a time.
+
+    A key is 64 bits of fingerprint and shard; what it finds is compared in full.
+    """
+
+    def __init__(self, folder: Path, stage: str, names: Sequence[str]) -> None:
+        self.folder = folder
+        self.stage = stage
+        self.names = list(names)
+        self._groups: list[tuple[int, int]] = []  # (segment, row group), in the order of rows
+        self._starts: list[int] = []
+        self._files: dict[int, pq.ParquetFile] = {}
+        self._decoded: dict[int, list[dict[str, Any]]] = {}
+        keys: list[np.ndarray] = []
+        at = 0
+        for number in range(len(self.names)):
+            file = self._file(number)
+            for group in range(file.num_row_groups):
+                self._groups.append((number, group))
+                self._starts.append(at)
+                at += file.metadata.row_group(group).num_rows
+            table = file.read(columns=KEYS)
+            keys.append(key_of(table["fingerprint"], table["shard"]))
+        every = np.concatenate(keys) if keys else np.empty(0, np.uint64)
+        self._order = np.argsort(every, kind="stable").astype(np.uint32 if at < 2**32 else np.uint64)
+        self._keys = every[self._order]
+        self.rows = at
+
+    def _file(self, number: int) -> pq.ParquetFile:
+        if number not in self._files:
+            self._files[number] = pq.ParquetFile(open_read(self.folder / self.names[number]))
+        return self._files[number]
+
+    def find(self, fingerprint: str, shard: int) -> Entry | None:
+        key = _key(fingerprint, shard)
+        for at in range(int(np.searchsorted(self._keys, key)), len(self._keys)):
+            if self._keys[at] != key:
+                return None
+            entry = self.row(int(self._order[at]))
+            if (entry.fingerprint, entry.shard) == (fingerprint, shard):
+                return entry
+        return None
+
+    def row(self, row: int) -> Entry:
+        group = int(np.searchsorted(self._starts, row, side="right")) - 1
+        if group not in self._decoded:
+            while len(self._decoded) >= 4:
+                del self._decoded[next(iter(self._decoded))]
+            number, inside = self._groups[group]
+            self._decoded[group] = self._file(number).read_row_group(inside).to_pylist()
+        return from_row(self.stage, self._decoded[group][row - self._starts[group]])
+
+    def read(self, columns: list[str]) -> pa.Table:
+        """Some columns of all rows, in the order of row numbers."""
+        tables = [self._file(number).read(columns=columns) for number in range(len(self.names))]
+        return pa.concat_tables(tables) if tables else pa.schema([SEGMENT.field(name) for name in columns]).empty_table()
+
+    def entries(self) -> Iterator[Entry]:
+        for number in range(len(self.names)):
+            for batch in self._file(number).iter_batches(ROW_GROUP):
+                for row in batch.to_pylist():
+                    yield from_row(self.stage, row)
+
+
+MIX = 0x9E3779B97F4A7C15
+
+
+def _key(fingerprint: str, shard: int) -> np.uint64:
+    return np.uint64(int(fingerprint[:16], 16) ^ (shard * MIX & 0xFFFFFFFFFFFFFFFF))
+
+
+def key_of(fingerprints: pa.ChunkedArray, shards: pa.ChunkedArray) -> np.ndarray:
+    """64-bit keys [n] of fingerprints (hex) and shards."""
+    joined = "".join(text[:16] for text in fingerprints.to_pylist())
+    heads = np.frombuffer(bytes.fromhex(joined), dtype=">u8").astype(np.uint64)
+    return heads ^ (shards.to_numpy().astype(np.uint64) * np.uint64(MIX))

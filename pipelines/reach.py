@@ -1,0 +1,304 @@
+"""How far every shard has come, found for all shards at once: stage by stage over columns, not shard by shard over objects.
+
+Shards that went the same way (the same stages, the same columns written) form a group. For a group the record of the next stage's
+fingerprint is made once, by the chain itself, with marks in the place of hashes; the shards differ only in what is put in for the
+marks. So the fingerprint has one definition, and 1.6 million of them take seconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.compact import COSTS, HEX, PLANNING, SEGMENT, StageIndex, to_row
+from pipelines.durable import canonical_json
+from pipelines.ledger import Entry
+from pipelines.view import Column, View
+
+if TYPE_CHECKING:
+    from pipelines.chain import Chain
+    from pipelines.config import Stage
+
+HASH = f"S{HEX}"
+TOKEN = uuid4().hex
+"""Begins every mark, so that no setting or prompt can look like one."""
+
+
+@dataclass
+class _Part:
+    """Entries of one stage that wrote the same columns: arrays over their rows."""
+
+    names: list[str]
+    rows: np.ndarray  # number of the row in the stage's index; loose entries follow the compacted ones
+    keys: pa.Array  # fingerprint and shard, 40 bytes
+    fingerprints: np.ndarray
+    uids: np.ndarray
+    hashes: np.ndarray  # [rows, columns]
+    rows_out: np.ndarray
+
+
+@dataclass
+class StageTable:
+    """All entries of a stage as columns."""
+
+    stage: str
+    index: StageIndex
+    loose: list[Entry]
+    parts: list[_Part]
+
+    def entry(self, row: int) -> Entry:
+        return self.index.row(row) if row < self.index.rows else self.loose[row - self.index.rows]
+
+    def costs(self) -> pa.Table:
+        """What all entries cost, those in force or not: columns of `compact.COSTS`."""
+        rows = [{name: row[name] for name in COSTS} for row in map(to_row, self.loose)]
+        return pa.concat_tables(
+            [self.index.read(COSTS), pa.Table.from_pylist(rows, pa.schema([SEGMENT.field(n) for n in COSTS]))]
+        )
+
+
+def _keys(fingerprints: np.ndarray, shards: np.ndarray) -> pa.Array:
+    joined = np.empty((len(shards), HEX + 8), np.uint8)
+    joined[:, :HEX] = fingerprints.view(np.uint8).reshape(-1, HEX)
+    joined[:, HEX:] = np.ascontiguousarray(shards, np.int64).view(np.uint8).reshape(-1, 8)
+    return pa.Array.from_buffers(pa.binary(HEX + 8), len(shards), [None, pa.py_buffer(joined)])
+
+
+def _hex(column: pa.ChunkedArray | pa.Array, width: int = 1) -> np.ndarray:
+    """Strings of `width` × 32 digits as an array [rows, width] of 32-byte strings."""
+    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    pieces = []
+    for chunk in chunks:
+        offsets = np.frombuffer(chunk.buffers()[1], np.int32)[chunk.offset : chunk.offset + len(chunk) + 1]
+        if len(chunk) and width:
+            if not (np.diff(offsets) == width * HEX).all():
+                raise ValueError(f"the ledger holds hashes that do not have {HEX} digits")
+            data = np.frombuffer(chunk.buffers()[2], HASH, width * len(chunk), int(offsets[0]))
+            pieces.append(data.reshape(-1, width))
+    return np.concatenate(pieces) if pieces else np.empty((sum(map(len, chunks)), width), HASH)
+
+
+def load_stage(chain: Chain, stage: str) -> StageTable:
+    index, loose = chain.ledger.snapshot(stage)
+    small = pa.Table.from_pylist([to_row(entry) for entry in loose], SEGMENT).select(PLANNING)
+    table = pa.concat_tables([index.read(PLANNING), small])
+    parts = []
+    shapes = table["names"].combine_chunks().dictionary_encode()
+    shapes = shapes.combine_chunks() if isinstance(shapes, pa.ChunkedArray) else shapes
+    codes = shapes.indices.to_numpy(zero_copy_only=False)
+    for code, names in enumerate(shapes.dictionary.to_pylist()):
+        rows = np.flatnonzero(codes == code)
+        mine = table if len(rows) == len(codes) else table.take(pa.array(rows))
+        fingerprints = _hex(mine["fingerprint"])[:, 0]
+        listed = json.loads(names)
+        parts.append(
+            _Part(
+                listed,
+                rows,
+                _keys(fingerprints, mine["shard"].to_numpy()),
+                fingerprints,
+                _hex(mine["uids"])[:, 0],
+                _hex(mine["hashes"], len(listed)),
+                mine["rows_out"].to_numpy(),
+            )
+        )
+    return StageTable(stage, index, loose, parts)
+
+
+@dataclass
+class _Group:
+    """Shards that came the same way. `way`: per stage the part its entries are in, and the row of each shard in that part."""
+
+    shards: np.ndarray
+    way: dict[str, tuple[_Part, np.ndarray]] = field(default_factory=dict)
+
+    def choose(self, which: np.ndarray) -> _Group:
+        return _Group(self.shards[which], {stage: (part, rows[which]) for stage, (part, rows) in self.way.items()})
+
+
+class Reach(Mapping[int, tuple[View, "Stage | None"]]):
+    """shard → its view and the first stage still to do (None: all done). Views are made when they are asked for."""
+
+    def __init__(self, chain: Chain, shards: Sequence[int]) -> None:
+        self.chain = chain
+        self.tables: dict[str, StageTable] = {}
+        self._groups: list[tuple[_Group, Stage | None]] = [(_Group(np.asarray(shards, np.int64)), None)]
+        self._found: dict[int, tuple[int, int]] | None = None
+
+    def advance(self, stages: Sequence[Stage]) -> None:
+        """Follow the entries of `stages`, for the shards that all stages before let through."""
+        for stage in stages:
+            onward: list[tuple[_Group, Stage | None]] = []
+            for group, waits in self._groups:
+                onward += [(group, waits)] if waits is not None else self._step(group, stage)
+            self._groups = onward
+        self._found = None
+
+    def onward(self, stages: Sequence[Stage]) -> Reach:
+        """Another one, `stages` further."""
+        further = Reach(self.chain, [])
+        further.tables, further._groups = self.tables, list(self._groups)
+        further.advance(stages)
+        return further
+
+    def _step(self, group: _Group, stage: Stage) -> list[tuple[_Group, Stage | None]]:
+        if not len(group.shards):
+            return []
+        if stage.kind == "global" and stage.name not in self.chain.globals:
+            return [(group, stage)]
+        parts = self.table(stage.name).parts
+        made: list[tuple[_Group, Stage | None]] = []
+        left = np.ones(len(group.shards), bool)
+        wanted = _keys(self._fingerprints(group, stage), group.shards) if parts else None
+        for part in parts:
+            rows = pc.index_in(wanted, value_set=part.keys)
+            here = rows.is_valid().to_numpy(zero_copy_only=False) & left
+            if here.any():
+                through = group.choose(here)
+                through.way[stage.name] = part, rows.to_numpy(zero_copy_only=False)[here].astype(np.int64)
+                made.append((through, None))
+                left &= ~here
+        return [*made, (group.choose(left), stage)] if left.any() else made
+
+    def _fingerprints(self, group: _Group, stage: Stage) -> np.ndarray:
+        if stage.kind == "source":
+            return np.array(self.chain.source_fingerprints(group.shards.tolist()), HASH)
+        if stage.kind == "global":
+            return np.full(len(group.shards), self.chain.globals[stage.name].encode(), HASH)
+        marked = _Marked(self.chain, group)
+        texts = marked.fill(canonical_json(self.chain.fingerprint_record(stage, marked.view)))
+        return np.array([hashlib.sha256(text).hexdigest()[:HEX] for text in texts], HASH)
+
+    def global_fingerprint(self, stage: Stage) -> str:
+        """What `run.global_fingerprint` says of the shards that got here, without making their views."""
+        pieces: list[tuple[np.ndarray, Iterator[bytes]]] = []
+        for group, waits in self._groups:
+            if waits is None and len(group.shards):
+                marked = _Marked(self.chain, group)
+                record = [marked.shard, marked.view.uids, self.chain.inputs(stage, marked.view)]
+                pieces.append((group.shards, marked.fill(canonical_json(record))))
+        shards = np.concatenate([shards for shards, _ in pieces]) if pieces else np.empty(0, np.int64)
+        texts = [text for _, filled in pieces for text in filled]
+        before, after = canonical_json({"made_by": self.chain.made_by(stage), "inputs": ["@"]}).split(b'["@"]', 1)
+        state = hashlib.sha256(before + b"[")
+        for count, at in enumerate(np.argsort(shards, kind="stable").tolist()):
+            state.update(b"," + texts[at] if count else texts[at])
+        state.update(b"]" + after)
+        return state.hexdigest()[:HEX]
+
+    # What callers ask.
+
+    def table(self, stage: str) -> StageTable:
+        if stage not in self.tables:
+            self.tables[stage] = load_stage(self.chain, stage)
+        return self.tables[stage]
+
+    def pending(self) -> list[int]:
+        """Shards with something left to do, in order."""
+        return sorted(int(shard) for group, waits in self._groups if waits is not None for shard in group.shards)
+
+    def finished(self) -> list[int]:
+        return sorted(int(shard) for group, waits in self._groups if waits is None for shard in group.shards)
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """stage → shards that it is committed for, and samples that came out."""
+        found = {stage.name: {"shards": 0, "samples": 0} for stage in self.chain.recipe.stages}
+        for group, _ in self._groups:
+            for name, (part, rows) in group.way.items():
+                found[name]["shards"] += len(rows)
+                found[name]["samples"] += int(part.rows_out[rows].sum())
+        return found
+
+    def waiting(self) -> dict[int, Stage]:
+        """shard → the stage it waits for, of those that wait, in order."""
+        found = {int(shard): waits for group, waits in self._groups if waits is not None for shard in group.shards}
+        return dict(sorted(found.items()))
+
+    def rows_out(self) -> dict[int, int]:
+        """shard → samples it has after the last committed stage."""
+        found: dict[int, int] = {}
+        for group, _ in self._groups:
+            if group.way:
+                part, rows = next(reversed(group.way.values()))
+                found.update(zip(group.shards.tolist(), part.rows_out[rows].tolist(), strict=True))
+        return found
+
+    def entries(self, shard: int) -> list[Entry]:
+        """The entries in force of a shard, in the order of stages."""
+        group, at = self._place(shard)
+        way = self._groups[group][0].way
+        return [self.tables[stage].entry(int(part.rows[rows[at]])) for stage, (part, rows) in way.items()]
+
+    def entry(self, shard: int, stage: str) -> Entry:
+        """The entry in force of one stage of a shard that came that far."""
+        group, at = self._place(shard)
+        part, rows = self._groups[group][0].way[stage]
+        return self.tables[stage].entry(int(part.rows[rows[at]]))
+
+    def _place(self, shard: int) -> tuple[int, int]:
+        if self._found is None:
+            self._found = {
+                shard: (number, at)
+                for number, (group, _) in enumerate(self._groups)
+                for at, shard in enumerate(group.shards.tolist())
+            }
+        return self._found[shard]
+
+    def __getitem__(self, shard: int) -> tuple[View, Stage | None]:
+        view = View(shard)
+        for entry in self.entries(shard):
+            view = view.after(entry)
+        return view, self._groups[self._place(shard)[0]][1]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(sorted(int(shard) for group, _ in self._groups for shard in group.shards))
+
+    def __len__(self) -> int:
+        return sum(len(group.shards) for group, _ in self._groups)
+
+
+class _Marked:
+    """The view of a group with marks in the place of what differs from shard to shard."""
+
+    def __init__(self, chain: Chain, group: _Group) -> None:
+        self.group = group
+        self.shard = _mark("shard", 0)
+        columns: dict[str, Column] = {}
+        uids = ""
+        for stage, (part, _) in group.way.items():
+            columns.update({name: Column("", _mark(stage, i)) for i, name in enumerate(part.names)})
+            uids = _mark(stage, "uids")
+        self.view = View(0, uids=uids, columns=columns, entries={stage: _mark(stage, "entry") for stage in group.way})
+
+    def fill(self, text: bytes) -> Iterator[bytes]:
+        """The text for each shard, its marks filled in."""
+        pieces = re.split(rb'"?\x7f' + TOKEN.encode() + rb'([^\x7f]*)\x7f"?', text)
+        literals = [piece.replace(b"%", b"%%") for piece in pieces[::2]]
+        marks = [tuple(mark.decode().rsplit(":", 1)) for mark in pieces[1::2]]
+        form = literals[0] + b"".join(
+            (b"%d" if mark[0] == "shard" else b'"%b"') + literal for mark, literal in zip(marks, literals[1:], strict=True)
+        )
+        if not marks:
+            return (text for _ in range(len(self.group.shards)))
+        values = {mark: self._values(*mark) for mark in dict.fromkeys(marks)}
+        return (form % row for row in zip(*(values[mark] for mark in marks), strict=True))
+
+    def _values(self, stage: str, what: str) -> list[Any]:
+        if stage == "shard":
+            return self.group.shards.tolist()
+        part, rows = self.group.way[stage]
+        array = {"uids": part.uids, "entry": part.fingerprints}.get(what)
+        return (part.hashes[:, int(what)] if array is None else array)[rows].tolist()
+
+
+def _mark(stage: str, what: str | int) -> str:
+    return f"\x7f{TOKEN}{stage}:{what}\x7f"  # a control character that JSON leaves as it is

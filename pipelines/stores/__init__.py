@@ -1,0 +1,50 @@
+"""Where a run lives: a folder, or a prefix of an object store. `place` turns what a user writes into something that acts like a `Path`.
+
+A store has to offer what `base.Store` lists, above all `create`, which publishes under a name unless the name is taken. Which call
+does that differs: `If-None-Match: *` on S3, `if_generation_match=0` on GCS, a rename that does not overwrite on HDFS.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from pathlib import Path
+from typing import cast
+
+from pipelines.stores.base import Store, StoreError
+from pipelines.stores.remote import Place
+
+URL = re.compile(r"^(s3|gs|hdfs|memory):/+([^/]+)(?:/(.*))?$")
+
+
+def place(root: str | Path) -> Path:
+    """A local path as it is; a place in a store for `s3://bucket/prefix`, `gs://…` and `hdfs://host:port/…`.
+
+    A `Place` is given out as a `Path`: it has the methods of one that this project uses, and is refused where a local file is needed.
+    """
+    if isinstance(root, Place):
+        return cast(Path, root)
+    found = URL.match(str(root))
+    if found is None:
+        if re.match(r"^[a-z0-9]+://", str(root)):
+            raise StoreError(f"{root}: unknown kind of store. Known are a local folder, s3://, gs:// and hdfs://")
+        return Path(root)
+    scheme, bucket, key = found.groups()
+    return cast(Path, Place(f"{scheme}:", bucket, *filter(None, (key or "").split("/"))))
+
+
+@lru_cache(maxsize=16)
+def store_of(scheme: str, bucket: str) -> Store:
+    """The store that holds a bucket; one client for all that a process does there."""
+    if scheme == "s3":
+        from pipelines.stores.s3 import S3Store
+
+        return S3Store(bucket)
+    from pipelines.stores.others import ArrowStore, FsspecStore
+
+    if scheme == "hdfs":
+        return ArrowStore.hdfs(bucket)
+    return FsspecStore({"gs": "gcs"}.get(scheme, scheme), bucket)
+
+
+__all__ = ["Place", "Store", "StoreError", "place", "store_of"]

@@ -1,0 +1,52 @@
+"""What a run needs of a store: a handful of calls on whole objects, all of which are all or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+
+class StoreError(ValueError):
+    """A store that cannot be used; says why and what to change."""
+
+
+class Store(Protocol):
+    """Objects under keys, `/` between their parts. A reader sees an object whole or not at all.
+
+    Missing objects raise FileNotFoundError; a store that is away raises OSError.
+    """
+
+    def read(self, key: str, offset: int = 0, size: int | None = None) -> bytes:
+        """An object, or `size` bytes of it from `offset`."""
+        ...
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write, or replace, in one step."""
+        ...
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write unless there is such an object; True for the one caller that wrote it, also when he had to ask twice."""
+        ...
+
+    def upload(self, file: Path, key: str) -> None:
+        """Put a local file of any size; nothing is visible before all of it is there."""
+        ...
+
+    def download(self, key: str, file: Path) -> None: ...
+
+    def copy(self, source: str, target: str) -> None: ...
+
+    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """Keys that begin with `prefix`, with their sizes, in order."""
+        ...
+
+    def below(self, prefix: str) -> Iterator[tuple[str, bool]]:
+        """Names right below `prefix`, which is empty or ends in `/`, and whether each is a folder: has more parts after it."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove; nothing happens where there is none."""
+        ...
+
+    def size(self, key: str) -> int: ...

@@ -1,0 +1,168 @@
+"""Stores by way of fsspec (GCS) and of Arrow (HDFS). What they claim of `create` is tried out before a run begins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from pipelines.stores.base import StoreError
+
+
+class FsspecStore:
+    """A file system of fsspec that knows `pipe_file(mode="create")`: gcsfs sends it as `if_generation_match=0`."""
+
+    def __init__(self, protocol: str, bucket: str) -> None:
+        import fsspec
+
+        try:
+            self.fs: Any = fsspec.filesystem(protocol, use_listings_cache=False)
+        except ImportError as error:
+            raise StoreError(f"a root on {protocol} needs a package: {error}") from error
+        self.bucket = bucket
+
+    def _path(self, key: str) -> str:
+        return f"{self.bucket}/{key}"
+
+    def read(self, key: str, offset: int = 0, size: int | None = None) -> bytes:
+        return self.fs.cat_file(self._path(key), start=offset or None, end=None if size is None else offset + size)
+
+    def put(self, key: str, data: bytes) -> None:
+        self.fs.pipe_file(self._path(key), data)
+
+    def create(self, key: str, data: bytes) -> bool:
+        try:
+            self.fs.pipe_file(self._path(key), data, mode="create")
+        except FileExistsError:
+            return self.read(key) == data  # a request that was sent again meets its own object
+        return True
+
+    def upload(self, file: Path, key: str) -> None:
+        self.fs.put_file(str(file), self._path(key))
+
+    def download(self, key: str, file: Path) -> None:
+        self.fs.get_file(self._path(key), str(file))
+
+    def copy(self, source: str, target: str) -> None:
+        self.fs.cp_file(self._path(source), self._path(target))
+
+    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+        folder = self._path(prefix).rstrip("/")
+        cut = len(self.fs._strip_protocol(self.bucket)) + 1
+        try:
+            found = self.fs.find(folder, detail=True)
+        except FileNotFoundError:
+            return
+        yield from sorted((path[cut:], int(about["size"])) for path, about in found.items() if path[cut:].startswith(prefix))
+
+    def below(self, prefix: str) -> Iterator[tuple[str, bool]]:
+        return _below(self, prefix)
+
+    def delete(self, key: str) -> None:
+        try:
+            self.fs.rm_file(self._path(key))
+        except FileNotFoundError:
+            return
+
+    def size(self, key: str) -> int:
+        about = self.fs.info(self._path(key))
+        if about["type"] != "file":
+            raise FileNotFoundError(self._path(key))
+        return int(about["size"])
+
+
+class ArrowStore:
+    """A file system of Arrow whose rename does not overwrite: HDFS. `base` is a folder of it."""
+
+    def __init__(self, fs: Any, base: str) -> None:
+        self.fs = fs
+        self.base = base.rstrip("/")
+
+    @classmethod
+    def hdfs(cls, host: str) -> ArrowStore:
+        from pyarrow.fs import HadoopFileSystem
+
+        try:
+            return cls(HadoopFileSystem.from_uri(f"hdfs://{host}"), "")
+        except (OSError, ValueError) as error:
+            raise StoreError(f"hdfs://{host}: {error}. Arrow needs libhdfs, JAVA_HOME and CLASSPATH for it") from error
+
+    def _path(self, key: str) -> str:
+        return f"{self.base}/{key}"
+
+    def _scratch(self, key: str) -> str:
+        folder, _, name = self._path(key).rpartition("/")
+        self.fs.create_dir(folder, recursive=True)
+        return f"{folder}/.{name}.{uuid4().hex[:12]}.tmp"
+
+    def _write(self, path: str, data: bytes) -> None:
+        with self.fs.open_output_stream(path) as stream:
+            stream.write(data)
+
+    def read(self, key: str, offset: int = 0, size: int | None = None) -> bytes:
+        with self.fs.open_input_file(self._path(key)) as file:
+            whole = file.size()
+            return file.read_at(min(size, max(0, whole - offset)) if size is not None else whole - offset, offset)
+
+    def put(self, key: str, data: bytes) -> None:
+        scratch = self._scratch(key)
+        self._write(scratch, data)
+        self.delete(key)
+        self.fs.move(scratch, self._path(key))
+
+    def create(self, key: str, data: bytes) -> bool:
+        scratch = self._scratch(key)
+        self._write(scratch, data)
+        try:
+            self.fs.move(scratch, self._path(key))
+        except OSError:
+            self.fs.delete_file(scratch)
+            return self.read(key) == data
+        return True
+
+    def upload(self, file: Path, key: str) -> None:
+        scratch = self._scratch(key)
+        with file.open("rb") as source, self.fs.open_output_stream(scratch) as stream:
+            while piece := source.read(1 << 20):
+                stream.write(piece)
+        self.fs.move(scratch, self._path(key))
+
+    def download(self, key: str, file: Path) -> None:
+        with self.fs.open_input_stream(self._path(key)) as stream, file.open("wb") as target:
+            while piece := stream.read(1 << 20):
+                target.write(piece)
+
+    def copy(self, source: str, target: str) -> None:
+        self.fs.copy_file(self._path(source), self._path(target))
+
+    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+        from pyarrow.fs import FileSelector, FileType
+
+        folder = self._path(prefix).rpartition("/")[0]
+        found = self.fs.get_file_info(FileSelector(folder or "/", allow_not_found=True, recursive=True))
+        cut = len(self.base) + 1
+        hits = sorted((info.path[cut:], info.size) for info in found if info.type == FileType.File)
+        yield from ((key, size) for key, size in hits if key.startswith(prefix))
+
+    def below(self, prefix: str) -> Iterator[tuple[str, bool]]:
+        return _below(self, prefix)
+
+    def delete(self, key: str) -> None:
+        try:
+            self.fs.delete_file(self._path(key))
+        except FileNotFoundError:
+            return
+
+    def size(self, key: str) -> int:
+        from pyarrow.fs import FileType
+
+        info = self.fs.get_file_info(self._path(key))
+        if info.type != FileType.File:
+            raise FileNotFoundError(self._path(key))
+        return int(info.size)
+
+
+def _below(store: FsspecStore | ArrowStore, prefix: str) -> Iterator[tuple[str, bool]]:
+    rests = (key[len(prefix) :] for key, _ in store.list(prefix))
+    yield from sorted({(rest.partition("/")[0], "/" in rest) for rest in rests})

@@ -1,0 +1,220 @@
+"""Compaction: the same entries before, during and after, whoever is killed or late."""
+
+import threading
+
+import pytest
+from in_process import run_here
+
+from pipelines import compact as compaction
+from pipelines.compact import compact
+from pipelines.config import load_recipe
+from pipelines.gc import collect
+from pipelines.ledger import DataFile, Entry, Ledger
+from pipelines.run import look, reach
+from pipelines.view import View
+
+MARK = "faulty_operators:Mark"
+
+
+def entry(shard, attempt="a", stage="size", fingerprint=None, columns=("width",)):
+    name = f"{stage}/{shard:05d}.{attempt}.parquet"
+    return Entry(
+        stage=stage,
+        fingerprint=fingerprint or f"{shard:032x}",
+        shard=shard,
+        attempt=attempt,
+        files={"data": DataFile(name, 10, "0" * 64), "rejects": DataFile(f"rejects/{name}", 5, "1" * 64)},
+        rows_in=5,
+        rows_out=4,
+        rejects={"ribbon": 1},
+        parts={},
+        uids=f"{shard + 7:032x}",
+        columns={column: f"{shard + i:032x}" for i, column in enumerate(columns)},
+        inputs={"row": "2" * 32},
+        made_by={"operators": {"size": {"version": 1, "settings": {"max": 3.0}}}, "é": None},
+        seconds=0.125,
+        usage={"requests": 3},
+    )
+
+
+def fill(run, entries):
+    entries = list(entries)
+    ledger = Ledger(run)
+    for one in entries:
+        for file in one.files.values():
+            (run / file.path).parent.mkdir(parents=True, exist_ok=True)
+            (run / file.path).write_bytes(b"x")
+        assert ledger.publish(one) == one
+    return sorted(entries, key=lambda one: (one.stage, one.shard))
+
+
+def everything(ledger):
+    return sorted(ledger.entries(), key=lambda one: (one.stage, one.shard))
+
+
+def test_entries_come_back_as_they_were_and_the_small_files_are_gone(tmp_path):
+    put = fill(
+        tmp_path, [*map(entry, range(9)), entry(3, stage="late", columns=()), entry(4, stage="late", columns=("b", "a"))]
+    )
+    before = [one.to_json() for one in put]
+    assert compact(Ledger(tmp_path)).taken == len(put)
+    fresh = Ledger(tmp_path)
+    assert [one.to_json() for one in everything(fresh)] == before
+    assert [fresh.get(one.stage, one.fingerprint, one.shard) for one in put] == put
+    assert fresh.get("size", "f" * 32, 3) is None and fresh.get("none", "f" * 32, 3) is None
+    left = [path.parent.name for path in (tmp_path / "ledger").rglob("*.json")]
+    assert set(left) == {"@compacted"}
+    assert compact(fresh).taken == 0
+
+
+def test_a_reader_that_loaded_before_a_compaction_misses_nothing(tmp_path):
+    put = fill(tmp_path, map(entry, range(4)))
+    reader = Ledger(tmp_path)
+    assert reader.get("size", put[0].fingerprint, 0) == put[0]
+    compact(Ledger(tmp_path))
+    more = fill(tmp_path, map(entry, range(4, 8)))
+    compact(Ledger(tmp_path))
+    assert [reader.get("size", one.fingerprint, one.shard) for one in put + more] == put + more
+    assert everything(reader) == put + more
+
+
+def test_a_late_writer_adopts_what_was_compacted_and_leaves_no_file(tmp_path):
+    first = entry(1, attempt="first")
+    late = Ledger(tmp_path)
+    late.get("size", first.fingerprint, 1)  # it began before the other committed
+    fill(tmp_path, [first])
+    compact(Ledger(tmp_path))
+    second = entry(1, attempt="second")
+    for file in second.files.values():
+        (tmp_path / file.path).write_bytes(b"y")
+    assert late.publish(second) == first
+    assert not late.path("size", first.fingerprint, 1).exists()
+    assert not any((tmp_path / file.path).exists() for file in second.files.values())
+    assert everything(Ledger(tmp_path)) == [first]
+
+
+def test_a_small_file_that_a_killed_late_writer_left_hides_nothing(tmp_path):
+    (first,) = fill(tmp_path, [entry(1, attempt="first")])
+    compact(Ledger(tmp_path))
+    stray = Ledger(tmp_path).path("size", first.fingerprint, 1)
+    stray.parent.mkdir(parents=True)
+    stray.write_bytes(entry(1, attempt="late").to_json())
+    assert Ledger(tmp_path).get("size", first.fingerprint, 1) == first
+    assert everything(Ledger(tmp_path)) == [first]
+    assert compact(Ledger(tmp_path)).taken == 0 and not stray.exists()
+
+
+class Killed(BaseException):
+    pass
+
+
+KILLS = ("_write", "_publish", "create_if_absent", "write_new", "remove_loose")
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("step", KILLS)
+def test_killed_at_any_step_the_entries_are_all_there_and_the_next_one_ends_it(tmp_path, monkeypatch, step, when):
+    put = fill(tmp_path, map(entry, range(5)))
+    owner = Ledger if step == "remove_loose" else compaction
+    real = getattr(owner, step)
+
+    def killed(*arguments, **options):
+        if when == "after":
+            real(*arguments, **options)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, step, killed)
+        with pytest.raises(Killed):
+            compact(Ledger(tmp_path))
+    assert everything(Ledger(tmp_path)) == put
+    compact(Ledger(tmp_path))
+    assert everything(Ledger(tmp_path)) == put
+    collect(tmp_path, delete=True)
+    assert everything(Ledger(tmp_path)) == put
+    named = {name for names in compaction.newest(Ledger(tmp_path)).segments.values() for name in names}
+    assert {path.name for path in (tmp_path / "ledger" / "@compacted").glob("*.parquet")} == named
+
+
+def test_writers_readers_and_two_compactions_at_once_agree_on_every_entry(tmp_path, monkeypatch):
+    monkeypatch.setattr(compaction, "BATCH", 7)
+    monkeypatch.setattr(compaction, "MERGE_AT", 3)
+    shards, won, wrong, over = 120, {}, [], threading.Event()
+
+    def write(name):
+        ledger = Ledger(tmp_path)
+        for shard in range(shards):
+            held = ledger.publish(entry(shard, attempt=f"{name}{shard}"))
+            if won.setdefault(shard, held.attempt) != held.attempt:
+                wrong.append(f"shard {shard}: {won[shard]} and {held.attempt} both won")
+
+    def squeeze():
+        while not over.is_set():
+            compact(Ledger(tmp_path))
+
+    def read():
+        ledger = Ledger(tmp_path)
+        while not over.is_set():
+            for shard, attempt in list(won.items()):
+                found = ledger.get("size", f"{shard:032x}", shard)
+                if found is None or found.attempt != attempt:
+                    wrong.append(f"shard {shard}: {attempt} won, read {found and found.attempt}")
+
+    writers = [threading.Thread(target=write, args=(name,)) for name in "abc"]
+    others = [threading.Thread(target=work) for work in (squeeze, squeeze, read)]
+    [thread.start() for thread in writers + others]
+    [thread.join() for thread in writers]
+    over.set()
+    [thread.join() for thread in others]
+    assert not wrong
+    compact(Ledger(tmp_path))
+    assert {one.shard: one.attempt for one in everything(Ledger(tmp_path))} == won
+
+
+def test_many_segments_are_joined_and_the_old_ones_collected(tmp_path, monkeypatch):
+    monkeypatch.setattr(compaction, "MERGE_AT", 3)
+    put = []
+    for start in range(0, 12, 2):
+        put += fill(tmp_path, [entry(start), entry(start + 1)])
+        compact(Ledger(tmp_path))
+    reader = Ledger(tmp_path)
+    assert len(reader.generation.segments["size"]) < 3
+    assert collect(tmp_path, delete=True)[0] > 0
+    assert everything(reader) == everything(Ledger(tmp_path)) == put
+
+
+STAGES = {
+    "first": {"operator": MARK, "refuse_from": 18},
+    "dedup": {},
+    "select": {"keep": "mark != 7"},
+    "again": {"operator": MARK},
+}
+
+
+def test_what_is_done_is_found_the_same_small_compacted_and_mixed(make_recipe, tmp_path):
+    """The walk over columns against the walk along single entries."""
+    recipe = load_recipe(make_recipe({**STAGES, "dedup": {"operator": MARK}}))
+    run_here(recipe, tmp_path / "runs", shards=3)
+
+    def found():
+        chain = look(recipe, tmp_path / "runs")
+        at = reach(chain, chain.shards())
+        walked = {shard: chain.advance(View(shard), recipe.stages) for shard in chain.shards()}
+        assert dict(at) == walked
+        assert at.pending() == [3] and at.finished() == [0, 1, 2]
+        assert at.counts()["select"] == {"shards": 3, "samples": 14}
+        assert at.waiting()[3].name == "source" and at.rows_out() == {0: 5, 1: 4, 2: 5}
+        return dict(at)
+
+    small = found()
+    ledger = Ledger(tmp_path / "runs" / "tiny")
+    compact(ledger)
+    assert found() == small
+    run_here(
+        load_recipe(make_recipe({**STAGES, "dedup": {"operator": MARK}}), ["select.keep=mark != 8"]),
+        tmp_path / "runs",
+        shards=3,
+    )
+    assert found() == small, "entries of another setting were taken for this one's"
+    compact(ledger)
+    assert found() == small

@@ -1,0 +1,125 @@
+"""A whole small recipe with its root on S3: run, resumed, shown, reported, compacted, collected; and its root moved elsewhere."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+import yaml
+from in_process import run_here
+from picture_server import picture
+from s3_server import BUCKET, s3_server
+
+from pipelines import rejects
+from pipelines.compact import compact
+from pipelines.config import load_recipe
+from pipelines.durable import files
+from pipelines.gc import collect
+from pipelines.plan import make_plan
+from pipelines.report import write_report
+from pipelines.run import RunBusy, lock, look, reach
+from pipelines.show import show
+from pipelines.stores import place
+
+
+@pytest.fixture(scope="module")
+def server():
+    with s3_server() as url:
+        yield url
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """Six pictures 60, 70 … 110 wide, three a shard; those below 75 are refused."""
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for i in range(6):
+        (pictures / f"{i}.jpg").write_bytes(picture(60 + 10 * i, 50, seed=50 * i))
+        (pictures / f"{i}.txt").write_text(f"a red cat, number {i}")
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump({"format": "folder", "tables": str(pictures), "language": "en"}))
+    stages = {
+        "download": {},
+        "size": {},
+        "select": {"keep": "width >= 75"},
+        "dedup": {"operator": "faulty_operators:Mark"},
+        "pack": {},
+    }
+    body = {"recipe": "six", "sources": [str(tmp_path / "own.yaml")], "shard_size": 3, "disk_floor_gb": 0, "stages": stages}
+    (tmp_path / "six.yaml").write_text(yaml.safe_dump(body, sort_keys=False))
+    return load_recipe(tmp_path / "six.yaml")
+
+
+def names(run):
+    return sorted(str(path.relative_to(run)) for path in files(run, deep=True))
+
+
+def test_a_recipe_runs_on_s3_as_it_does_in_a_folder(server, recipe, tmp_path):
+    root = place(f"s3://{BUCKET}/runs")
+    here = run_here(recipe, tmp_path / "local")
+    there = run_here(recipe, root)
+    uids = set()
+    for shard in ("00000", "00001"):
+        packed = (there.run / "shards" / f"{shard}.tar").read_bytes()
+        assert packed == (here.run / "shards" / f"{shard}.tar").read_bytes()
+        with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
+            uids |= {name[:32] for name in tar.getnames()}
+    assert len(uids) == 4
+    assert {name.split("/")[0] for name in names(there.run)} == {path.name for path in here.run.iterdir()}
+
+    chain = look(recipe, root)
+    assert not reach(chain, chain.shards()).pending()
+    assert rejects.count(chain)["select"]["samples"].total() == 2
+    uid = min(uids)
+    told = show(chain, uid, tmp_path / "picture.jpg")
+    assert told["fate"] == "kept" and len((tmp_path / "picture.jpg").read_bytes()) == told["picture"]["size"]
+    assert make_plan(chain, chain.shards()).stages[-1].shards_to_do == 0
+    assert uid[:8] in write_report(chain, [], []).read_text()
+
+    before = dict(reach(chain, chain.shards()))
+    assert compact(chain.ledger).taken == 2 * len(recipe.stages)
+    chain = look(recipe, root)
+    assert dict(reach(chain, chain.shards())) == before
+    (root / "six" / "images").store.put(f"{(root / 'six' / 'images' / 'left.tar').key}", b"x")
+    assert collect(root / "six", delete=True) == (1, 1)
+    assert sum("ledger/" in name and "@compacted" not in name for name in names(there.run)) == 0
+
+
+def test_a_run_begun_in_a_folder_goes_on_in_a_store_and_back(server, recipe, tmp_path):
+    run_here(recipe, tmp_path / "local", shards=1)
+    moved = place(f"s3://{BUCKET}/moved")
+    for path in (path for path in (tmp_path / "local").rglob("*") if path.is_file()):
+        key = moved / str(path.relative_to(tmp_path / "local"))
+        key.store.upload(path, key.key)
+    chain = look(recipe, moved)
+    assert reach(chain, chain.shards()).finished() == [0] or reach(chain, chain.shards()).pending() == [0, 1]
+    done = {path: (moved / path).read_bytes() for path in names(moved) if "/ledger/" in f"/{path}"}
+    run_here(recipe, moved)
+    assert {path: (moved / path).read_bytes() for path in done} == done, "what was committed elsewhere was done again"
+    for path in files(moved, deep=True):
+        target = tmp_path / "back" / str(path.relative_to(moved))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    chain = look(recipe, tmp_path / "back")
+    assert reach(chain, chain.shards()).pending() == []
+
+
+def test_the_lock_of_a_dead_process_is_taken_and_that_of_a_living_one_is_not(server):
+    run = place(f"s3://{BUCKET}/locked")
+    with lock(run), pytest.raises(RunBusy, match="is in use by process"), lock(run):
+        pass
+    assert not (run / "run.lock").exists()
+    (run / "run.lock").store.put((run / "run.lock").key, b'{"host": "elsewhere", "pid": 1, "started": 1}')
+    with pytest.raises(RunBusy, match="elsewhere"), lock(run):
+        pass
+    import socket
+
+    dead = f'{{"host": "{socket.gethostname()}", "pid": 1, "started": 1}}'
+    (run / "run.lock").store.put((run / "run.lock").key, dead.encode())
+    with lock(run):
+        assert b'"started":1}' not in (run / "run.lock").read_bytes()
+
+
+def test_a_folder_named_like_a_url_is_never_made(server, recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_here(recipe, Path(f"s3://{BUCKET}/once"), shards=1)
+    assert not (tmp_path / "s3:").exists()

@@ -113,6 +113,14 @@ class LongNegative(Strict):
         _inside(self.span, self.text)
         if self.text == self.original:
             raise ValueError("equals its original")
+        start, end = self.span
+        after = self.text[end:]
+        if (
+            len(after) + start > len(self.original)
+            or self.original[:start] != self.text[:start]
+            or not self.original.endswith(after)
+        ):
+            raise ValueError(f"differs from its original outside span {list(self.span)}")
         return self
 
 

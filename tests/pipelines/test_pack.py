@@ -320,3 +320,20 @@ assert [s["__key__"] for s in streamed] == [s["__key__"] for s in data]
     command = [sys.executable, "-c", script, str(shards), str(tmp_path / "cache")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_half_truths_of_the_operator_reach_the_shard(tmp_path):
+    from operators.columns import LONG_NEGATIVES
+    from operators.long_negatives import LongNegatives
+
+    caption = "A red ball lies on the left. Next to it stands a wooden chair."
+    made = LongNegatives(captions={"long_caption_en": "en"})(
+        pa.table({"uid": [uid(0)], "long_caption_en": [caption], "regions": pa.array([[]], REGIONS)})
+    ).kept["long_negatives"]
+    assert made.type == LONG_NEGATIVES
+    tar = tmp_path / "0.tar"
+    outcome = write(tar, row(long_caption_en=caption, long_negatives=made.to_pylist()[0]))
+    ((half,),) = (record["long_negatives"] for record in records(tar))
+    assert outcome.rejects == [] and validate_shard(tar).ok
+    start, end = half["span"]
+    assert half["original"] == caption and half["text"][:start] == caption[:start] and caption.endswith(half["text"][end:])

@@ -134,6 +134,7 @@ REGION, NEGATIVE = ("regions", 0), ("regions", 0, "negatives", 0)
         ((*NEGATIVE, "span"), [-1, 2], "json.regions[0].negatives[0].span[0]", "greater than or equal to 0"),
         ((*NEGATIVE, "original"), "0", "json.regions[0].negatives[0]", "nothing is changed"),
         (("long_negatives", 0, "text"), "a big dog sits", "json.long_negatives[0]", "equals its original"),
+        (("long_negatives", 0, "text"), "a big cat lies", "json.long_negatives[0]", "outside span [6, 9]"),
         (("scores", "clip"), "high", "json.scores.clip", "valid number"),
         (("provenance", "recaption", "model"), {"name": "x"}, "json.provenance.recaption.model", "valid string"),
     ],

@@ -18,6 +18,7 @@ from pipelines.ledger import Ledger
 from pipelines.sources import Source
 from pipelines.tables import REQUEUED, Table, Tables
 from pipelines.view import View
+from pipelines.withheld import Withheld
 from prompts.load import load as load_prompt
 
 SOURCE_VERSION = 1
@@ -42,6 +43,7 @@ class Chain:
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.run)
         self.tables = Tables(self.run)
+        self.withheld = Withheld(self.run, self.tables)
         self._made_by: dict[str, dict[str, Any]] = {}
 
     def made_by(self, stage: Stage) -> dict[str, Any]:
@@ -82,6 +84,9 @@ class Chain:
         record = {"made_by": self.made_by(stage), "inputs": self.inputs(stage, view), "uids": view.uids}
         if stage.kind == "pack":
             record["provenance"] = self.provenance(view)
+            gone = [*self.withheld.of(view), *sorted(self.withheld.taken.get(view.shard, ()))]
+            if gone:
+                record["without"] = gone
         return record
 
     def source_record(self, shard: int) -> dict[str, Any]:

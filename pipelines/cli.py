@@ -236,6 +236,26 @@ def rejects(
 
 
 @app.command()
+def retry(recipe: RecipeName, overrides: Overrides = None, root: Root = ROOT, prompts: Prompts = None) -> None:
+    """Put back what could not be fetched for a reason that may pass (time-outs, 5xx, a host that was down), in new shards."""
+    from pipelines import rejects as refusals
+    from pipelines.run import lock, look
+
+    chain = look(load_recipe(recipe, overrides or []), root, prompts)
+    with lock(chain.run):
+        table = refusals.retry(chain)
+    if table is None:
+        console.print(
+            "nothing to fetch again: no refusal of the download is of a kind that may pass, or all were put back before"
+        )
+    else:
+        console.print(
+            f"{table.rows:,} samples put back in {table.shards} new shards; run `fineloom run {recipe} --root {root}`",
+            markup=False,
+        )
+
+
+@app.command()
 def show(
     recipe: RecipeName,
     uid: Annotated[str, typer.Argument(help="Identity of a sample, or the beginning of one.")],

@@ -26,7 +26,7 @@ from pipelines.config import Stage
 from pipelines.monitor import Failure
 from pipelines.reach import Reach
 from pipelines.view import View, read_columns
-from pipelines.worker import StopRun, Worker
+from pipelines.worker import StopRun, Worker, set_aside
 
 MAX_STARTS = 3
 """A shard that was begun this often without an end has killed its workers."""
@@ -235,7 +235,9 @@ def run_global(chain: Chain, stage: Stage, done: list[Stage], shards: list[int],
     reached = Reach(chain, shards)
     reached.advance(done)
     views = [reached[shard][0] for shard in shards]
-    pieces = [read_columns(chain.run, view, stage.reads(), stage.optional()) for view in views]
+    wholes = [read_columns(chain.run, view, stage.reads(), stage.optional()) for view in views]
+    asides = [set_aside(chain, view, whole) for view, whole in zip(views, wholes, strict=True)]
+    pieces = [piece for piece, _ in asides]
     stage.operator.setup()
     outcome = stage.operator(pa.concat_tables(pieces))
     rejects: dict[str, list[Any]] = {}
@@ -243,7 +245,7 @@ def run_global(chain: Chain, stage: Stage, done: list[Stage], shards: list[int],
         rejects.setdefault(reject.uid, []).append(reject)
     at = 0
     kept_uids = outcome.kept["uid"].to_pylist()
-    for view, piece in zip(views, pieces, strict=True):
+    for view, whole, (piece, gone_before) in zip(views, wholes, asides, strict=True):
         uids = piece["uid"].to_pylist()
         mine = [reject for uid in uids for reject in rejects.get(uid, [])]
         gone = {reject.uid for reject in mine if reject.item is None}
@@ -255,7 +257,12 @@ def run_global(chain: Chain, stage: Stage, done: list[Stage], shards: list[int],
         at += count
         attempt = Attempt(chain.run, stage.name, view.shard, fingerprint)
         attempt.commit(
-            chain.ledger, piece["uid"], Made(kept, mine), stage.writes(), chain.inputs(stage, view), chain.made_by(stage)
+            chain.ledger,
+            whole["uid"],
+            Made(kept, [*gone_before, *mine]),
+            stage.writes(),
+            chain.inputs(stage, view),
+            chain.made_by(stage),
         )
 
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from pipelines.config import Stage
 
 HASH = f"S{HEX}"
+NOWHERE = -1
+"""A number that no shard has."""
 TOKEN = uuid4().hex
 """Begins every mark, so that no setting or prompt can look like one."""
 
@@ -176,7 +178,25 @@ class Reach(Mapping[int, tuple[View, "Stage | None"]]):
             return np.full(len(group.shards), self.chain.globals[stage.name].encode(), HASH)
         marked = _Marked(self.chain, group)
         texts = marked.fill(canonical_json(self.chain.fingerprint_record(stage, marked.view)))
-        return np.array([hashlib.sha256(text).hexdigest()[:HEX] for text in texts], HASH)
+        found = np.array([hashlib.sha256(text).hexdigest()[:HEX] for text in texts], HASH)
+        if stage.kind == "pack":
+            for at in self._withheld(group):
+                found[at] = self.chain.fingerprint(stage, self._view(group, at)).encode()
+        return found
+
+    def _withheld(self, group: _Group) -> Iterator[int]:
+        """Positions of the shards that hold samples which must not be handed over: these few have a record of their own."""
+        withheld = self.chain.withheld
+        if not withheld.refusers and not withheld.taken:
+            return
+        for at, shard in enumerate(group.shards.tolist()):
+
+            def entry_of(stage: str, at: int = at) -> str | None:
+                part, rows = group.way.get(stage, (None, None))
+                return None if part is None or rows is None else part.fingerprints[rows[at]].decode()
+
+            if shard in withheld.taken or withheld.matters(shard, entry_of):
+                yield at
 
     def global_fingerprint(self, stage: Stage) -> str:
         """What `run.global_fingerprint` says of the shards that got here, without making their views."""
@@ -234,9 +254,17 @@ class Reach(Mapping[int, tuple[View, "Stage | None"]]):
 
     def entries(self, shard: int) -> list[Entry]:
         """The entries in force of a shard, in the order of stages."""
-        group, at = self._place(shard)
-        way = self._groups[group][0].way
-        return [self.tables[stage].entry(int(part.rows[rows[at]])) for stage, (part, rows) in way.items()]
+        number, at = self._place(shard)
+        return self._entries(self._groups[number][0], at)
+
+    def _entries(self, group: _Group, at: int) -> list[Entry]:
+        return [self.tables[stage].entry(int(part.rows[rows[at]])) for stage, (part, rows) in group.way.items()]
+
+    def _view(self, group: _Group, at: int) -> View:
+        view = View(int(group.shards[at]))
+        for entry in self._entries(group, at):
+            view = view.after(entry)
+        return view
 
     def entry(self, shard: int, stage: str) -> Entry:
         """The entry in force of one stage of a shard that came that far."""
@@ -254,10 +282,9 @@ class Reach(Mapping[int, tuple[View, "Stage | None"]]):
         return self._found[shard]
 
     def __getitem__(self, shard: int) -> tuple[View, Stage | None]:
-        view = View(shard)
-        for entry in self.entries(shard):
-            view = view.after(entry)
-        return view, self._groups[self._place(shard)[0]][1]
+        number, at = self._place(shard)
+        group, waits = self._groups[number]
+        return self._view(group, at), waits
 
     def __iter__(self) -> Iterator[int]:
         return iter(sorted(int(shard) for group, _ in self._groups for shard in group.shards))
@@ -277,7 +304,7 @@ class _Marked:
         for stage, (part, _) in group.way.items():
             columns.update({name: Column("", _mark(stage, i)) for i, name in enumerate(part.names)})
             uids = _mark(stage, "uids")
-        self.view = View(0, uids=uids, columns=columns, entries={stage: _mark(stage, "entry") for stage in group.way})
+        self.view = View(NOWHERE, uids=uids, columns=columns, entries={stage: _mark(stage, "entry") for stage in group.way})
 
     def fill(self, text: bytes) -> Iterator[bytes]:
         """The text for each shard, its marks filled in."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import uuid4
 
@@ -14,11 +14,13 @@ import pyarrow.parquet as pq
 from operators.columns import BASE
 from pipelines.chain import Chain
 from pipelines.config import ConfigError, nearest
+from pipelines.download import is_retryable
 from pipelines.durable import read_table, sha256_file, write_new
 from pipelines.ledger import Entry
 from pipelines.run import reach
 from pipelines.tables import REQUEUED, Table
 from pipelines.view import View, read_columns
+from pipelines.withheld import FROM
 
 
 def entries_in_force(chain: Chain) -> Iterator[tuple[Entry, View]]:
@@ -52,11 +54,27 @@ def listed(chain: Chain, stage: str | None, reason: str | None) -> Iterator[dict
 
 
 def requeue(chain: Chain, reason: str, stage: str | None = None) -> Table | None:
-    """Put the samples refused for `reason` back as a new table with shards of its own; identities stay. None: there were none.
+    """Put the samples refused for `reason` back as a new table with shards of its own; identities stay. None: there were none."""
+    known: Counter[str] = Counter()
+    table = put_back(chain, lambda why: why == reason, stage, known)
+    if reason not in known:
+        raise ConfigError(f"no sample was refused for {reason!r}.{nearest(reason, list(known))}")
+    return table
+
+
+def retry(chain: Chain) -> Table | None:
+    """Put back what the download refused for a reason that may pass: dead time-outs, server errors; never 404 or an opt-out."""
+    stages = [stage.name for stage in chain.recipe.stages if stage.kind == "download"]
+    if not stages:
+        raise ConfigError(f"{chain.recipe.file}: no download stage, so nothing that could be fetched again")
+    return put_back(chain, is_retryable, stages[0], Counter())
+
+
+def put_back(chain: Chain, wanted: Callable[[str], bool], stage: str | None, known: Counter[str]) -> Table | None:
+    """Put back samples by the reason of their refusal; `known` counts the reasons met.
 
     A sample that was put back before and refused again is taken from its newest refusal only.
     """
-    known: Counter[str] = Counter()
     newest: dict[str, tuple[Entry, View]] = {}
     for entry, before in entries_in_force(chain):
         known.update(entry.rejects)
@@ -65,22 +83,32 @@ def requeue(chain: Chain, reason: str, stage: str | None = None) -> Table | None
             whole = table.filter(pc.is_null(table["item"]))
             for uid, why in zip(whole["uid"].to_pylist(), whole["reason"].to_pylist(), strict=True):
                 newest.pop(uid, None)
-                if why == reason:
+                if wanted(why):
                     newest[uid] = (entry, before)
-    if reason not in known:
-        raise ConfigError(f"no sample was refused for {reason!r}.{nearest(reason, list(known))}")
     back = already_requeued(chain)
     pieces = []
+    refused: dict[int, list[tuple[str, Entry]]] = {}
+    for uid, (entry, _) in newest.items():
+        refused.setdefault(entry.shard, []).append((uid, entry))
     for view in {entry.shard: before for entry, before in newest.values()}.values():
         if not view.uid_file:
-            raise ConfigError(f"samples refused by the source stage ({reason}) have no row to put back: mend the table instead")
+            raise ConfigError("samples refused by the source stage have no row to put back: mend the table instead")
         rows = read_columns(chain.run, view, pa.schema([column for column in BASE if column.name != "uid"]))
-        mine = {uid for uid, (entry, _) in newest.items() if entry.shard == view.shard and back.get(uid, -1) <= view.shard}
-        pieces.append(rows.filter(pc.is_in(rows["uid"], value_set=pa.array(sorted(mine), pa.string()))))
-    samples = pa.concat_tables(pieces).cast(BASE) if pieces else BASE.empty_table()
+        by = {uid: entry for uid, entry in refused.get(view.shard, ()) if back.get(uid, -1) <= view.shard}
+        rows = rows.filter(pc.is_in(rows["uid"], value_set=pa.array(sorted(by), pa.string()))).cast(BASE)
+        refusers = [by[uid] for uid in rows["uid"].to_pylist()]
+        origin = {"from_shard": [view.shard] * len(refusers), "from_stage": [entry.stage for entry in refusers]}
+        origin["from_fingerprint"] = [entry.fingerprint for entry in refusers]
+        for name, column in zip(FROM.names, pa.table(origin, FROM).columns, strict=True):
+            rows = rows.append_column(name, column)
+        pieces.append(rows)
+    samples = pa.concat_tables(pieces) if pieces else BASE.empty_table()
     if not samples.num_rows:
         return None
-    path = chain.run / "tables" / f"requeued.{uuid4().hex[:12]}.parquet"
+    # The same samples may be put back again: a name of its own makes the table another one.
+    name = f"requeued.{uuid4().hex[:12]}"
+    samples = samples.replace_schema_metadata({"table": name})
+    path = chain.run / "tables" / f"{name}.parquet"
     write_new(path, lambda p: pq.write_table(samples, p))
     size = chain.recipe.shard_size
     slices = [

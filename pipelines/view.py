@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from pipelines.durable import read_table
 from pipelines.ledger import Entry
+from pipelines.withheld import taken_down
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,11 @@ class View:
 
 
 def read_columns(run: Path, view: View, wanted: pa.Schema, optional: frozenset[str] = frozenset()) -> pa.Table:
-    """`uid` and the wanted columns for the survivors of `view`; a missing optional column is all null."""
+    """`uid` and the wanted columns for the survivors of `view` that were not taken down; a missing optional column is all null."""
     uids = read_table(run / view.uid_file, columns=["uid"])["uid"].combine_chunks()
+    taken = taken_down(run).get(view.shard)
+    if taken:  # also where the files were not purged yet
+        uids = uids.filter(pc.invert(pc.is_in(uids, value_set=pa.array(sorted(taken), pa.string()))))
     by_file: dict[str, list[str]] = {}
     for name in wanted.names:
         if name in view.columns:
@@ -70,7 +74,7 @@ def read_columns(run: Path, view: View, wanted: pa.Schema, optional: frozenset[s
     read: dict[str, pa.ChunkedArray] = {}
     for file, names in by_file.items():
         table = read_table(run / file, columns=["uid", *names])
-        if file != view.uid_file:
+        if file != view.uid_file or taken:
             rows = pc.index_in(uids, value_set=table["uid"].combine_chunks())
             if rows.null_count:
                 raise ValueError(f"{file}: lacks survivors of a later stage: the file is not the one that was committed")

@@ -31,6 +31,7 @@ from pipelines.sources import Slice, read_slice
 from pipelines.stores import Place, place
 from pipelines.tables import REQUEUED
 from pipelines.view import View, read_columns
+from pipelines.withheld import PUT_BACK
 
 DECODE_ROWS = 128
 """Pictures held decoded at a time by a batch stage."""
@@ -91,8 +92,12 @@ class Worker:
         if self.stage.kind == "pack":
             wanted = pa.schema([column for column in wanted if column.name in view.columns])
         table = read_columns(self.run, view, wanted, self.stage.optional())
+        came = table["uid"]
+        table, gone = set_aside(self.chain, view, table)
         make = {"batch": self._batch, "download": self._download, "pack": self._pack}[self.stage.kind]
-        return self._commit(view, attempt, table["uid"], make(view, table, attempt))
+        made = make(view, table, attempt)
+        made.rejects += gone
+        return self._commit(view, attempt, came, made)
 
     def _commit(self, view: View, attempt: Attempt, uids: pa.ChunkedArray, made: Made) -> Entry:
         inputs, made_by = self.chain.inputs(self.stage, view), self.chain.made_by(self.stage)
@@ -179,6 +184,8 @@ class Worker:
         table = await asyncio.to_thread(read_columns, self.run, view, self.stage.reads(), self.stage.optional())
         answers = self.run / "answers" / self.stage.name / shard_name(view.shard)
         store = await asyncio.to_thread(AnswerStore, answers, attempt.id)
+        came = table["uid"]
+        table, gone = await asyncio.to_thread(set_aside, self.chain, view, table)
         samples = table.to_pylist()
         results: list[tuple[dict[str, Any] | None, list[Reject]] | None] = [None] * len(samples)
         usage = {"requests": 0, "answers_found": 0, "prompt_tokens": 0, "output_tokens": 0}
@@ -206,10 +213,19 @@ class Worker:
                 await asyncio.to_thread(store.close)
         if operator.prompts:
             await self.client.check_identity()
-        rejects = [reject for result in results if result for reject in result[1]]
+        rejects = [*gone, *(reject for result in results if result for reject in result[1])]
         rows = [{"uid": s["uid"], **r[0]} for s, r in zip(samples, results, strict=True) if r is not None and r[0] is not None]
         kept = pa.Table.from_pylist(rows, schema=pa.schema([("uid", pa.string()), *self.stage.writes()]))
-        return await asyncio.to_thread(self._commit, view, attempt, table["uid"], Made(kept, rejects, usage=usage))
+        return await asyncio.to_thread(self._commit, view, attempt, came, Made(kept, rejects, usage=usage))
+
+
+def set_aside(chain: Chain, view: View, table: pa.Table) -> tuple[pa.Table, list[Reject]]:
+    """Without the samples that were put back and live in a later shard now, which are refused here."""
+    gone = chain.withheld.of(view, table["uid"])
+    if not gone:
+        return table, []
+    left = table.filter(pc.invert(pc.is_in(table["uid"], value_set=pa.array(gone, pa.string()))))
+    return left, [Reject(uid, PUT_BACK, "put back before: it lives in a later shard") for uid in gone]
 
 
 class PictureReader:

@@ -1,0 +1,100 @@
+"""Samples that a shard must not hand over any more: those put back into a later shard, and those that were taken down.
+
+    tables/requeued.*.parquet    rows put back, each with `from_shard` and the stage and fingerprint of the entry that refused it
+    tombstones/0000.json …       takedowns: uids by shard; never changed, and never removed
+
+A sample lives in one shard only: once it was put back, that is the later one, also if its first shard would take it now (other
+settings, a host that answers again). Where the entry that refused it is still in force there is nothing to withhold or to look at.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipelines.durable import files, open_read, read_table
+
+if TYPE_CHECKING:
+    from pipelines.tables import Tables
+    from pipelines.view import View
+
+FROM = pa.schema({"from_shard": pa.int64(), "from_stage": pa.string(), "from_fingerprint": pa.string()})
+"""Columns of a table of samples put back, beside those of the source."""
+PUT_BACK = "put_back"
+"""Reason under which a stage refuses a sample that lives in a later shard."""
+
+
+def tombstones(run: Path) -> list[dict]:
+    """Takedowns of a run, the first one first."""
+    found = (path for path in files(run / "tombstones") if path.suffix == ".json" and path.stem.isdecimal())
+    return [json.loads(path.read_bytes()) for path in sorted(found)]
+
+
+def taken_down(run: Path) -> dict[int, frozenset[str]]:
+    """shard → uids that were taken down."""
+    taken: dict[int, set[str]] = {}
+    for stone in tombstones(run):
+        for shard, uids in stone["uids"].items():
+            taken.setdefault(int(shard), set()).update(uids)
+    return {shard: frozenset(uids) for shard, uids in taken.items()}
+
+
+class Withheld:
+    """What is withheld in one run, read when it is first asked for."""
+
+    def __init__(self, run: Path, tables: Tables) -> None:
+        from pipelines.tables import REQUEUED
+
+        self.run = run
+        self._origins: list[tuple[int, Path]] = []
+        self._tables = [(table.first_shard, tables.file(table)) for table in tables.all if table.source == REQUEUED]
+
+    @cached_property
+    def taken(self) -> dict[int, frozenset[str]]:
+        return taken_down(self.run)
+
+    @cached_property
+    def refusers(self) -> dict[int, frozenset[tuple[str, str]]]:
+        """Shard that samples were put back from → stage and fingerprint of the entries that had refused them."""
+        found: dict[int, set[tuple[str, str]]] = {}
+        for first, path in self._tables:
+            with open_read(path) as file:
+                parquet = pq.ParquetFile(file)
+                if FROM.names[0] not in parquet.schema_arrow.names:
+                    continue
+                self._origins.append((first, path))
+                for batch in parquet.iter_batches(columns=FROM.names):
+                    for row in pa.Table.from_batches([batch]).group_by(FROM.names).aggregate([]).to_pylist():
+                        found.setdefault(row["from_shard"], set()).add((row["from_stage"], row["from_fingerprint"]))
+        return {shard: frozenset(pairs) for shard, pairs in found.items()}
+
+    def put_back(self, shard: int) -> frozenset[str]:
+        """All samples that were ever put back from a shard."""
+        uids: set[str] = set()
+        if shard not in self.refusers:
+            return frozenset()
+        for first, path in self._origins:
+            if first > shard:
+                uids.update(read_table(path, columns=["uid"], filters=[("from_shard", "=", shard)])["uid"].to_pylist())
+        return frozenset(uids)
+
+    def matters(self, shard: int, entry_of: Callable[[str], str | None]) -> bool:
+        """Whether a shard may hold a sample that lives elsewhere; entry_of: stage → fingerprint of its entry in force."""
+        return any(entry_of(stage) != fingerprint for stage, fingerprint in self.refusers.get(shard, ()))
+
+    def of(self, view: View, uids: pa.ChunkedArray | None = None) -> list[str]:
+        """Samples among the survivors of `view`, which may be given, that live in a later shard; sorted."""
+        entries: Mapping[str, str] = view.entries
+        if not self.matters(view.shard, entries.get):
+            return []
+        if uids is None:
+            uids = read_table(self.run / view.uid_file, columns=["uid"])["uid"]
+        gone = self.put_back(view.shard)
+        return sorted(pc.unique(uids.filter(pc.is_in(uids, value_set=pa.array(sorted(gone), pa.string())))).to_pylist())

@@ -13,6 +13,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ class Item:
 
     place: str
     source: str
-    bytes: int
+    size: int
     modified: int
     sha256: str | None
     read: Callable[[], bytes]
@@ -97,10 +98,11 @@ def index(
 class _Build:
     def __init__(self, towers: Towers, writer: Writer, report: Report, max_pixels: int, tell: Callable[[str], None]):
         self.towers, self.writer, self.report, self.max_pixels, self.tell = towers, writer, report, max_pixels, tell
-        entries = writer.cache.entries
-        self.by_content = {sha: vector for sha, vector in each(entries, "sha256", "vector") if vector is not None}
+        # Of pictures that are gone too: they may come back.
+        ever = each(writer.cache.history, "sha256", "vector")
+        self.by_content = {sha: vector for sha, vector in ever if vector is not None}
         self.known, self.sources = {}, {}
-        columns = each(entries, "place", "source", "bytes", "modified", "sha256", "reason")
+        columns = each(writer.cache.entries, "place", "source", "bytes", "modified", "sha256", "reason")
         for place, source, size, modified, sha, reason in columns:
             if reason != GONE:
                 self.known[place], self.sources[place] = (size, modified, sha), source
@@ -145,8 +147,8 @@ class _Build:
         """In a thread: the bytes' hash, and the picture unless its content is known."""
         sha = ""
         try:
-            if item.bytes > MAX_BYTES:
-                raise BadPicture("too many bytes", f"{item.bytes}, {MAX_BYTES} are allowed")
+            if item.size > MAX_BYTES:
+                raise BadPicture("too many bytes", f"{item.size}, {MAX_BYTES} are allowed")
             data = item.read()
             sha = hashlib.sha256(data).hexdigest()
             if sha in self.by_content:
@@ -200,7 +202,7 @@ def _entry(item: Item, sha: str) -> dict[str, Any]:
         "place": item.place,
         "source": item.source,
         "sha256": sha or item.sha256,
-        "bytes": item.bytes,
+        "bytes": item.size,
         "modified": item.modified,
     }
 
@@ -244,4 +246,4 @@ def _of_shard(shard: str, source: str, bad: Counter[str], is_new: IsNew) -> Iter
         return is_new(f"{shard}#{uid}", 0, 0, sha256)
 
     for raw in read_shard(shard, bad, wanted):
-        yield Item(f"{shard}#{raw.uid}", source, len(raw.picture), 0, raw.record["sha256"], lambda data=raw.picture: data)
+        yield Item(f"{shard}#{raw.uid}", source, len(raw.picture), 0, raw.record["sha256"], partial(bytes, raw.picture))

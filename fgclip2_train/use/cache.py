@@ -43,11 +43,12 @@ GONE = "gone"
 
 @dataclass
 class Cache:
-    """What was committed when it was opened. entries: in force, one per place. rows: vectors in all."""
+    """What was committed when it was opened. entries: in force, one per place; history: all, oldest first. rows: vectors in all."""
 
     folder: Path
     identity: dict[str, Any]
     entries: pa.Table
+    history: pa.Table
     rows: int
 
     @classmethod
@@ -66,7 +67,7 @@ class Cache:
             raise ValueError(
                 f"{features}: shorter than the {rows} vectors that its entries count; delete {folder} and index again"
             )
-        return cls(folder, found, in_force(entries), rows)
+        return cls(folder, found, in_force(entries), entries, rows)
 
     def check(self, identity: dict[str, Any]) -> None:
         """Refuse to be used with a model that made none of it."""

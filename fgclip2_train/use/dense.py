@@ -69,7 +69,7 @@ def draw(
     letters = _font(font, "".join(phrases))
     width, height = _fit(*picture.size)
     under = picture.resize((width, height))
-    panels = [("picture", under, None)]
+    panels: list[tuple[str, Image.Image, tuple[float, float] | None]] = [("picture", under, None)]
     for number, (phrase, values) in enumerate(zip(phrases, maps, strict=True)):
         shown = _lay_over(under, values)
         for place, box in enumerate(boxes[number] if boxes else ()):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -144,7 +145,8 @@ class Searcher:
             faiss.write_index(index, str(hidden))
             hidden.rename(file)
         except (OSError, RuntimeError) as error:
-            hidden.unlink(missing_ok=True)
+            with suppress(OSError):
+                hidden.unlink()
             self.tell(f"the index is not kept: {error}")
             return
         for old in older:

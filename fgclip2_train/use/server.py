@@ -62,7 +62,7 @@ class Server:
 
     async def run(self, ready: Callable[[str], None]) -> None:
         """Until SIGTERM or SIGINT; then no new connections, and requests in hand are answered."""
-        runner = web.AppRunner(self.app, access_log=None, handle_signals=False, shutdown_timeout=self.settings.drain)
+        runner = web.AppRunner(self.app, access_log=None, handle_signals=False, shutdown_timeout=min(5.0, self.settings.drain))
         await runner.setup()
         stop = asyncio.Event()
         try:
@@ -77,6 +77,11 @@ class Server:
             ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
             await stop.wait()
             self.ending = True
+            await site.stop()
+            # Before the runner's own shutdown, which no longer reads what is still arriving of a request.
+            until = time.monotonic() + self.settings.drain
+            while self.in_hand and time.monotonic() < until:
+                await asyncio.sleep(0.02)
         finally:
             await runner.cleanup()
             self.service.close()
@@ -257,17 +262,20 @@ def _unit(values: Any, width: int) -> np.ndarray:
     """A query's vector, whatever its length, as one of length one."""
     try:
         if isinstance(values, str):
-            vector = np.frombuffer(base64.b64decode(values, validate=True), dtype="<f4")
+            vector = np.frombuffer(base64.b64decode(values, validate=True), dtype="<f4").astype(np.float64)
+        elif isinstance(values, list):
+            vector = np.asarray(values, dtype=np.float64)
         else:
-            vector = np.asarray(values if isinstance(values, list) else None, dtype=np.float32)
+            raise TypeError
     except (ValueError, TypeError, OverflowError, binascii.Error):
         raise Refused(400, "features: a list of numbers, or base64 of little-endian float32") from None
     if vector.shape != (width,):
-        raise Refused(400, f"features: {width} numbers are needed, not {'×'.join(map(str, vector.shape)) or 'one'}")
-    length = np.linalg.norm(vector.astype(np.float64))
-    if not np.isfinite(length) or length == 0:
+        raise Refused(400, f"features: {width} numbers are needed, not {'×'.join(map(str, vector.shape))}")
+    largest = np.abs(vector).max()
+    if not np.isfinite(largest) or largest == 0:
         raise Refused(400, "features: numbers must be finite and not all zero")
-    return (vector / length).astype(np.float32)
+    vector = vector / largest  # the square of a large number would not be finite
+    return (vector / np.linalg.norm(vector)).astype(np.float32)
 
 
 def _encoded(features: np.ndarray, body: dict[str, Any]) -> list:

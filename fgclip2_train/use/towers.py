@@ -125,7 +125,7 @@ def load(
             raise ValueError(f"{folder}: {name} holds numbers that are not finite; take an earlier checkpoint")
     scale, bias = encoder.model.logit_scale.double().exp().item(), encoder.model.logit_bias.double().item()
     if precision == "bf16":
-        encoder.model.to(torch.bfloat16)
+        torch.nn.Module.to(encoder.model, torch.bfloat16)
     return Towers(encoder, digest(folder), scale, bias, precision)
 
 

@@ -271,6 +271,6 @@ def _dressed(text: str, phrase: Phrase) -> str:
         text = text[:-1].rstrip()
     elif phrase.text[-1:] in ".。" and text[-1:] not in ".。!！":
         text += phrase.text[-1]
-    if phrase.language == "en" and phrase.text[:1].isalpha() and text[1:2].islower():
+    if phrase.language == "en" and phrase.text[:1].isalpha() and not text[1:2].isupper():
         text = (text[0].upper() if phrase.text[0].isupper() else text[0].lower()) + text[1:]
     return mend_articles(text) if phrase.language == "en" else text

@@ -11,6 +11,7 @@ the same folder.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -65,9 +66,10 @@ class Saver:
         """Start writing. `after` runs on rank 0 with the finished folder.
 
         weights    whole, in host memory, not to change until `wait()`; only rank 0's are read
-        optimizer  this rank's, sharded or not; copied before this returns
+        optimizer, trainer  this rank's, sharded or not; copied before this returns
         """
         self.wait()
+        trainer = copy.deepcopy(trainer)
         hidden, final = self.folder / f".{NAME.format(step)}", self.folder / NAME.format(step)
         try:
             if rank() == 0:

@@ -196,7 +196,7 @@ class Run:
         if self.stepper.trouble.item() == 0:
             return
         file = self.out / f"nonfinite-rank{rank()}.json"
-        steps = [
+        steps: list[dict[str, Any]] = [
             {"step": step, "uids": uids, "values": {name: value.item() for name, value in values.items()}}
             for step, uids, values in self.recent
         ]

@@ -237,7 +237,7 @@ class Loader:
         del self.batches
 
     def state(self) -> dict[str, Any]:
-        return {"step": self.step, "positions": self.positions, "counts": dict(self.counts), "samples": self.samples}
+        return {"step": self.step, "positions": dict(self.positions), "counts": dict(self.counts), "samples": self.samples}
 
     def _stop_if_rotten(self) -> None:
         bad = sum(count for reason, count in self.counts.items() if reason.startswith("bad"))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import Siglip2Config, Siglip2Model, SiglipConfig, SiglipModel
+from transformers import PreTrainedConfig, Siglip2Config, Siglip2Model, SiglipConfig, SiglipModel
 from transformers.utils import logging
 
 from fgclip2_train.data.images import PATCH
@@ -75,15 +76,13 @@ def from_fixed_size(state: dict[str, Tensor], config: SiglipConfig) -> Fgclip2Mo
 
     Its patches are cut by a convolution: the same weights in another order. Its grid of positions is resized like any other.
     """
-    vision = config.vision_config.to_dict()
+    text, vision = (cast(PreTrainedConfig, part).to_dict() for part in (config.text_config, config.vision_config))
     side = vision.pop("image_size") // vision["patch_size"]
     if vision["patch_size"] != PATCH:
         raise ValueError(f"patches of {vision['patch_size']} pixels; pictures are cut into patches of {PATCH} here")
     name = "vision_model.embeddings.patch_embedding.weight"
     state = state | {name: state[name].permute(0, 2, 3, 1).flatten(1)}
-    return from_siglip2(
-        state, {"text_config": config.text_config.to_dict(), "vision_config": vision | {"num_patches": side**2}}
-    )
+    return from_siglip2(state, {"text_config": text, "vision_config": vision | {"num_patches": side**2}})
 
 
 def from_scratch(config: Fgclip2Config, seed: int, logit_scale: float, logit_bias: float) -> Fgclip2Model:
@@ -111,9 +110,10 @@ def load_model(start: str | Path) -> Fgclip2Model:
     if kind != "fgclip2":
         raise ValueError(f"{start}: model_type is {kind!r}; expected 'fgclip2', 'siglip2' or 'siglip'")
     try:
-        model, report = Fgclip2Model.from_pretrained(str(start), output_loading_info=True, ignore_mismatched_sizes=True)
+        loaded: Any = Fgclip2Model.from_pretrained(str(start), output_loading_info=True, ignore_mismatched_sizes=True)
     except SafetensorError as error:
         raise ValueError(f"{start}: damaged weights ({error})") from error
+    model, report = loaded
     other = [
         f"{name}: {list(found)} in the file, {list(ours)} by its config.json" for name, found, ours in report["mismatched_keys"]
     ]

@@ -102,8 +102,11 @@ class LastTextLayer(siglip2.Siglip2EncoderLayer):
         """[B, L, D] -> [B, 1, D]"""
         attention, last = self.self_attn, hidden_states[:, -1:]
         normed = self.layer_norm1(hidden_states)
-        parts = (attention.q_proj(normed[:, -1:]), attention.k_proj(normed), attention.v_proj(normed))
-        mixed = attend(*(part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in parts), None)
+        query, key, value = (
+            part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+            for part in (attention.q_proj(normed[:, -1:]), attention.k_proj(normed), attention.v_proj(normed))
+        )
+        mixed = attend(query, key, value, None)
         last = last + attention.out_proj(mixed.transpose(1, 2).flatten(2))
         return last + self.mlp(self.layer_norm2(last))
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -166,10 +167,7 @@ def test_another_number_of_readers_goes_on_and_says_what_changes(shards, tmp_pat
 
 
 def test_weights_that_are_not_finite_stop_before_any_update(shards, stage1, tmp_path):
-    broken = tmp_path / "broken"
-    broken.mkdir()
-    for file in stage1.iterdir():
-        (broken / file.name).write_bytes(file.read_bytes())
+    broken = Path(shutil.copytree(stage1, tmp_path / "broken"))
     weights = load_file(broken / "model.safetensors")
     weights["text_model.head.bias"][3] = torch.nan
     save_file(weights, broken / "model.safetensors", {"format": "pt"})

@@ -21,6 +21,8 @@ from fgclip2_train.watch import SILENT_STEPS, Watch
 
 TINY = {"width": 16, "layers": 1, "heads": 2, "mlp": 16, "vocabulary": 300, "positions": 24, "keep": 20}
 
+TOKENIZER = "model.tokenizer=train"
+
 
 def batch_of(phrases: int) -> Batch:
     """Two pictures of 12 and 6 patches; `phrases` distinct ones, padded to 8 rows."""
@@ -96,7 +98,16 @@ def shards(tmp_path_factory) -> str:
 def test_a_run_logs_rates_and_norms_to_all_that_is_asked_for(shards, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    common = ["threads=1", "batch=4", "data.workers=0", "data.patches=16", "log_every=2", "optimizer.warmup=1", "wandb=try"]
+    common = [
+        "threads=1",
+        "batch=4",
+        "data.workers=0",
+        "data.patches=16",
+        "log_every=2",
+        "optimizer.warmup=1",
+        "wandb=try",
+        TOKENIZER,
+    ]
     train(load_settings("tiny", ["stage=2", "steps=4", f"data.shards={shards}", f"out={tmp_path}", *common]))
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4]
@@ -119,7 +130,7 @@ def test_a_batch_without_any_box_in_the_world_is_trained_on(tmp_path):
         samples.append((f"{number:032x}", picture, json.dumps(whole).encode()))
     shards = write_shard(tmp_path / "0.tar", samples)
     out = tmp_path / "run"
-    common = ["threads=1", "batch=4", "data.workers=0", "data.patches=16", "log_every=1", "optimizer.warmup=1"]
+    common = ["threads=1", "batch=4", "data.workers=0", "data.patches=16", "log_every=1", "optimizer.warmup=1", TOKENIZER]
     train(
         load_settings("tiny", ["stage=2", "steps=3", f"data.shards={shards}", f"out={out}", "data.languages={en: 1}", *common])
     )

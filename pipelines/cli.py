@@ -353,6 +353,48 @@ def compact_(recipe: RecipeName, overrides: Overrides = None, root: Root = ROOT)
     console.print(f"{done.taken:,} entries compacted, in {done.segments} files now", markup=False)
 
 
+@app.command()
+def takedown(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    root: Root = ROOT,
+    uid: Annotated[list[str] | None, typer.Option(help="Identity of a sample; may be repeated.")] = None,
+    url: Annotated[list[str] | None, typer.Option(help="Address of a picture: every sample with it.")] = None,
+    sha256: Annotated[list[str] | None, typer.Option(help="SHA-256 of a picture's bytes: every sample with it.")] = None,
+    file: Annotated[Path | None, typer.Option("--list", help="File with one uid, address or SHA-256 a line.")] = None,
+    why: Annotated[str, typer.Option(help="Kept with the tombstone.")] = "",
+    prompts: Prompts = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove samples from tables, pictures, answers and shards, for ever, and keep a receipt of what was removed where."""
+    from dataclasses import asdict
+
+    from pipelines.run import lock, look
+    from pipelines.takedown import sort_out, take_down
+
+    listed = file.read_text(encoding="utf-8").split("\n") if file else []
+    uids, urls, hashes = sort_out([*(uid or []), *(url or []), *(sha256 or []), *listed])
+    if not (uids or urls or hashes):
+        raise ConfigError("takedown: say what is to go, with --uid, --url, --sha256 or --list")
+    chain = look(load_recipe(recipe, overrides or []), root, prompts)
+    with lock(chain.run):
+        receipt = take_down(chain, uids, urls, hashes, why)
+    if as_json:
+        print(json.dumps(asdict(receipt)))
+        return
+    for what in receipt.unknown:
+        errors.print(f"not here: {what}", markup=False)
+    console.print(
+        f"{receipt.samples} samples taken down; {len(receipt.files)} files changed, {len(receipt.gone)} removed, "
+        f"{len(receipt.packed_again)} shards packed again · receipt: {chain.run}/tombstones/{receipt.number:04d}.receipt.json",
+        markup=False,
+    )
+    if receipt.waiting:
+        console.print(f"{len(receipt.waiting)} shards are packed by the next run", markup=False)
+    if receipt.outside:
+        console.print("your own tables, exports and trained models still hold them: the receipt names the tables", markup=False)
+
+
 serve = typer.Typer(no_args_is_help=True, help="Start, look at or stop a vLLM server on this machine.")
 app.add_typer(serve, name="serve")
 data_commands.add_to(app)

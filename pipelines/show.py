@@ -50,6 +50,9 @@ def show(chain: Chain, uid: str, picture: Path | None = None) -> dict[str, Any]:
     Raises ConfigError for a uid that no sample has or that several have.
     """
     found = _find(chain, uid)
+    taken = chain.withheld.taken
+    if any(hit.uid in taken.get(hit.shard, ()) for hit in found):
+        raise ConfigError(f"sample {found[0].uid} was taken down")
     shard = found[-1].shard  # put back, it lives in the newest shard
     if any(stage.kind == "global" for stage in chain.recipe.stages):
         view, next_stage = reach(chain, chain.shards())[shard]  # a global stage's entry is found by what all shards hold

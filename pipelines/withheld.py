@@ -29,6 +29,8 @@ FROM = pa.schema({"from_shard": pa.int64(), "from_stage": pa.string(), "from_fin
 """Columns of a table of samples put back, beside those of the source."""
 PUT_BACK = "put_back"
 """Reason under which a stage refuses a sample that lives in a later shard."""
+TAKEN_DOWN = "taken_down"
+"""Reason under which the source stage refuses a sample that was taken down before."""
 
 
 def tombstones(run: Path) -> list[dict]:

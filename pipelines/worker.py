@@ -31,7 +31,7 @@ from pipelines.sources import Slice, read_slice
 from pipelines.stores import Place, place
 from pipelines.tables import REQUEUED
 from pipelines.view import View, read_columns
-from pipelines.withheld import PUT_BACK
+from pipelines.withheld import PUT_BACK, TAKEN_DOWN
 
 DECODE_ROWS = 128
 """Pictures held decoded at a time by a batch stage."""
@@ -112,6 +112,12 @@ class Worker:
             rows = read_table(path).slice(cut["first_row"], cut["rows"])
         else:
             rows, rejects = read_slice(self.chain.sources[table.source], path, table.digest, cast(Slice, cut))
+        taken = frozenset[str]().union(*self.chain.withheld.taken.values())
+        gone = pc.is_in(rows["uid"], value_set=pa.array(sorted(taken), pa.string()))
+        if pc.any(gone).as_py():
+            again = rows["uid"].filter(gone).to_pylist()
+            rejects = [*rejects, *(Reject(uid, TAKEN_DOWN, "taken down before") for uid in again)]
+            rows = rows.filter(pc.invert(gone))
         whole = {reject.uid for reject in rejects if reject.item is None}
         # A row that was refused has an identity too: rows of the slice = samples + rejects.
         if rows.num_rows + len(whole) != cut["rows"]:

@@ -1,0 +1,193 @@
+"""Samples that are taken down leave every file of a run, also where a takedown was killed; and the rest stays whole."""
+
+import hashlib
+
+import pytest
+import yaml
+from in_process import ModelServer, run_here
+from picture_server import picture
+from s3_server import BUCKET, s3_server
+
+from pipelines import takedown as takedowns
+from pipelines.config import ConfigError, load_recipe
+from pipelines.durable import files, read_table
+from pipelines.rejects import requeue
+from pipelines.report import write_report
+from pipelines.report.way import walk
+from pipelines.run import look, reach
+from pipelines.shard_format import validate_shard
+from pipelines.show import show
+from pipelines.stores import place
+from pipelines.takedown import sort_out, take_down
+
+SECRET = "my aunt Zelda on the terrace"
+ANSWER = "A woman sits on a terrace in the evening light, with a glass in her hand and a small dog at her feet. Behind her are hills."
+
+
+@pytest.fixture
+def recipe_of(tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for i in range(6):
+        (pictures / f"{i}.jpg").write_bytes(picture(60 + 10 * i, 50, seed=50 * i))
+        (pictures / f"{i}.txt").write_text(SECRET if i == 4 else f"a red cat, number {i}")
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump({"format": "folder", "tables": str(pictures), "language": "en"}))
+
+    def make(overrides=(), **more):
+        stages = {"download": {}, "size": {}, "select": {"keep": "width >= 75"}, **more.pop("stages", {}), "pack": {}}
+        body = {
+            "recipe": "six",
+            "sources": [str(tmp_path / "own.yaml")],
+            "shard_size": 3,
+            "disk_floor_gb": 0,
+            **more,
+            "stages": stages,
+        }
+        (tmp_path / "six.yaml").write_text(yaml.safe_dump(body, sort_keys=False))
+        return load_recipe(tmp_path / "six.yaml", overrides)
+
+    return make
+
+
+def secret(chain):
+    """uid of the sample that is to go; its picture is written beside the run."""
+    at = reach(chain, chain.shards())
+    rows = read_table(chain.run / at.entry(1, "source").files["data"].path).to_pylist()
+    (uid,) = [row["uid"] for row in rows if row["captions"] == [SECRET]]
+    if not hasattr(chain.run, "store"):
+        show(chain, uid, chain.run.parent / "secret.jpg")
+    return uid
+
+
+def traces(run, uid, words, pixels):
+    """Files that still hold the sample: its text, its bytes, or its identity in a table."""
+    found = []
+    for path in files(run, deep=True):
+        data, name = path.read_bytes(), str(path.relative_to(run))
+        if name.startswith("tombstones/"):
+            continue
+        if path.suffix == ".parquet":
+            data = repr(read_table(path).to_pylist()).encode()
+        if words.encode() in data or (pixels and pixels in data) or uid.encode() in data:
+            found.append(name)
+    return found
+
+
+@pytest.mark.parametrize("by", ["uid", "sha256"])
+def test_nothing_of_the_sample_is_left_and_the_rest_is_whole(recipe_of, tmp_path, by):
+    recipe, root = recipe_of(), tmp_path / "runs"
+    chain = run_here(recipe, root)
+    write_report(chain, [], [])
+    uid = secret(look(recipe, root))
+    pixels = (root / "secret.jpg").read_bytes()
+    assert len(traces(chain.run, uid, SECRET, pixels)) >= 6
+    chain = look(recipe, root)
+    asked = uid if by == "uid" else hashlib.sha256(pixels).hexdigest()
+    receipt = take_down(chain, *sort_out([asked]), why="asked for by the person shown")
+    assert (receipt.samples, receipt.unknown, receipt.packed_again) == (1, [], [1])
+    assert traces(chain.run, uid, SECRET, pixels) == []
+    assert receipt.files and receipt.outside[0]["uids"] == [uid]
+
+    chain = look(recipe, root)
+    at = reach(chain, chain.shards())
+    assert at.pending() == []
+    assert {view.shard: len(read_table(chain.run / view.uid_file)) for view, _ in at.values()} == {0: 1, 1: 2}
+    assert all(not validate_shard(chain.run / "shards" / f"0000{i}.tar").errors for i in range(2))
+    assert len(read_table(chain.run / "index.parquet")) == 3
+    assert walk(chain).faults == []
+    with pytest.raises(ConfigError, match="no sample"):
+        show(chain, uid)
+    run_here(recipe, root)
+    assert traces(chain.run, uid, SECRET, pixels) == []
+
+
+def test_a_killed_takedown_acts_at_once_and_is_ended_by_the_next(recipe_of, tmp_path, monkeypatch):
+    recipe, root = recipe_of(), tmp_path / "runs"
+    run_here(recipe, root)
+    uid = secret(look(recipe, root))
+    pixels = (root / "secret.jpg").read_bytes()
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(takedowns, "_drop_rows", killed)
+        with pytest.raises(Killed):
+            take_down(look(recipe, root), [uid], [], [])
+    with pytest.raises(ConfigError, match="was taken down"):
+        show(look(recipe, root), uid)
+    take_down(look(recipe, root), [uid], [], [])
+    assert traces(root / "six", uid, SECRET, pixels) == []
+    run_here(recipe, root)
+    assert len(read_table(root / "six" / "index.parquet")) == 3
+
+
+def test_a_sample_that_was_put_back_goes_from_both_places_and_does_not_come_again(recipe_of, tmp_path):
+    strict, mild = ["select.keep=width < 95"], ["select.keep=width >= 75"]
+    root = tmp_path / "runs"
+    recipe = recipe_of(strict)
+    run_here(recipe, root)
+    chain = look(recipe, root)
+    requeue(chain, "not_selected")
+    uid = secret(look(recipe, root))
+    take_down(look(recipe, root), [uid], [], [])
+    assert traces(root / "six", uid, SECRET, b"") in (
+        [],
+        ["tables/" + path.name for path in (root / "six" / "tables").glob("requeued*")],
+    )
+    run_here(recipe_of(mild), root)
+    packed = read_table(root / "six" / "index.parquet")["uid"].to_pylist()
+    assert uid not in packed and len(packed) == len(set(packed)) == 3
+
+
+def test_answers_that_were_asked_with_the_picture_go(recipe_of, tmp_path):
+    with ModelServer(lambda text: ANSWER) as server:
+        recipe = recipe_of(
+            model={"base_url": server.url, "name": server.name},
+            stages={"long_caption_en": {"operator": "recaption", "language": "en"}},
+        )
+        root = tmp_path / "runs"
+        run_here(recipe, root)
+        uid = secret(look(recipe, root))
+        lines = sum(len(path.read_bytes().splitlines()) for path in files(root / "six" / "answers", deep=True))
+        take_down(look(recipe, root), [uid], [], [])
+        left = sum(len(path.read_bytes().splitlines()) for path in files(root / "six" / "answers", deep=True))
+        assert lines == 4 and left == 3
+
+
+def test_who_is_not_here_is_told(recipe_of, tmp_path):
+    recipe, root = recipe_of(), tmp_path / "runs"
+    run_here(recipe, root, shards=1)
+    with pytest.raises(ConfigError, match="none of the 2 samples"):
+        take_down(look(recipe, root), ["f" * 32], ["http://example.org/x.jpg"], [])
+    with pytest.raises(ConfigError, match="no uid"):
+        sort_out(["zelda"])
+    assert not (root / "six" / "tombstones").exists()
+
+
+def test_a_takedown_on_a_store(recipe_of):
+    with s3_server():
+        recipe, root = recipe_of(), place(f"s3://{BUCKET}/runs")
+        run_here(recipe, root)
+        uid = secret(look(recipe, root))
+        receipt = take_down(look(recipe, root), [uid], [], [])
+        assert receipt.packed_again == [1] and traces(root / "six", uid, SECRET, b"") == []
+
+
+def test_a_sample_accepted_by_a_shard_before_it_was_put_back_is_packed_once(recipe_of, tmp_path):
+    """Mild, then strict, put back, and mild again: the first shard's mild entries are all there still."""
+    root, strict = tmp_path / "runs", ["select.keep=width < 95"]
+    run_here(recipe_of(), root)
+    chain = run_here(recipe_of(strict), root)
+    requeue(look(chain.recipe, root), "not_selected")
+    chain = run_here(recipe_of(), root)
+    packed = read_table(root / "six" / "index.parquet")["uid"].to_pylist()
+    assert len(packed) == len(set(packed)) == 4
+    walked = {
+        shard: chain.advance(view.__class__(shard), chain.recipe.stages)
+        for shard, (view, _) in reach(chain, chain.shards()).items()
+    }
+    assert dict(reach(chain, chain.shards())) == walked

@@ -13,8 +13,8 @@ TRIES = 3
 """Ray gives a node 30 s to start, whatever the machine is busy with; that limit cannot be set, so the start is tried again."""
 
 
-def connect(address: str | None, cpus: int | None = None, logs: bool = False) -> None:
-    """Connect to `address` ("auto" inside a Ray job), or start Ray here. `logs`: show here what the workers print.
+def connect(address: str | None, cpus: int | None = None) -> None:
+    """Connect to `address` ("auto" inside a Ray job), or start Ray here.
 
     `address="local"` starts a cluster of its own: a head that was killed leaves state that a plain `ray.init()` would attach to.
     """
@@ -37,10 +37,10 @@ def connect(address: str | None, cpus: int | None = None, logs: bool = False) ->
                         num_cpus=cpus,
                         include_dashboard=False,
                         logging_level=logging.ERROR,
-                        log_to_driver=logs,
+                        log_to_driver=False,
                     )
                 else:
-                    ray.init(address=address, logging_level=logging.ERROR, log_to_driver=logs)
+                    ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
                 return
             except Exception as error:  # Ray has no type of its own for this
                 if "timed out during startup" not in str(error) or attempt == TRIES - 1:

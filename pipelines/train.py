@@ -6,7 +6,10 @@ newest checkpoint, which therefore must lie where every worker sees it.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +17,9 @@ import typer
 
 from pipelines.cluster import connect
 from pipelines.config import ConfigError
+
+LOG = "train.log"
+"""In `out`: the trainer's lines, of all attempts."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -48,31 +54,39 @@ def train(
 
 def run(
     settings: dict[str, Any], workers: int, gpu: bool = False, cpus: int = 1, retries: int = 3, address: str | None = None
-) -> str:
+) -> Path:
     """The newest checkpoint. Raises ConfigError with what the trainer said if it cannot go on."""
-    connect(address, None if gpu else max(os.cpu_count() or 1, workers * cpus), logs=True)
+    connect(address, None if gpu else max(os.cpu_count() or 1, workers * cpus))
     from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    from fgclip2_train.checkpoint import resolve
+
     out = Path(settings["out"]).resolve()
+    out.mkdir(parents=True, exist_ok=True)
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"settings": settings, "folder": os.getcwd()},
+        train_loop_config={"settings": settings, "folder": os.getcwd(), "log": str(out / LOG)},
         # Sums over the ranks' flags are taken on the host, where NCCL cannot.
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpu else "gloo"),
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker={"CPU": cpus, "GPU": int(gpu)}),
-        run_config=RunConfig(name="ray", storage_path=str(out), failure_config=FailureConfig(max_failures=retries)),
+        run_config=RunConfig(
+            name="ray",
+            storage_path=str(out),
+            failure_config=FailureConfig(max_failures=retries),
+            worker_runtime_env={"env_vars": {"RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}},
+        ),
     )
-    try:
-        result = trainer.fit()
-    except WorkerGroupError as error:
-        mistakes = [
-            failure for failure in error.worker_failures.values() if isinstance(failure, (ValueError, FileNotFoundError))
-        ]
-        if mistakes:
-            raise ConfigError(str(mistakes[0])) from None
-        raise
-    return (result.metrics or {})["checkpoint"]
+    with _shown(out / LOG):
+        try:
+            trainer.fit()
+        except WorkerGroupError as error:
+            found = error.worker_failures.values()
+            mistakes = [failure for failure in found if isinstance(failure, (ValueError, FileNotFoundError))]
+            if mistakes:
+                raise ConfigError(str(mistakes[0])) from None
+            raise
+    return resolve(out)
 
 
 def _worker(config: dict[str, Any]) -> None:
@@ -82,5 +96,31 @@ def _worker(config: dict[str, Any]) -> None:
     from fgclip2_train.loop import train
 
     os.chdir(config["folder"])  # paths in the settings are the driver's
-    final = train(validate(config["settings"], "fineloom train"))
-    ray.train.report({"checkpoint": str(final)})
+    first = ray.train.get_context().get_world_rank() == 0
+    # Ray's own way of showing workers' output mixes it with much else; the trainer's lines go through a file.
+    with open(config["log"] if first else os.devnull, "a", buffering=1) as log, contextlib.redirect_stdout(log):
+        train(validate(config["settings"], "fineloom train"))
+
+
+@contextlib.contextmanager
+def _shown(path: Path) -> Iterator[None]:
+    """Show what is added to a file meanwhile."""
+    path.touch()
+    over = threading.Event()
+
+    def follow() -> None:
+        with path.open() as file:
+            file.seek(0, os.SEEK_END)
+            while True:
+                last = over.wait(0.5)
+                print(file.read(), end="", flush=True)
+                if last:
+                    return
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

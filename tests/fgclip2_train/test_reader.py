@@ -205,7 +205,7 @@ def mixed_sizes(tmp_path_factory) -> str:
 @pytest.mark.parametrize("mixing", ["sample", "batch"])
 def test_bucketed_batches_hold_pictures_of_like_size_and_ranks_agree_on_them(mixing, mixed_sizes, texts):
     def run(rank):
-        loader = Loader(reader(mixed_sizes, texts, rank=rank, ranks=2, patches="bucketed", mixing=mixing), 0)
+        loader = Loader(reader(mixed_sizes, texts, rank=rank, ranks=2, patches="bucketed", bucket_pool=8, mixing=mixing), 0)
         return [next(loader) for _ in range(24)]
 
     ranks = [run(rank) for rank in range(2)]
@@ -213,7 +213,7 @@ def test_bucketed_batches_hold_pictures_of_like_size_and_ranks_agree_on_them(mix
     assert shapes[0] == shapes[1] and set(shapes[0]) == {128, 1024}
     # Of the pictures, as many are in a batch of their own size as the pools allow; alone by chance it would be half.
     small = [int(uid, 16) % 2 == 0 for batch in ranks[0] if batch.patches.shape[1] == 128 for uid in batch.uids]
-    assert sum(small) > 0.75 * len(small)
+    assert sum(small) > 0.7 * len(small)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

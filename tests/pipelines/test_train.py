@@ -56,16 +56,14 @@ def test_two_ray_workers_train_as_torchrun_does_and_go_on_after_one_is_killed(sh
             if list((tmp_path / "ray" / "checkpoints").glob("step-*")):
                 break
             time.sleep(0.1)
-        workers = [child for child in psutil.Process(ray.pid).children(recursive=True) if "RayTrainWorker" in child.name()]
-        workers = workers or [
-            child for child in psutil.Process(ray.pid).children(recursive=True) if "RayTrainWorker" in " ".join(child.cmdline())
-        ]
+        children = psutil.Process(ray.pid).children(recursive=True)
+        workers = [child for child in children if "RayTrainWorker" in " ".join(child.cmdline())]
         workers[0].send_signal(signal.SIGKILL)
         output = ray.communicate(timeout=240)[0]
     finally:
         ray.kill()
     assert ray.returncode == 0, output
-    assert "going on from" in output
+    assert "going on from" in output and "step 40/40" in output
     assert f"checkpoint: {tmp_path / 'ray' / 'checkpoints' / 'step-00000040'}" in output
     assert losses(tmp_path / "ray") == losses(tmp_path / "torchrun")
 

@@ -27,6 +27,7 @@ from operators import lexicon
 from operators.base import GlobalOperator, Outcome, Reject, keep, schema
 from operators.columns import REGIONS
 from operators.perturb.inflect import singular
+from operators.phrases import MAX_PHRASE_CHARS
 from operators.phrasing import english
 from operators.picture_text import encoder
 
@@ -60,7 +61,9 @@ class Categories(GlobalOperator):
     def __call__(self, samples: pa.Table) -> Outcome:
         expressions = [[region["short"] or "" for region in regions or []] for regions in samples["regions"].to_pylist()]
         distinct = Counter(text for row in expressions for text in row)
-        names = dict(zip(distinct, (name_of(doc) for doc in english.pipeline().pipe(distinct, batch_size=64)), strict=True))
+        names: dict[str, tuple[str, str] | None] = dict.fromkeys(distinct)
+        readable = [text for text in distinct if len(text) <= MAX_PHRASE_CHARS and text.isprintable()]
+        names.update(zip(readable, map(name_of, english.pipeline().pipe(readable, batch_size=64)), strict=True))
         category = self.merge(Counter({text: distinct[text] for text in distinct}), names)
         rows: list[list[str | None]] = []
         items: list[Reject] = []

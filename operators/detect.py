@@ -29,6 +29,10 @@ Found = tuple[int, float, boxes.Box]
 """Index of the phrase, confidence, box in fractions of the picture."""
 
 
+MIN_SIDE, MAX_ASPECT = 16, 10
+"""Beyond these the detectors' own resizing leaves no pixels of one side."""
+
+
 class Detect(Operator):
     model: str = "IDEA-Research/grounding-dino-base"
     """Folder of the weights, or their name on the model hub: Grounding DINO, LLMDet ("iSEE-Laboratory/llmdet_base") or OWLv2."""
@@ -47,7 +51,7 @@ class Detect(Operator):
     reasons: ClassVar[dict[str, str]] = {
         name: Ground.reasons[name]
         for name in ("empty_box", "outside", "too_small", "too_large", "text", "absent", "several", "duplicate", "over_limit")
-    }
+    } | {"picture": "the picture is too small or too elongated for a detector"}
 
     @property
     def reads(self) -> pa.Schema:
@@ -82,6 +86,9 @@ class Detect(Operator):
                 rejects.append(Reject(uid, "over_limit", f"more than {self.max_phrases} phrases", item))
             else:
                 asked.append((item, text, phrase.get("head") or ""))
+        if asked and (min(image.size) < MIN_SIDE or max(image.size) > MAX_ASPECT * min(image.size)):
+            rejects += [Reject(uid, "picture", f"{image.width} x {image.height}", item) for item, _, _ in asked]
+            return []
         found: list[Candidate] = []
         detector = load(self.model, self.device) if asked else None
         for start in range(0, len(asked), self.phrases_per_request):

@@ -10,6 +10,8 @@ import numpy as np
 from PIL import Image
 
 BATCH = 64
+MAX_CHARS = 500
+"""Of a text; no tower reads more, and a tokenizer may take the square of a word's length."""
 
 
 class Encoder:
@@ -35,7 +37,7 @@ class Encoder:
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
         """float32 [N, D], rows of unit length. A text beyond the tower's length is cut: score long ones by sentence."""
-        return self._encode(texts, lambda part: self._tokenizer(list(part)), self._model.encode_text)
+        return self._encode(texts, lambda part: self._tokenizer([text[:MAX_CHARS] for text in part]), self._model.encode_text)
 
     def _encode(self, given: Sequence[Any], prepare: Any, encode: Any) -> np.ndarray:
         found = []

@@ -3,6 +3,7 @@
 Reads    regions          REGIONS
 Writes   region_texts     list<string>, aligned with `regions`: the short expression, or the long one by `which`
 Refuses  nothing
+Source   FineRegion-CN, translated: expressions are translated one by one
 """
 
 from __future__ import annotations

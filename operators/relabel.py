@@ -4,6 +4,7 @@ Reads    regions      REGIONS
          `texts`      list<string>, aligned with `regions`; null: there is none
 Writes   regions      those with a text, in their order: `short` and `long` are the text, `language` the setting's
 Refuses  single regions, "no_text"; or with min_regions whole samples, "too_few_regions"
+Source   BoxClass-CN: a box is called by the Chinese name of its category
 """
 
 from __future__ import annotations

@@ -14,8 +14,14 @@ import operators
 from operators import OPERATORS
 from operators.base import GlobalOperator, ModelOperator, Operator, OperatorBase
 from tests.kit.tiny_clip import make_tiny_clip
+from tests.kit.tiny_detector import make_tiny_detector
 
-SETTINGS: dict = {"select": {"keep": "width > 100 and caption_language == 'en'"}}
+SETTINGS: dict = {
+    "select": {"keep": "width > 100 and caption_language == 'en'"},
+    "sample": {"quotas": {"两只白色的猫坐在木桌上": 1}},
+    "mix": {"weights": {"en": 1, "zh": 1}, "pairs": {"laion": {"en": 2}, "wukong": {"zh": 1}}},
+    "relabel": {"texts": "region_texts", "language": "zh"},
+}
 """Settings for operators that have some without a default."""
 TYPES = {"caption_language": pa.string()}
 """Types of columns that an operator reads as they are."""
@@ -46,12 +52,14 @@ UGLY = {
 
 
 @pytest.fixture(scope="module", autouse=True)
-def tiny_clip(tmp_path_factory):
-    SETTINGS["score_negatives"] = {
-        "model": make_tiny_clip(tmp_path_factory.mktemp("clip")),
-        "pretrained": None,
-        "device": "cpu",
-    }
+def tiny_weights(tmp_path_factory):
+    clip = {"model": make_tiny_clip(tmp_path_factory.mktemp("clip")), "device": "cpu"}
+    SETTINGS["score_negatives"] = {**clip, "pretrained": None}
+    SETTINGS["region_similarity"] = {**clip, "pretrained": ""}
+    SETTINGS["sentence_similarity"] = {**clip, "pretrained": "", "column": "long_caption_en"}
+    detector = make_tiny_detector(tmp_path_factory.mktemp("detector"))
+    SETTINGS["detect"] = {"model": detector, "device": "cpu", "min_confidence": 0.1}
+    SETTINGS["tokens"] = {"column": "long_caption_zh", "tokenizer": detector}
 
 
 def make(name):
@@ -101,9 +109,7 @@ def call(operator, table, images):
     )
 
 
-WITH_WEIGHTS = {"tokens", "sentence_similarity", "region_similarity", "detect"}
-"""Their tests make tiny weights of their own."""
-BATCHED = [name for name in OPERATORS if OPERATORS[name].startswith("operators.") and name not in WITH_WEIGHTS]
+BATCHED = [name for name in OPERATORS if OPERATORS[name].startswith("operators.")]
 
 
 @pytest.fixture(params=BATCHED)

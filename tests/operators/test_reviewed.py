@@ -1,4 +1,4 @@
-"""Operators that compose sets: quotas, mixes, categories, new labels, reviewers' verdicts."""
+"""Reviewers' verdicts on translations."""
 
 import json
 
@@ -6,13 +6,7 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from operators.categories import Categories
-from operators.columns import REGIONS
-from operators.mix import Mix
-from operators.region_texts import RegionTexts
-from operators.relabel import Relabel
 from operators.reviewed import Reviewed, read_reviews, settle
-from operators.sample import Sample
 
 
 def uid(n):
@@ -21,94 +15,11 @@ def uid(n):
 
 def table(**columns):
     rows = len(next(iter(columns.values())))
-    kinds = {"regions": REGIONS}
-    return pa.table(
-        {"uid": [uid(i) for i in range(rows)], **{name: pa.array(values, kinds.get(name)) for name, values in columns.items()}}
-    )
-
-
-def region(short, language="en"):
-    return {"box": [0, 0, 0.5, 0.5], "score": 0.5, "short": short, "long": short, "language": language, "origin": "model"}
+    return pa.table({"uid": [uid(i) for i in range(rows)], **{name: pa.array(values) for name, values in columns.items()}})
 
 
 def reasons(outcome):
     return [(reject.uid, reject.reason, reject.item) for reject in outcome.rejects]
-
-
-# Quotas and mixes.
-
-
-def test_a_quota_is_kept_and_a_larger_one_keeps_what_a_smaller_one_took():
-    samples = table(source=["a"] * 50 + ["b"] * 5)
-    small, large = (set(Sample(quotas={"a": n})(samples).kept["uid"].to_pylist()) for n in (10, 20))
-    assert len(small) == 15 and len(large) == 25 and small < large
-    assert Sample(quotas={"a": 0}, others="drop")(samples).kept.num_rows == 0
-    assert Sample(quotas={"a": 10})(samples).kept.equals(Sample(quotas={"a": 10})(samples).kept)
-
-
-def test_weights_thin_only_the_language_that_has_too_much():
-    mix = Mix(weights={"en": 1, "zh": 1}, pairs={"laion": {"en": 1600}, "wukong": {"zh": 400}})
-    assert mix.shares == {"en": 0.25, "zh": 1.0}
-    outcome = mix(table(language=["en"] * 4000 + ["zh"] * 100 + [None, "de"]))
-    assert 900 < outcome.kept.num_rows - 100 < 1100
-    assert [reason for _, reason, _ in reasons(outcome)].count("no_weight") == 2
-
-
-def test_a_weight_without_any_source_is_an_error():
-    with pytest.raises(ValidationError, match=r"weights.zh is 1"):
-        Mix(weights={"en": 1, "zh": 1}, pairs={"laion": {"en": 1600}})
-
-
-# Categories.
-
-
-def test_expressions_of_one_thing_become_one_category_and_rare_ones_none():
-    shorts = [
-        "a red couch",
-        "two small sofas",
-        "the sofa with a pillow",
-        "a wooden side table",
-        "side tables",
-        "a lone kitchen stool",
-    ]
-    outcome = Categories(min_count=2)(table(regions=[[region(s) for s in shorts], [region("running quickly")], None]))
-    found = outcome.kept["region_categories"].to_pylist()
-    assert found[0] == ["sofa", "sofa", "sofa", "side table", "side table", None]
-    assert found[1:] == [[None], []]
-    assert (uid(0), "rare_category", "regions[5]") in reasons(outcome) and (uid(1), "no_head", "regions[0]") in reasons(outcome)
-
-
-def test_a_rare_compound_falls_back_to_its_head_and_only_the_commonest_categories_stay():
-    rows = [
-        [region("a coffee table")],
-        [region("a table")],
-        [region("a dog")],
-        [region("a cat")],
-        [region("a cat")],
-        [region("a cat")],
-    ]
-    outcome = Categories(min_count=2, max_categories=1)(table(regions=rows))
-    assert [row[0] for row in outcome.kept["region_categories"].to_pylist()] == [None, None, None, "cat", "cat", "cat"]
-    both = Categories(min_count=2)(table(regions=rows))
-    assert [row[0] for row in both.kept["region_categories"].to_pylist()] == ["table", "table", None, "cat", "cat", "cat"]
-
-
-def test_regions_get_new_expressions_and_those_without_one_leave():
-    samples = table(
-        regions=[[region("a car"), region("a dog")], [region("a cat")], []], zh=[["汽车。", None], ["一", "二"], None]
-    )
-    outcome = Relabel(texts="zh", language="zh")(samples)
-    kept = outcome.kept["regions"].to_pylist()
-    assert [[r["short"] for r in row] for row in kept] == [["汽车"], [], []] and kept[0][0]["language"] == "zh"
-    assert reasons(outcome) == [(uid(0), "no_text", "regions[1]"), (uid(1), "no_text", "regions[0]")], (
-        "a list that does not fit is not used"
-    )
-    strict = Relabel(texts="zh", language="zh", min_regions=1)(samples)
-    assert strict.kept["uid"].to_pylist() == [uid(0)]
-    assert RegionTexts()(samples).kept["region_texts"].to_pylist() == [["a car", "a dog"], ["a cat"], []]
-
-
-# Reviewers.
 
 
 def review(n=0, verdict="accept", reviewer="Li", time="2026-11-22T10:00:00+08:00", source="A dog.", **more):

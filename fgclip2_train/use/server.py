@@ -213,6 +213,8 @@ class Server:
             response = _refusal(413, f"the request is larger than {self.settings.body} bytes")
         except web.HTTPException as error:
             response = _refusal(error.status, error.reason)
+        if response.status in (408, 413, 415) or not request.content.is_eof():
+            response.force_close()  # what was not read must not be taken for the next request, nor be waited for
         route = resource.canonical if resource else "unknown"
         self.service.metrics.requests.labels(route, str(response.status)).inc()
         self.service.metrics.seconds.labels(route).observe(time.perf_counter() - started)

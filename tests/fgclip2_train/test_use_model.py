@@ -84,6 +84,13 @@ def test_the_box_is_where_the_map_is_high():
     assert 0.1 < otsu(values) < 0.7
 
 
+def test_what_only_resembles_the_phrase_stays_outside():
+    values = np.full((8, 12), 0.1, dtype=np.float32)
+    values[2:5, 3:9] = 0.5
+    values[6:8, 10:12] = 0.9
+    assert rectangles(values, 3) == [(6, 10, 8, 12)]
+
+
 def test_the_best_rectangle_is_the_best_of_all():
     rng = np.random.default_rng(0)
     for _ in range(10):

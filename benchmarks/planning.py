@@ -1,6 +1,6 @@
 """Planning, resuming and `status` of a large run: seconds and memory, on entries published by the engine's ledger and compacted.
 
-python benchmarks/planning.py [--shards 200000] [--folder DIR]
+python benchmarks/planning.py [--shards 200000] [--folder DIR] [--s3]
 
 Makes a run of eight stages: tables are registered, every stage of every shard gets an entry with the fingerprint that the chain
 gives it, through `Ledger.publish`, and they are compacted as they come. The last 1 % of the shards is published after the last
@@ -15,7 +15,6 @@ import argparse
 import hashlib
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -32,7 +31,8 @@ STEP = 20_000
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shards", type=int, default=200_000)
-    parser.add_argument("--folder", type=Path, help="where the run is made; by default a temporary folder")
+    parser.add_argument("--folder", help="where the run is made; by default a temporary folder")
+    parser.add_argument("--s3", action="store_true", help="also with the root on an S3 server on loopback (moto, in memory)")
     parser.add_argument("--measure", nargs=2, metavar=("WHAT", "RECIPE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
@@ -42,12 +42,37 @@ def main() -> None:
         folder = Path(name)
         recipe = write_recipe(folder)
         make(folder, recipe, arguments.shards)
-        for what in ("status", "plan", "resume"):
-            subprocess.run(
-                [sys.executable, __file__, "--measure", what, str(recipe), "--folder", str(folder)],
-                check=True,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-            )
+        measure_all(recipe, str(folder / "runs"))
+        if arguments.s3:
+            sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "kit"))
+            from s3_server import BUCKET, s3_server
+
+            with s3_server():
+                print("the same, with the root on the S3 server:", flush=True)
+                upload(folder / "runs", f"s3://{BUCKET}/runs")
+                measure_all(recipe, f"s3://{BUCKET}/runs")
+
+
+def measure_all(recipe: Path, root: str) -> None:
+    for what in ("status", "plan", "resume"):
+        subprocess.run(
+            [sys.executable, __file__, "--measure", what, str(recipe), "--folder", root],
+            check=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+
+
+def upload(folder: Path, root: str) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from pipelines.stores import place
+
+    def one(path: Path) -> None:
+        target = place(f"{root}/{path.relative_to(folder)}")
+        target.store.upload(path, target.key)  # type: ignore[attr-defined]
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(one, (path for path in folder.rglob("*") if path.is_file() and path.name != "run.lock")))
 
 
 def write_recipe(folder: Path) -> Path:
@@ -175,20 +200,21 @@ def _publish(chain: object, ledger: object, stages: list, shard: int, view: obje
     return view
 
 
-def measure(what: str, recipe_file: str, folder: Path) -> None:
+def measure(what: str, recipe_file: str, root: str) -> None:
     """What the commands do, imports and start included, in this process."""
     began = time.monotonic()
     from pipelines.config import load_recipe
     from pipelines.plan import make_plan
     from pipelines.run import Options, chosen_shards, look, prepare, reach
+    from pipelines.stores import place
 
     recipe = load_recipe(recipe_file)
     if what == "status":
-        chain = look(recipe, folder / "runs")
+        chain = look(recipe, place(root))
         counts = reach(chain, chain.shards()).counts()
         found = f"{counts['pack']['shards']:,} shards packed"
     else:
-        chain = prepare(recipe, folder / "runs", Options())
+        chain = prepare(recipe, place(root), Options())
         shards = chosen_shards(chain, Options())
         if what == "plan":
             made = make_plan(chain, shards)
@@ -196,7 +222,8 @@ def measure(what: str, recipe_file: str, folder: Path) -> None:
         else:
             at = reach(chain, shards)
             found = f"{len(at.pending()):,} shards pending"
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    # Not `ru_maxrss`, which a process takes over from the one that started it.
+    memory = next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line) / 1e6
     print(f"{what:<7} {time.monotonic() - began:5.1f} s  {memory:.2f} GB  {found}", flush=True)
 
 

@@ -28,6 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.durable import canonical_json, create_if_absent, files, more_than, open_read, write_new
+from pipelines.stores import Place
 
 if TYPE_CHECKING:
     from pipelines.ledger import Entry, Ledger
@@ -39,10 +40,12 @@ FOLDER = "@compacted"
 HEX = 32
 """Digits of a content hash and of a fingerprint."""
 ROW_GROUP = 2_000
+HELD = 2
+"""Segments of a store that are held open by a stage: what is open is mostly in memory there."""
 BATCH = 50_000
 """Entries in memory at a time while compacting."""
-WORTH = 5_000
-"""Loose entries from which a run compacts by itself."""
+WORTH, WORTH_STORE = 5_000, 500
+"""Loose entries of a stage from which a run compacts by itself: in a folder, and on a store, where each costs a request to read."""
 EVERY = 60.0
 """Seconds between two looks of a run."""
 MERGE_AT = 8
@@ -84,7 +87,9 @@ def to_row(entry: Entry) -> dict[str, Any]:
     """An entry as a row of a segment; `from_row` gives the same entry back."""
     if any(len(content) != HEX for content in (*entry.columns.values(), entry.uids, entry.fingerprint)):
         raise ValueError(f"stage {entry.stage}, shard {entry.shard}: the entry's hashes do not have {HEX} digits")
-    row: dict[str, Any] = {name: getattr(entry, name) for name in SEGMENT.names if name not in ("names", "hashes", *JSON, *SUMS)}
+    row: dict[str, Any] = {
+        name: getattr(entry, name) for name in SEGMENT.names if name not in ("names", "hashes", *JSON, *SUMS)
+    }
     row.update({name: _json(getattr(entry, name)) for name in JSON if name != "files"})
     row["files"] = _json({role: [file.path, file.bytes, file.sha256] for role, file in entry.files.items()})
     row["bytes"] = sum(file.bytes for file in entry.files.values())
@@ -171,7 +176,8 @@ def compact(ledger: Ledger, say: Callable[[str], None] = lambda line: None) -> C
 
 def is_worth_it(ledger: Ledger) -> bool:
     """Whether a stage has so many loose entries that reading them one by one begins to tell."""
-    return any(more_than(ledger.folder / stage, WORTH) for stage in ledger.stages())
+    worth = WORTH_STORE if isinstance(ledger.folder, Place) else WORTH
+    return any(more_than(ledger.folder / stage, worth) for stage in ledger.stages())
 
 
 @contextmanager
@@ -297,6 +303,8 @@ class StageIndex:
 
     def _file(self, number: int) -> pq.ParquetFile:
         if number not in self._files:
+            if isinstance(self.folder, Place) and len(self._files) >= HELD:
+                del self._files[next(iter(self._files))]
             self._files[number] = pq.ParquetFile(open_read(self.folder / self.names[number]))
         return self._files[number]
 

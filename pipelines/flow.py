@@ -46,7 +46,7 @@ def run_flow(chain: Chain, done: list[Stage], stages: list[Stage], shards: list[
     flow: Dataset = ray.data.from_items([{"index": i} for i in range(len(ranges))], override_num_blocks=len(ranges))
     source = _Source(chain, done, stages, ranges, monitor)
     # One source task at a time: shards are admitted in order, and a waiting source holds one process, not one per range.
-    flow = flow.map_batches(source, batch_size=1, num_cpus=0.01, compute=TaskPoolStrategy(size=1))
+    flow = flow.map_batches(source, batch_size=1, num_cpus=0.01, compute=TaskPoolStrategy(size=1))  # type: ignore[arg-type]
     share = _cpu_share(stages)
     for position, stage in enumerate(stages):
         model = stage.kind == "model"

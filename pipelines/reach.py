@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from pipelines.config import Stage
 
 HASH = f"S{HEX}"
+CHUNK = 10_000
+"""Shards whose hashes are Python objects at a time."""
 NOWHERE = -1
 """A number that no shard has."""
 TOKEN = uuid4().hex
@@ -41,11 +43,14 @@ class _Part:
 
     names: list[str]
     rows: np.ndarray  # number of the row in the stage's index; loose entries follow the compacted ones
-    keys: pa.Array  # fingerprint and shard, 40 bytes
-    fingerprints: np.ndarray
+    keys: np.ndarray  # fingerprint and shard, 40 bytes
     uids: np.ndarray
     hashes: np.ndarray  # [rows, columns]
     rows_out: np.ndarray
+
+    @property
+    def fingerprints(self) -> np.ndarray:
+        return np.ndarray(len(self.keys), HASH, self.keys, strides=(HEX + 8,))
 
 
 @dataclass
@@ -68,11 +73,16 @@ class StageTable:
         )
 
 
-def _keys(fingerprints: np.ndarray, shards: np.ndarray) -> pa.Array:
+def _keys(fingerprints: np.ndarray, shards: np.ndarray) -> np.ndarray:
+    """Fingerprint and shard side by side, 40 bytes [n, 40]."""
     joined = np.empty((len(shards), HEX + 8), np.uint8)
     joined[:, :HEX] = fingerprints.view(np.uint8).reshape(-1, HEX)
     joined[:, HEX:] = np.ascontiguousarray(shards, np.int64).view(np.uint8).reshape(-1, 8)
-    return pa.Array.from_buffers(pa.binary(HEX + 8), len(shards), [None, pa.py_buffer(joined)])
+    return joined
+
+
+def _as_arrow(keys: np.ndarray) -> pa.Array:
+    return pa.Array.from_buffers(pa.binary(HEX + 8), len(keys), [None, pa.py_buffer(keys)])
 
 
 def _hex(column: pa.ChunkedArray | pa.Array, width: int = 1) -> np.ndarray:
@@ -100,14 +110,12 @@ def load_stage(chain: Chain, stage: str) -> StageTable:
     for code, names in enumerate(shapes.dictionary.to_pylist()):
         rows = np.flatnonzero(codes == code)
         mine = table if len(rows) == len(codes) else table.take(pa.array(rows))
-        fingerprints = _hex(mine["fingerprint"])[:, 0]
         listed = json.loads(names)
         parts.append(
             _Part(
                 listed,
                 rows,
-                _keys(fingerprints, mine["shard"].to_numpy()),
-                fingerprints,
+                _keys(_hex(mine["fingerprint"])[:, 0], mine["shard"].to_numpy()),
                 _hex(mine["uids"])[:, 0],
                 _hex(mine["hashes"], len(listed)),
                 mine["rows_out"].to_numpy(),
@@ -160,9 +168,9 @@ class Reach(Mapping[int, tuple[View, "Stage | None"]]):
         parts = self.table(stage.name).parts
         made: list[tuple[_Group, Stage | None]] = []
         left = np.ones(len(group.shards), bool)
-        wanted = _keys(self._fingerprints(group, stage), group.shards) if parts else None
+        wanted = _as_arrow(_keys(self._fingerprints(group, stage), group.shards)) if parts else None
         for part in parts:
-            rows = pc.index_in(wanted, value_set=part.keys)
+            rows = pc.index_in(wanted, value_set=_as_arrow(part.keys))
             here = rows.is_valid().to_numpy(zero_copy_only=False) & left
             if here.any():
                 through = group.choose(here)
@@ -316,15 +324,21 @@ class _Marked:
         )
         if not marks:
             return (text for _ in range(len(self.group.shards)))
-        values = {mark: self._values(*mark) for mark in dict.fromkeys(marks)}
-        return (form % row for row in zip(*(values[mark] for mark in marks), strict=True))
+        return self._filled(form, marks)
 
-    def _values(self, stage: str, what: str) -> list[Any]:
+    def _filled(self, form: bytes, marks: list[tuple[str, ...]]) -> Iterator[bytes]:
+        """Some shards at a time: as Python objects the hashes of all of them would be most of a gigabyte."""
+        for start in range(0, len(self.group.shards), CHUNK):
+            some = slice(start, start + CHUNK)
+            values = {mark: self._values(mark[0], mark[1], some) for mark in dict.fromkeys(marks)}
+            yield from (form % row for row in zip(*(values[mark] for mark in marks), strict=True))
+
+    def _values(self, stage: str, what: str, some: slice) -> list[Any]:
         if stage == "shard":
-            return self.group.shards.tolist()
+            return self.group.shards[some].tolist()
         part, rows = self.group.way[stage]
         array = {"uids": part.uids, "entry": part.fingerprints}.get(what)
-        return (part.hashes[:, int(what)] if array is None else array)[rows].tolist()
+        return (part.hashes[:, int(what)] if array is None else array)[rows[some]].tolist()
 
 
 def _mark(stage: str, what: str | int) -> str:

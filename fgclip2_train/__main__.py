@@ -65,7 +65,7 @@ def evaluate(
         raise ValueError("say what to evaluate: --checkpoint DIR (a checkpoint's or a run's folder, or a hub name)")
 
     from fgclip2_train.evaluation.run import evaluate as run
-    from fgclip2_train.evaluation.run import write_json
+    from fgclip2_train.evaluation.run import leave, write_json
     from fgclip2_train.evaluation.table import table
     from fgclip2_train.ring import rank
 
@@ -77,6 +77,7 @@ def evaluate(
         if json:
             write_json(result, json)
             typer.echo(f"written: {json}")
+    leave()
     raise typer.Exit(1 if any("error" in one for one in result["sets"].values()) else 0)
 
 

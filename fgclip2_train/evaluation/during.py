@@ -60,11 +60,13 @@ class InTraining:
         """Evaluate, on all ranks together; True on all of them if this is the best step so far (step 0 is not in the race)."""
         result = self._measure(model, texts, step)
         numbers = flatten(result)
-        if self.settings.best not in numbers:
+        failed = [name for name, one in result["sets"].items() if "error" in one]
+        if self.settings.best not in numbers and not failed:
             raise ValueError(
                 f"evaluate.best={self.settings.best}: no such number in the result. There are: {', '.join(sorted(numbers))}"
             )
-        value, before = numbers[self.settings.best], [v for at, v in self.found.items() if at > 0 and v is not None]
+        # A set that has become unreadable is shown and logged, but no reason to stop the training.
+        value, before = numbers.get(self.settings.best), [v for at, v in self.found.items() if at > 0 and v is not None]
         self.found[step] = value
         if rank() == 0:
             write_json(result, self.folder / f"step-{step:08d}.json")
@@ -73,7 +75,7 @@ class InTraining:
             for board in boards:
                 board({f"eval/{name}": number for name, number in numbers.items()}, step)
             print(table(result), flush=True)
-        return step > 0 and (not before or value > max(before))
+        return step > 0 and value is not None and (not before or value > max(before))
 
     def _measure(self, model: Fgclip2Model, texts: Texts, step: int) -> dict[str, Any]:
         whole, training = _gathered(model), model.training

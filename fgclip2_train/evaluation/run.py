@@ -186,6 +186,12 @@ def _join(settings: EvaluationSettings) -> torch.device:
     return device
 
 
+def leave() -> None:
+    """Leave the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def write_json(result: dict[str, Any], file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     hidden = file.with_name(f".{file.name}")

@@ -16,7 +16,7 @@ from fgclip2_train.loop import train
 
 ROOT = Path(__file__).parents[2]
 COMMON = [
-    "stage=2",
+    "stage=1",
     "threads=1",
     "batch=6",
     "log_every=1",
@@ -111,6 +111,15 @@ def test_an_unknown_best_number_is_named_with_those_there_are(shards, tmp_path):
     watched = ["evaluate.every=2", f"evaluate.shards={shards}", "evaluate.best=accuracy", "evaluate.at_start=true"]
     with pytest.raises(ValueError, match=r"evaluate.best=accuracy: no such number .* score, seconds, shards\.boxes"):
         train(settings(shards, tmp_path, *watched))
+
+
+def test_a_set_that_becomes_unreadable_is_shown_and_the_training_goes_on(shards, tmp_path, capsys):
+    (tmp_path / "c.txt").write_text("gone.jpg\tred")
+    watched = ["evaluate.every=3", f"evaluate.root={tmp_path}", "evaluate.sets.x.kind=captions", "evaluate.sets.x.file=c.txt"]
+    train(settings(shards, tmp_path / "out", *watched))
+    assert [line["step"] for line in lines(tmp_path / "out", "eval")] == [3, 6]
+    assert "x: no result: x: none of 1 pictures is readable" in capsys.readouterr().out
+    assert not (tmp_path / "out/checkpoints/best").exists()
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])

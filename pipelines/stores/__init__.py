@@ -26,7 +26,7 @@ def place(root: str | Path) -> Path:
         return cast(Path, root)
     found = URL.match(str(root))
     if found is None:
-        if re.match(r"^[a-z0-9]+://", str(root)):
+        if re.match(r"^[a-z][a-z0-9]+:/", str(root)):
             raise StoreError(f"{root}: unknown kind of store. Known are a local folder, s3://, gs:// and hdfs://")
         return Path(root)
     scheme, bucket, key = found.groups()

@@ -1,9 +1,12 @@
 """Samples that were put back live in one shard only, whatever their first one would say of them now."""
 
+import json
 from collections import Counter
 
 import pytest
+import yaml
 from in_process import run_here
+from picture_server import PictureServer, picture
 
 from pipelines.config import load_recipe
 from pipelines.durable import read_table
@@ -66,3 +69,39 @@ def test_retry_is_for_what_was_fetched(make_recipe, tmp_path):
     run_here(load_recipe(path), root)
     with pytest.raises(ValueError, match="no download stage"):
         retry(look(load_recipe(path), root))
+
+
+def test_retry_puts_back_what_may_pass_and_nothing_else(tmp_path):
+    """A busy host and a missing page: only the first is asked again, in a shard of its own, and what was fetched stays."""
+    with PictureServer() as server:
+        for i in range(4):
+            server.serve(f"/{i}.jpg", picture(70 + 10 * i, 50, seed=9 * i))
+        server.behave("/1.jpg", lambda handler: handler.answer(503))
+        server.behave("/2.jpg", lambda handler: handler.answer(404))
+        links = [json.dumps({"u": f"{server.url}/{i}.jpg", "t": f"a red cat {i}"}) + "\n" for i in range(4)]
+        (tmp_path / "table.jsonl").write_text("".join(links))
+        columns = {"url": "u", "captions": ["t"]}
+        source = {"format": "jsonl", "tables": str(tmp_path / "table.jsonl"), "language": "en", "columns": columns}
+        (tmp_path / "links.yaml").write_text(yaml.safe_dump(source))
+        stages = {"download": {"allow_private_addresses": True, "retries": 0}, "pack": {}}
+        body = {
+            "recipe": "links",
+            "sources": [str(tmp_path / "links.yaml")],
+            "shard_size": 4,
+            "disk_floor_gb": 0,
+            "stages": stages,
+        }
+        (tmp_path / "links_recipe.yaml").write_text(yaml.safe_dump(body, sort_keys=False))
+        recipe, root = load_recipe(tmp_path / "links_recipe.yaml"), tmp_path / "runs"
+        run_here(recipe, root)
+        assert count(look(recipe, root))["download"]["samples"] == Counter(http_503=1, http_404=1)
+
+        back = retry(look(recipe, root))
+        assert (back.rows, back.first_shard, back.shards) == (1, 1, 1)
+        assert retry(look(recipe, root)) is None
+        server.serve("/1.jpg", picture(80, 50, seed=9))
+        before = server.asked["/0.jpg"]
+        run_here(recipe, root)
+        packed = read_table(root / "links" / "index.parquet")
+        assert sorted(packed["tar"].to_pylist()) == ["00000.tar", "00000.tar", "00001.tar"]
+        assert server.asked["/0.jpg"] == before and server.asked["/2.jpg"] == 1

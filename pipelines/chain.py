@@ -56,7 +56,7 @@ class Chain:
                 }
             }
             names = stage.operator.prompts if stage.kind == "model" else []
-            prompts = [load_prompt(name, self.prompts) for name in names]
+            prompts = [load_prompt(name, self.prompts).capped(self.recipe.model.max_answer_tokens) for name in names]
             if prompts:  # without prompts it asks nothing, and the model is none of its business
                 record["prompts"] = {
                     prompt.name: {"version": prompt.version, "content": digest(prompt.content())} for prompt in prompts

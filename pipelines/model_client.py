@@ -66,6 +66,7 @@ class ModelSettings(Settings):
     concurrency    requests in flight
     timeout        seconds for one try, until the answer's last byte
     deadline       seconds for one request with all its tries and waits
+    max_answer_tokens   bound on one answer's length where a prompt allows more; null leaves it to the prompts
     retries        tries after the first; with `backoff` (seconds, doubled each time) 8 outlast a server's restart of 90 s
     """
 
@@ -82,6 +83,7 @@ class ModelSettings(Settings):
     deadline: float = Field(default=600.0, gt=0)
     retries: int = Field(default=8, ge=0)
     backoff: float = Field(default=0.5, gt=0)
+    max_answer_tokens: int | None = Field(default=None, ge=16)
     max_answer_bytes: int = Field(default=4_000_000, ge=1000)
     max_requests: int | None = Field(default=None, ge=0)
     max_output_tokens: int | None = Field(default=None, ge=0)
@@ -364,7 +366,8 @@ class SampleAsk:
         region: tuple[int, int, int, int] | None = None,
     ) -> Answer:
         """image: the sample's whole picture; region: x1, y1, x2, y2 in its pixels, to send only that part of it."""
-        client, question = self._client, load(prompt, self._folder)
+        client = self._client
+        question = load(prompt, self._folder).capped(client.settings.max_answer_tokens)
         system, user = question.render(variables)
         picture = None if image is None else self._picture(image, region)
         identity = await client.identity()

@@ -285,7 +285,8 @@ def _no_pixels() -> Image.Image:
 def _max_tokens(chain: Chain, stage: Stage) -> int:
     from prompts.load import load
 
-    return max(int(load(name, chain.prompts).sampling.get("max_tokens", 512)) for name in stage.operator.prompts)
+    cap = chain.recipe.model.max_answer_tokens
+    return max(int(load(name, chain.prompts).capped(cap).sampling["max_tokens"]) for name in stage.operator.prompts)
 
 
 def _with_nulls(table: pa.Table, stage: Stage) -> pa.Table:

@@ -97,6 +97,12 @@ class Prompt(BaseModel):
         user = _template(self.user).render(_harmless(variables))
         return system.strip(), user.strip()
 
+    def capped(self, tokens: int | None) -> Prompt:
+        """The same question with no more room for the answer than that."""
+        if tokens is None or self.sampling["max_tokens"] <= tokens:
+            return self
+        return self.model_copy(update={"sampling": {**self.sampling, "max_tokens": tokens}})
+
     def content(self) -> dict[str, Any]:
         """Everything that decides what is asked, in canonical form (NFC, LF, includes expanded), for fingerprints."""
         return _canonical(self.model_dump())

@@ -85,6 +85,9 @@ def test_only_what_was_never_asked_is_asked_and_the_plan_knows_it(recipe, tmp_pa
     changed.write_text(changed.read_text().replace("Describe this picture.", "Describe what you see."))
     assert asks(mended, folder) == ({"long_caption_en": 4, "again": 0}, 4), "one prompt was changed: its stage alone asks again"
 
+    shorter = [*mended, "model.max_answer_tokens=48"]
+    assert asks(shorter, folder) == ({"long_caption_en": 4, "again": 4}, 8), "answers with less room are other answers"
+
 
 def test_every_answer_is_kept_with_what_it_was_asked_for(recipe, tmp_path):
     from pipelines.answers import read_answers

@@ -31,6 +31,12 @@ def test_missing_and_unknown_variables_are_errors_that_say_what_is_taken(tmp_pat
         load("hello", write(tmp_path, "hello", PLAIN)).render(variables)
 
 
+def test_a_cap_shortens_long_answers_and_leaves_short_ones(tmp_path):
+    prompt = load("hello", write(tmp_path, "hello", PLAIN))
+    assert prompt.capped(None) is prompt and prompt.capped(8) is prompt
+    assert prompt.capped(5).sampling == {"temperature": 0, "max_tokens": 5} and prompt.capped(5).user == prompt.user
+
+
 def test_an_unknown_prompt_is_an_error_with_the_nearest_name():
     with pytest.raises(ValueError, match="Did you mean long_caption"):
         load("long_caption_em")

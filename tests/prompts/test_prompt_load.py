@@ -97,6 +97,9 @@ EXAMPLES = {
     "glossary": ["Paris = 巴黎"],
     "source": "A car.",
     "translation": "一辆车。",
+    "count": 2,
+    "refused": ["a scarlet car: the same colour"],
+    "taken": ["a blue car"],
 }
 
 

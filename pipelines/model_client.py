@@ -51,10 +51,6 @@ class ServerUnavailable(RuntimeError):
     """The model server cannot be used: infrastructure, never a refusal of a sample."""
 
 
-class BudgetExceeded(RuntimeError):
-    """The run's budget of requests or tokens is spent; what was answered is kept, and a later run goes on from there."""
-
-
 class ModelSettings(Settings):
     """Where and how to ask. Only `name`, `revision`, `quantization` and the picture's settings can change an answer.
 
@@ -85,8 +81,6 @@ class ModelSettings(Settings):
     backoff: float = Field(default=0.5, gt=0)
     max_answer_tokens: int | None = Field(default=None, ge=16)
     max_answer_bytes: int = Field(default=4_000_000, ge=1000)
-    max_requests: int | None = Field(default=None, ge=0)
-    max_output_tokens: int | None = Field(default=None, ge=0)
 
     @field_validator("base_url")
     @classmethod
@@ -230,16 +224,16 @@ class ModelClient:
 
     async def _until_answered(self, body: dict[str, Any]) -> dict[str, Any]:
         deadline = time.monotonic() + self.settings.deadline
-        charged = False
+        counted = False
         for attempt in range(self.settings.retries + 1):
             try:
                 if time.monotonic() - self._last_answer > QUIET:
                     await self._together("identity", self._compare_identity)
                 await asyncio.sleep(max(0.0, self._resume_at - time.monotonic()))
                 async with self._slots:
-                    if not charged:
-                        self._charge()
-                        charged = True
+                    if not counted:
+                        self._counts["requests"] += 1
+                        counted = True
                     return await self._send(body)
             except _Trouble as error:
                 trouble = error
@@ -285,18 +279,6 @@ class ModelClient:
         self._counts["prompt_tokens"] += record["prompt_tokens"]
         self._counts["output_tokens"] += record["output_tokens"]
         return record
-
-    def _charge(self) -> None:
-        s, counts = self.settings, self._counts
-        for spent, limit, what in (
-            (counts["requests"], s.max_requests, "requests"),
-            (counts["output_tokens"], s.max_output_tokens, "output tokens"),
-        ):
-            if limit is not None and spent >= limit:
-                raise BudgetExceeded(
-                    f"the budget of {limit:,} {what} is spent; what was answered is kept, and a later run uses it"
-                )
-        counts["requests"] += 1
 
     async def _wait(self, trouble: _Trouble, attempt: int, deadline: float) -> bool:
         """Back off before the next try. False if there is none: tries or time are used up."""

@@ -26,7 +26,7 @@ from pipelines.commit import Attempt, Made
 from pipelines.config import Stage
 from pipelines.durable import Ranges, free_bytes, read_table, scratch_folder
 from pipelines.ledger import Entry, shard_name
-from pipelines.model_client import BudgetExceeded, ModelChanged, ModelClient, ServerUnavailable
+from pipelines.model_client import ModelChanged, ModelClient, ServerUnavailable
 from pipelines.sources import Slice, read_slice
 from pipelines.stores import Place, place
 from pipelines.tables import REQUEUED
@@ -72,7 +72,7 @@ class Worker:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StopRun(f"the disk is full: {error}. Free some space and run again; nothing committed is lost") from error
             raise
-        except (ServerUnavailable, ModelChanged, BudgetExceeded) as error:
+        except (ServerUnavailable, ModelChanged) as error:
             raise StopRun(str(error)) from error
 
     def _check_disk(self) -> None:
@@ -288,7 +288,7 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
             stack = [*item.exceptions, *stack]
         else:
             flat.append(item)
-    return next((e for e in flat if isinstance(e, StopRun | ServerUnavailable | ModelChanged | BudgetExceeded)), flat[0])
+    return next((e for e in flat if isinstance(e, StopRun | ServerUnavailable | ModelChanged)), flat[0])
 
 
 __all__ = ["PictureReader", "StopRun", "Worker"]

@@ -15,7 +15,7 @@ from aiohttp import web
 from PIL import Image
 
 from pipelines.answers import AnswerStore, read_answers
-from pipelines.model_client import BudgetExceeded, ModelClient, ModelSettings, ServerUnavailable
+from pipelines.model_client import ModelClient, ModelSettings, ServerUnavailable
 from pipelines.model_identity import ModelChanged, same_model
 from pipelines.sent_picture import SentPicture
 
@@ -546,22 +546,6 @@ def test_a_machine_that_cannot_read_the_weights_trusts_name_and_version():
     assert same_model(driver, worker)
     assert not same_model(driver, {**worker, "server": "2"})
     assert not same_model(driver, {**driver, "weights": "sha256:2"})
-
-
-@pytest.mark.parametrize(
-    ("budget", "asked"), [({"max_requests": 3}, 3), ({"max_output_tokens": 14}, 2), ({"max_requests": 0}, 0)]
-)
-def test_a_budget_stops_the_asking_and_what_was_answered_is_kept(prompts, tmp_path, budget, asked):
-    async def scenario(server: Server) -> None:
-        client = ModelClient(settings(server, concurrency=1, **budget))
-        store = AnswerStore(tmp_path / "answers", "a")
-        with pytest.raises(BudgetExceeded, match="budget"):
-            for i in range(5):
-                await client.ask_for(store, SHA, prompts)("ask", {"word": f"w{i}"})
-        store.close()
-        assert len(server.bodies) == len(list(read_answers(tmp_path / "answers"))) == asked
-
-    run(scenario)
 
 
 def test_the_key_is_sent_and_is_nowhere_else(prompts, tmp_path, monkeypatch, caplog):

@@ -45,7 +45,7 @@ def make_tiny_detector(folder: Path) -> str:
         text_config=text,
         num_queries=6,
         encoder_layers=1,
-        decoder_layers=1,
+        decoder_layers=2,
         d_model=32,
         encoder_ffn_dim=16,
         decoder_ffn_dim=16,

@@ -342,7 +342,7 @@ def test_sigterm_answers_what_is_in_hand_and_ends_with_0(world, tmp_path):
         slow.sendall(body[5:])
         slow.settimeout(10)
         assert slow.recv(100).startswith(b"HTTP/1.1 200")
-    assert process.wait(20) == 0
+    assert process.wait(200) == 0
     assert "ended" in process.stdout.read()
 
 

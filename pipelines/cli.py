@@ -54,6 +54,12 @@ def run(
         str | None, typer.Option(help="Ray cluster to join (auto inside a Ray job); by default Ray starts here.")
     ] = None,
     cpus: Annotated[int | None, typer.Option(min=1, help="CPUs that a Ray started here may use.")] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[HOST:]PORT", help="Serve figures for Prometheus here; off by default.", envvar="FINELOOM_METRICS"
+        ),
+    ] = None,
 ) -> None:
     """Run a recipe: take every pending shard through its stages. What is committed already is not done again.
 
@@ -62,7 +68,7 @@ def run(
     from pipelines.progress import Progress
     from pipelines.run import Options, execute
 
-    options = Options(_range(shards), limit, max_output_tokens, max_gpu_hours, prompts, address, cpus)
+    options = Options(_range(shards), limit, max_output_tokens, max_gpu_hours, prompts, address, cpus, metrics)
     loaded = load_recipe(recipe, overrides or [])
     try:
         result = execute(loaded, root, options, Progress(console))

@@ -41,7 +41,7 @@ WAIT = 0.05
 def run_flow(chain: Chain, done: list[Stage], stages: list[Stage], shards: list[int], monitor: Any) -> list[Failure]:
     """Take every pending shard through `stages`; `done` are the stages of earlier segments. Returns the shards that failed."""
     _configure()
-    ray.get(monitor.begin_flow.remote())
+    ray.get(monitor.begin_flow.remote([stage.name for stage in stages]))
     ranges = [{"shards": shards[i : i + RANGE]} for i in range(0, len(shards), RANGE)]
     flow: Dataset = ray.data.from_items([{"index": i} for i in range(len(ranges))], override_num_blocks=len(ranges))
     source = _Source(chain, done, stages, ranges, monitor)
@@ -190,7 +190,7 @@ class _Base:
                 error, trace = f"{type(caught).__name__}: {caught}", traceback.format_exc()
             else:
                 counts = {k: getattr(entry, k) for k in ("rows_in", "rows_out", "rejects", "parts", "usage", "seconds")}
-                await self.monitor.end.remote(name, shard, counts if fresh else None)
+                await self.monitor.end.remote(name, shard, counts if fresh else None, True)
                 return _row(shard, view.after(entry))
         await self.monitor.end.remote(name, shard, None)
         return _row(shard, view, name, error, trace)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,12 +65,17 @@ class Monitor:
         self.skipped = 0
         self.starts: Counter[tuple[str, int]] = Counter()
         self.live: dict[tuple[str, int], Counter[str]] = {}
+        self.order: list[str] = []
+        self.waiting: dict[str, set[int]] = {}  # shards that a stage's predecessor handed over and that it has not begun
         self.stop_reason: str | None = None
         self.began = self.began_flow = time.monotonic()
 
-    def begin_flow(self) -> None:
-        """A new pass over the shards: what was admitted, finished and skipped counts anew; what was done and refused stays."""
+    def begin_flow(self, order: Sequence[str] = ()) -> None:
+        """A new pass of the shards through the stages `order`: what was admitted, finished and skipped counts anew; what was
+        done and refused stays."""
         self.admitted = self.finished = self.skipped = 0
+        self.order = list(order)
+        self.waiting = {stage: set() for stage in self.order}
         self.starts.clear()
         self.live.clear()
         self.began_flow = time.monotonic()
@@ -91,6 +97,7 @@ class Monitor:
     def start(self, stage: str, shard: int) -> tuple[int, str | None]:
         """Mark a try before it begins: how often it was begun, and the reason to stop, if there is one."""
         self.starts[stage, shard] += 1
+        self.waiting.get(stage, set()).discard(shard)
         if self.stop_reason is None:
             self.live[stage, shard] = Counter()
         return self.starts[stage, shard], self.stop_reason
@@ -101,10 +108,12 @@ class Monitor:
         self._check_budget()
         return self.stop_reason
 
-    def end(self, stage: str, shard: int, entry: dict[str, Any] | None) -> None:
-        """A try ended; `entry` has the committed counts, None when nothing was committed."""
+    def end(self, stage: str, shard: int, entry: dict[str, Any] | None, onward: bool = False) -> None:
+        """A try ended; `entry` has the committed counts, None when nothing was committed. `onward`: the shard goes on."""
         self.live.pop((stage, shard), None)
         self.starts.pop((stage, shard), None)
+        if onward and stage in self.order[:-1]:
+            self.waiting[self.order[self.order.index(stage) + 1]].add(shard)
         if entry is None:
             return
         count = self.stages[stage]
@@ -142,6 +151,8 @@ class Monitor:
             "admitted": self.admitted,
             "finished": self.finished,
             "skipped": self.skipped,
+            "window": self.window,
+            "waiting": {stage: len(shards) for stage, shards in self.waiting.items()},
             "stop": self.stop_reason,
             "seconds": time.monotonic() - self.began_flow,
         }

@@ -41,6 +41,7 @@ from pipelines.durable import (
 )
 from pipelines.fingerprint import digest
 from pipelines.ledger import shard_name
+from pipelines.metrics import ask, exported
 from pipelines.model_client import ModelClient, ServerUnavailable
 from pipelines.monitor import Failure, Limits, Monitor
 from pipelines.progress import Progress
@@ -65,6 +66,7 @@ class Options:
     prompts: Path | None = None
     address: str | None = None  # of a Ray cluster; None starts one on this machine
     cpus: int | None = None
+    metrics: str | None = None  # [host:]port of the figures for Prometheus; None serves none
 
 
 @dataclass
@@ -248,7 +250,9 @@ def execute(recipe: Recipe, root: Path, options: Options, progress: Progress) ->
         )
         engine = _Engine(recipe, options, progress)
         try:
-            with meanwhile(run):
+            with exported(options.metrics, recipe.name, engine.snapshot) as port, meanwhile(run):
+                if port is not None:
+                    progress.say(f"figures for Prometheus at port {port}, /metrics")
                 _segments(chain, shards, engine, result)
         finally:
             engine.close()
@@ -291,6 +295,9 @@ class _Engine:
         )
         self.monitor = ray.remote(num_cpus=0)(Monitor).remote(self.recipe.window, limits)
         self.started = True
+
+    def snapshot(self) -> dict[str, Any] | None:
+        return ask(self.monitor) if self.started else None
 
     def close(self) -> None:
         if self.started and self.own_ray:
@@ -441,7 +448,9 @@ def _record(chain: Chain, options: Options, result: Result) -> None:
         "recipe": chain.recipe.name,
         "overrides": list(chain.recipe.overrides),
         "options": {
-            key: value for key, value in asdict(options).items() if key not in ("address", "prompts") and value is not None
+            key: value
+            for key, value in asdict(options).items()
+            if key not in ("address", "prompts", "metrics") and value is not None
         },
         "seconds": round(result.seconds, 1),
         "stopped": result.stopped,

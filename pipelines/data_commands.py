@@ -21,6 +21,7 @@ def add_to(app: typer.Typer) -> None:
     app.command("export")(export_command)
     app.command("import")(import_command)
     app.command("compare")(compare_command)
+    app.command("view")(view_command)
     app.add_typer(review, name="review")
 
 
@@ -77,6 +78,26 @@ def _about(recipe: str | None, overrides: list[str], title: str):  # type: ignor
     folders = [Path("manifests/sources"), MANIFESTS / "sources"]
     sources = {source.name: source.about for source in (load_source(name, folders) for name in loaded.sources)}
     return About(title, loaded.description or f"Made by the recipe {loaded.name}.", sources, "1.0.0")
+
+
+def view_command(
+    root: Annotated[Path, typer.Argument(help="Folder or address that holds the runs, or the folder of one run.")] = ROOT,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Settings of the run; by default those it was last called with."),
+    ] = None,
+    recipe: Annotated[str | None, typer.Option(help="Recipe of the run; by default the one of the same name.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen at. Beyond this machine there is no login.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes any free one.")] = 8765,
+    prompts: Annotated[Path | None, typer.Option(help="Folder of prompt files that replaced the packaged one.")] = None,
+) -> None:
+    """Look at a run in the browser: samples with boxes and negatives, refusals, filters, search, where everything came from.
+
+    [dim]fineloom view runs · fineloom view runs/demo · fineloom view runs --port 0[/dim]
+    """
+    from pipelines.viewer import runs_in, serve
+
+    serve(runs_in(root, recipe, overrides, prompts), host, port, say)
 
 
 def import_command(

@@ -49,7 +49,7 @@ def show(chain: Chain, uid: str, picture: Path | None = None) -> dict[str, Any]:
     picture   write the picture's bytes to this file; it must not be there yet
     Raises ConfigError for a uid that no sample has or that several have.
     """
-    found = _find(chain, uid)
+    found = find(chain, uid)
     taken = chain.withheld.taken
     if any(hit.uid in taken.get(hit.shard, ()) for hit in found):
         raise ConfigError(f"sample {found[0].uid} was taken down")
@@ -58,14 +58,14 @@ def show(chain: Chain, uid: str, picture: Path | None = None) -> dict[str, Any]:
         view, next_stage = reach(chain, chain.shards())[shard]  # a global stage's entry is found by what all shards hold
     else:
         view, next_stage = chain.advance(View(shard), chain.recipe.stages)
-    told = _follow(chain, view, found[-1].uid, next_stage)
+    told = follow(chain, view, found[-1].uid, next_stage)
     told["earlier_shards"] = [other.shard for other in found[:-1]]
     if picture is not None:
         _write_picture(chain, told, picture)
     return told
 
 
-def _find(chain: Chain, uid: str) -> list[Found]:
+def find(chain: Chain, uid: str) -> list[Found]:
     """The sample's places, in the order of shards: several when it was refused and put back."""
     prefix = uid.strip().lower()
     if not re.fullmatch(r"[0-9a-f]{1,32}", prefix):
@@ -94,7 +94,7 @@ def _find(chain: Chain, uid: str) -> list[Found]:
     return sorted(set(found), key=lambda hit: hit.shard)
 
 
-def _follow(chain: Chain, view: View, uid: str, next_stage: Stage | None) -> dict[str, Any]:
+def follow(chain: Chain, view: View, uid: str, next_stage: Stage | None) -> dict[str, Any]:
     """Stage by stage through the entries of the sample's shard, until it was refused or they end."""
     table = chain.tables.table_of(view.shard)
     told: dict[str, Any] = {

@@ -1,0 +1,63 @@
+"""What a page shows of one sample, from the columns that its stages wrote."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from operators.columns import BASE, IMAGE
+from pipelines.pack import TEXTS
+
+PLACES = {*IMAGE.names, *BASE.names, "shard_offset", "shard_size", "duplicate_of"}
+NAMES = {
+    "captions": "caption",
+    "long_captions": "long caption",
+    "long_caption_en": "long caption",
+    "long_caption_zh": "long caption",
+    "translation_zh": "translation",
+}
+
+
+def record(columns: dict[str, Any]) -> dict[str, Any]:
+    """uid, texts by language, regions with what was made of them, and numbers. Any column may be missing or null."""
+    return {
+        **{key: columns.get(key) for key in ("uid", "source", "license", "url", "sha256", "image_format", "width", "height")},
+        "has_picture": columns.get("image_offset") is not None,
+        "texts": _texts(columns),
+        "regions": _regions(columns),
+        "long_negatives": [entry for entry in columns.get("long_negatives") or [] if entry],
+        "scores": {
+            name: value
+            for name, value in columns.items()
+            if isinstance(value, int | float) and name not in PLACES and not name.endswith("_chars")
+        },
+    }
+
+
+def _texts(columns: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """ "en", "zh" and "" (unknown) → the texts, in the order of the record."""
+    spoken = columns.get("language") or columns.get("caption_language")
+    found: dict[str, list[dict[str, Any]]] = {"en": [], "zh": [], "": []}
+    for name, kind in TEXTS.items():
+        value = columns.get(name)
+        for text in value if isinstance(value, list) else [value]:
+            if text:
+                language = kind.language or spoken
+                found[language if language in found else ""].append(
+                    {"text": text, "language": language, "name": NAMES.get(name, name), "origin": kind.origin, "by": name}
+                )
+    return found
+
+
+def _regions(columns: dict[str, Any]) -> list[dict[str, Any]]:
+    regions = columns.get("regions")
+    if regions is None:
+        regions = [
+            {**region, "short": region["text"], "long": None, "language": columns.get("language"), "origin": "source"}
+            for region in columns.get("source_regions") or []
+        ]
+    beside = {name: columns.get(name) or [] for name in ("negatives", "positives")}
+    return [
+        {**region, **{name: (values[i] if i < len(values) else None) or [] for name, values in beside.items()}}
+        for i, region in enumerate(regions)
+        if region and region.get("box")
+    ]

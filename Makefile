@@ -37,6 +37,17 @@ demo: setup  ## the whole way on this machine: tables, shards, both training sta
 data: .venv/ready  ## run a recipe up to its shards (RECIPE=, ROOT=, SET=)
 	$(RUN) run $(RECIPE) $(SET) --root $(ROOT)
 
+# What the cluster's machines call the command, and where their Ray answers: the dashboard's address, not the client's.
+ADDRESS ?= http://127.0.0.1:8265
+REMOTE ?= fineloom
+SUBMITS := $(patsubst manifests/recipes/%.yaml,submit-%,$(wildcard manifests/recipes/*.yaml))
+
+submit: submit-$(RECIPE)  ## run a recipe on a Ray cluster, also as submit-RECIPE (ADDRESS=, ROOT= as its machines see it, SET=)
+
+$(SUBMITS): submit-%: .venv/ready
+	@[[ '$(ROOT)' == /* || '$(ROOT)' == *://* ]] || { echo "ROOT=$(ROOT): give the place as the cluster's machines see it, /… or s3://…" >&2; exit 2; }
+	.venv/bin/ray job submit --address $(ADDRESS) -- $(REMOTE) run $* $(SET) --root $(ROOT) --address auto
+
 train: .venv/ready  ## train one stage on a recipe's shards (RECIPE=, STAGE=1|2, SET=)
 	.venv/bin/python -m fgclip2_train train stage=$(STAGE) data.shards='$(ROOT)/$(RECIPE)/shards/*.tar' out=$(TRAIN) $(SET)
 
@@ -67,4 +78,4 @@ bench-quality: .venv/ready  ## how often what is said is true, on unseen scenes 
 clean:  ## remove what runs made (ROOT=); environments stay
 	rm -rf $(ROOT)
 
-.PHONY: help setup demo data train eval serve report lint test bench bench-quality clean
+.PHONY: help setup demo data submit $(SUBMITS) train eval serve report lint test bench bench-quality clean

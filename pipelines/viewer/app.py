@@ -95,6 +95,8 @@ class Viewer:
         with self._lock:
             found = self._selections.get(key)
             if found is None:
+                for old in [old for old in self._selections if old[0] == key[0] and old[1] != key[1]]:
+                    del self._selections[old]  # it would keep an older snapshot alive
                 found = self._selections[key] = Selection(snapshot, question)
             self._selections.move_to_end(key)
             while len(self._selections) > SELECTIONS:
@@ -181,6 +183,7 @@ class Viewer:
             raise NotThere(404, f"Pictures are drawn {SIDES[0]} or {SIDES[1]} pixels long.")
         snapshot = run.snapshot()
         key = (run.name, snapshot.stamp, shard, uid, asked)
+        snapshot.refuse_taken(shard, uid)
         data = self.thumbnails.get(key)
         if data is None:
             try:

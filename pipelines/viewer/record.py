@@ -24,7 +24,7 @@ def record(columns: dict[str, Any]) -> dict[str, Any]:
         "has_picture": columns.get("image_offset") is not None,
         "texts": _texts(columns),
         "regions": _regions(columns),
-        "long_negatives": [entry for entry in columns.get("long_negatives") or [] if entry],
+        "long_negatives": _written(columns.get("long_negatives")),
         "scores": {
             name: value
             for name, value in columns.items()
@@ -57,7 +57,12 @@ def _regions(columns: dict[str, Any]) -> list[dict[str, Any]]:
         ]
     beside = {name: columns.get(name) or [] for name in ("negatives", "positives")}
     return [
-        {**region, **{name: (values[i] if i < len(values) else None) or [] for name, values in beside.items()}}
+        {**region, **{name: _written(values[i]) if i < len(values) else [] for name, values in beside.items()}}
         for i, region in enumerate(regions)
         if region and region.get("box")
     ]
+
+
+def _written(entries: list[dict[str, Any] | None] | None) -> list[dict[str, Any]]:
+    """Those that have a text, with the span that was changed in it."""
+    return [{**e, "start": e.get("start") or 0, "end": e.get("end") or 0} for e in entries or [] if e and e.get("text")]

@@ -24,6 +24,7 @@ from pipelines.show import follow
 from pipelines.stores import StoreError
 from pipelines.view import View, read_columns
 from pipelines.viewer.record import record
+from pipelines.withheld import taken_down
 from pipelines.worker import PictureReader
 
 UNREADABLE = (OSError, ValueError, KeyError, pa.ArrowException, StoreError)
@@ -148,7 +149,7 @@ class Snapshot:
     def sample(self, shard: int, uid: str) -> dict[str, Any]:
         """Everything known of it, as `fineloom show` tells it, and what the page draws. NotThere where it is unknown or gone."""
         view, waits = self.place(shard)
-        self._refuse_taken(shard, uid)
+        self.refuse_taken(shard, uid)
         told = follow(self.chain, view, uid, waits)
         if all(step["columns"] is None and step["refused"] is None for step in told["stages"]):
             raise NotThere(404, f"Shard {shard} has no sample {uid}.")
@@ -157,13 +158,14 @@ class Snapshot:
             columns.update(step["columns"] or {})
         return {"told": told, **record({**columns, "uid": uid}), "shard": shard}
 
-    def _refuse_taken(self, shard: int, uid: str) -> None:
-        if uid in self.taken(shard):
+    def refuse_taken(self, shard: int, uid: str) -> None:
+        """Asked of the run as it is now: a takedown does not wait for the next snapshot."""
+        if uid in taken_down(self.run).get(shard, ()):
             raise NotThere(410, "This sample was taken down.")
 
     def picture(self, shard: int, uid: str, most: int) -> bytes:
         view, _ = self.place(shard)
-        self._refuse_taken(shard, uid)
+        self.refuse_taken(shard, uid)
         if view.images is None or "image_offset" not in view.columns:
             raise NotThere(404, "No picture of this sample was fetched.")
         places = read_table(

@@ -21,7 +21,6 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional as collective
 import torch.multiprocessing as multiprocessing
 import torch.nn.functional as F
 from torch import Tensor
@@ -32,8 +31,23 @@ from fgclip2_train.losses import sigmoid_contrastive
 from fgclip2_train.ring import world
 
 
+class Gathered(torch.autograd.Function):
+    """All ranks' rows one after another; the gradient of this rank's is summed over ranks."""
+
+    @staticmethod
+    def forward(ctx, rows: Tensor) -> Tensor:
+        parts = [torch.empty_like(rows) for _ in range(world())]
+        dist.all_gather(parts, rows)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, upstream: Tensor) -> Tensor:
+        dist.all_reduce(upstream)
+        return upstream.chunk(world())[dist.get_rank()]
+
+
 def plain(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    texts = torch.cat(collective.all_gather(text)) if world() > 1 else text
+    texts = Gathered.apply(text) if world() > 1 else text
     logits = image @ texts.T * scale + bias
     labels = -torch.ones_like(logits)
     labels[torch.arange(len(image)), torch.arange(len(image)) + len(image) * (dist.get_rank() if world() > 1 else 0)] = 1

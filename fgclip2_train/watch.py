@@ -144,11 +144,12 @@ Board = Callable[[dict[str, float], int], None]
 
 def _boards(out: Path, settings: Settings) -> list[Board]:
     """TensorBoard's files, and wandb if the run asks for it."""
-    writer = SummaryWriter(str(out / "tensorboard"), flush_secs=30)
+    writer = SummaryWriter(str(out / "tensorboard"))
 
     def tensorboard(numbers: dict[str, float], step: int) -> None:
         for name, value in numbers.items():
             writer.add_scalar(name, value, step)
+        writer.flush()  # what a killed run said last is the most wanted
 
     return [tensorboard, _wandb(out, settings)] if settings.wandb else [tensorboard]
 

@@ -3,6 +3,7 @@
 KubeRay's own schema is no Python package; the names of its fields are held here (ray.io/v1), so that a mistyped one is found.
 """
 
+import ast
 import json
 import re
 import shlex
@@ -150,14 +151,35 @@ def test_both_models_are_served_and_the_larger_one_in_parallel():
     assert parallel == {"rayservice-qwen2.5-vl-7b": 1, "rayservice-qwen2.5-vl-32b-awq": 2}
 
 
-@pytest.mark.parametrize("path", SERVICES, ids=lambda path: path.stem)
-def test_ray_serve_llm_itself_takes_the_configuration(path):
-    pytest.importorskip("fastapi", reason="Ray Serve's own models need ray[serve], which nothing else here does")
-    from ray.serve.llm import LLMConfig
+@pytest.fixture(scope="module")
+def serve_models():
+    """Ray Serve's and Ray Serve LLM's own models; the latter from where it lies, since ray.serve.llm wants vLLM beside it."""
+    from ray.llm._internal.serve.core.configs.llm_config import LLMConfig
     from ray.serve.schema import ServeDeploySchema
 
-    ServeDeploySchema.model_validate(yaml.safe_load(read(path)["spec"]["serveConfigV2"]))
-    LLMConfig.model_validate(llm_config(path))
+    return ServeDeploySchema, LLMConfig
+
+
+@pytest.mark.parametrize("path", SERVICES, ids=lambda path: path.stem)
+def test_ray_serve_llm_itself_takes_the_configuration(path, serve_models):
+    schema, config = serve_models
+    schema.model_validate(yaml.safe_load(read(path)["spec"]["serveConfigV2"]))
+    config.model_validate(llm_config(path))
+    mistaken = {**llm_config(path), "deployment_config": {"autoscaling_config": {"min_replicas": 3, "max_replicas": 1}}}
+    with pytest.raises(ValueError, match="max_replicas"):
+        config.model_validate(mistaken)
+
+
+@pytest.mark.parametrize("path", SERVICES, ids=lambda path: path.stem)
+def test_the_engines_options_are_names_that_vllm_knows(path):
+    """Read from the source of the vLLM beside this environment: importing it would need its own environment."""
+    sources = list(CLUSTER.parents[1].glob(".venv-vllm/lib/python3*/site-packages/vllm/engine/arg_utils.py"))
+    if not sources:
+        pytest.skip("no .venv-vllm here: make setup")
+    tree = ast.parse(sources[0].read_text(encoding="utf-8"))
+    (engine,) = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "EngineArgs"]
+    known = {node.target.id for node in engine.body if isinstance(node, ast.AnnAssign)}
+    assert set(llm_config(path)["engine_kwargs"]) <= known
 
 
 def metrics_with_labels():

@@ -74,7 +74,7 @@ def run(
             name="ray",
             storage_path=str(out),
             failure_config=FailureConfig(max_failures=retries),
-            worker_runtime_env={"env_vars": {"RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}},
+            worker_runtime_env={"env_vars": {"RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}},  # type: ignore[call-arg]
         ),
     )
     with _shown(out / LOG):

@@ -239,6 +239,12 @@ def rejects(
                     f"{row['parts'][why]:,}" if row["parts"][why] else "",
                 )
     console.print(table_ if table_.row_count else "no refusals")
+    for name, shards in refusals.waiting(chain).items():
+        console.print(
+            f"{shards:,} shards not through {name} with these settings: what a run was given as KEY=VALUE, give here too",
+            style="dim",
+            markup=False,
+        )
 
 
 @app.command()

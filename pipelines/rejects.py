@@ -44,6 +44,11 @@ def count(chain: Chain) -> dict[str, dict[str, Counter[str]]]:
     return found
 
 
+def waiting(chain: Chain) -> Counter[str]:
+    """Shards by the stage that they have not been through, as the recipe stands."""
+    return Counter(stage.name for _, stage in reach(chain, chain.shards()).values() if stage)
+
+
 def listed(chain: Chain, stage: str | None, reason: str | None) -> Iterator[dict[str, Any]]:
     """The refusals themselves: shard, stage, uid, reason, detail, item."""
     for entry, _ in entries_in_force(chain):

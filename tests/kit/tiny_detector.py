@@ -55,6 +55,6 @@ def make_tiny_detector(folder: Path) -> str:
     )
     tokenizer = AutoTokenizer.from_pretrained(make_tiny_tokenizer(folder))
     GroundingDinoForObjectDetection(config).save_pretrained(folder)
-    images = GroundingDinoImageProcessor(size={"shortest_edge": 64, "longest_edge": 96})
+    images = GroundingDinoImageProcessor(size={"shortest_edge": 128, "longest_edge": 192})
     GroundingDinoProcessor(images, tokenizer).save_pretrained(folder)
     return str(folder)

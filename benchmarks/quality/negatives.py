@@ -16,6 +16,7 @@ from benchmarks.quality.unseen import Told, Unseen, told
 from operators.hard_negatives import HardNegatives
 from operators.perturb import regions
 from operators.perturb.distribution import measure
+from operators.perturb.judge import judge
 from operators.perturb.regions import Unfit
 
 Made = tuple[Told, Unseen, list[dict[str, Any]]]
@@ -83,9 +84,16 @@ def attack_groups(report: Report, name: str, made: Sequence[Made], seed: int) ->
 
 
 def families(report: Report, name: str, made: Sequence[Made]) -> None:
-    counts = Counter(negative["family"] for _, _, group in made for negative in group)
-    total = sum(counts.values())
-    report.note(f"{name}: families", "  ".join(f"{family} {count / total:.0%}" for family, count in counts.most_common()))
+    """Share of negatives that change a family, as the words judge it; several may be changed by one."""
+    counts: Counter[str] = Counter()
+    total = 0
+    for one, _, group in made:
+        for negative in group:
+            counts.update(judge(one.text, negative["text"], one.language).families)
+            total += 1
+    report.note(
+        f"{name}: families changed", "  ".join(f"{family} {count / total:.0%}" for family, count in counts.most_common())
+    )
 
 
 def run(report: Report, scenes: Sequence[Unseen], languages: Sequence[str], seed: int) -> None:

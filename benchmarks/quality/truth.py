@@ -140,7 +140,7 @@ def _alike(said: str | tuple[int, int, int], colour: str) -> bool:
 
 
 def _grey(lightness: float, saturation: float) -> bool:
-    return saturation < 0.15 or lightness > 0.94 or lightness < 0.07
+    return saturation < 0.2 or lightness > 0.94 or lightness < 0.07
 
 
 @cache
@@ -149,8 +149,8 @@ def _table(language: str) -> dict[str, Value]:
     zh = language == "zh"
     table: dict[str, Value] = {}
     if not zh:
-        for name, code in ImageColor.colormap.items():
-            rgb = ImageColor.getrgb(code)
+        for name in ImageColor.colormap:  # its values become tuples once they have been looked up
+            rgb = ImageColor.getrgb(name)
             table[name] = ("colour", rgb[:3])
             spaced = re.sub(r"^(dark|light|medium|pale|deep|hot)", r"\1 ", name)
             table.setdefault(spaced, ("colour", rgb[:3]))

@@ -136,9 +136,11 @@ def build(sampler: Sampler) -> list[Change]:
     ways: list[Way] = []
     spread = plan.families_changed == 1 and rng.random() < plan.spread
     for pool in [] if spread else pools:
+        # Where families may be mixed, most groups mix them: a line would nearly always be one of colours.
+        alone = 0.2 if len({slots[i].family for i in pool}) > 1 else 1.0
         for i in pool:
             if sampler.capacity(i) >= SIZE:
-                usual = min(1.0, 1 / (SIZE + 1) / max(sampler.commonness(i), 1e-9)) * sampler.wanted([i])
+                usual = alone * min(1.0, 1 / (SIZE + 1) / max(sampler.commonness(i), 1e-9)) * sampler.wanted([i])
                 ways.append((usual * _hiding(sampler.variety(i) - 1), partial(line, sampler, i)))
         if len(pool) > 1 and sum(sampler.capacity(i) for i in pool) >= SIZE:
             rich = _hiding(sum(sampler.variety(i) - 1 for i in pool)) * sampler.wanted(pool)

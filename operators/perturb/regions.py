@@ -54,24 +54,21 @@ class Setting:
         said = replace(slot, value=option.value)
         return any(relation in POSSIBLE for other in self.near for relation in _relations(self.phrase, said, other))
 
-    def elsewhere(self, slots: Sequence[Slot], changed: frozenset[int]) -> bool:
-        """Whether a text with these slots, some changed from the expression's, is said of another thing in the picture: every
-        changed attribute is, and nothing that is said of it speaks against the others."""
-        return any(_true_of(self.phrase, slots, changed, other) for other in self.far)
+    def elsewhere(self, slots: Sequence[Slot]) -> bool:
+        """Whether everything that a text with these slots says is said of another thing in the picture."""
+        return any(_true_of(self.phrase, slots, other) for other in self.far)
 
     def record(self, change: dict[int, Option], flags: Sequence[str] = ()) -> dict[str, Any]:
         """The negative that a change makes of the expression."""
         slots = [replace(slot, value=change[i].value) if i in change else slot for i, slot in enumerate(self.phrase.slots)]
         text = ENGINES[self.phrase.language].render(self.phrase, change)
-        elsewhere = self.elsewhere(slots, frozenset(change))
+        elsewhere = self.elsewhere(slots)
         return self.entry(text, self.phrase.slots[next(iter(change))].family, "lexical", elsewhere, flags)
 
     def written(self, text: str, family: str) -> dict[str, Any]:
         """A negative that a model wrote."""
         (theirs,) = ENGINES[self.phrase.language].parse([text])
-        own = {(slot.family, slot.noun, slot.value.id) for slot in self.phrase.slots}
-        changed = frozenset(i for i, slot in enumerate(theirs.slots) if (slot.family, slot.noun, slot.value.id) not in own)
-        elsewhere = bool(changed) and any(_true_of(theirs, theirs.slots, changed, other) for other in self.far)
+        elsewhere = any(_true_of(theirs, theirs.slots, other) for other in self.far)
         return self.entry(text, family, "model", elsewhere)
 
     def written_may_hold(self, text: str) -> bool:
@@ -184,18 +181,14 @@ def _relations(phrase: Phrase, said: Slot, other: Phrase) -> list[str]:
     ]
 
 
-def _true_of(phrase: Phrase, slots: Sequence[Slot], changed: frozenset[int], other: Phrase) -> bool:
+def _true_of(phrase: Phrase, slots: Sequence[Slot], other: Phrase) -> bool:
+    """Whether another expression says all that these slots say; of what it leaves out nobody knows."""
     if phrase.language != other.language or not load(phrase.language).same_thing(phrase.head, other.head):
         return False
     ours, theirs = _number(phrase.text, slots), _number(other.text, other.slots)
     if ours is not None and theirs is not None and ours != theirs:
         return False
-    for i, slot in enumerate(slots):
-        relations = _relations(phrase, slot, other)
-        sure = any(relation in SURE for relation in relations)
-        if not sure and (i in changed or "excludes" in relations):
-            return False
-    return True
+    return bool(slots) and all(any(relation in SURE for relation in _relations(phrase, slot, other)) for slot in slots)
 
 
 def _number(text: str, slots: Sequence[Slot]) -> int | None:

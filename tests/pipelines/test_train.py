@@ -52,9 +52,8 @@ def test_two_ray_workers_train_as_torchrun_does_and_go_on_after_one_is_killed(sh
 
     ray = fineloom_train(*settings, f"out={tmp_path / 'ray'}", "--workers", "2", "--retries", "1")
     try:
-        for _ in range(1200):
-            if list((tmp_path / "ray" / "checkpoints").glob("step-*")):
-                break
+        while not list((tmp_path / "ray" / "checkpoints").glob("step-*")):
+            assert ray.poll() is None, ray.communicate()[0]
             time.sleep(0.1)
         children = psutil.Process(ray.pid).children(recursive=True)
         workers = [child for child in children if "RayTrainWorker" in " ".join(child.cmdline())]

@@ -156,10 +156,13 @@ def prepare(recipe: Recipe, root: Path, options: Options) -> Chain:
     paths: dict[int, str] = {}
     for name, source in sources.items():
         for path in map(Path, source.tables()):
-            table = tables.known(name, path) if path.is_file() else None  # a folder's own date says nothing of its files
+            beside = source.beside(str(path))
+            table = (
+                tables.known(name, path, beside) if path.is_file() else None
+            )  # a folder's own date says nothing of its files
             if table is None:
                 index = index_table(source, str(path), recipe.shard_size)
-                table = tables.register(name, path, index.digest, index.rows, index.slices)
+                table = tables.register(name, path, index.digest, index.rows, index.slices, beside)
             paths[table.index] = str(path)
     paths.update({table.index: str(tables.file(table)) for table in tables.all if table.source == REQUEUED})
     if not paths:

@@ -8,6 +8,7 @@ A table keeps its numbers for ever: new tables, and samples put back by `fineloo
 from __future__ import annotations
 
 import json
+import os
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,7 +38,7 @@ class Table:
     first_shard: int
     shards: int
     slices: str
-    size: int  # bytes and modification time of the file when it was read: an untouched file is not read again
+    size: int  # bytes and modification time of the file (and what belongs to it) when it was read: an untouched file is not read again
     mtime_ns: int
 
 
@@ -57,17 +58,19 @@ class Tables:
         ]
         self._first = [table.first_shard for table in self.all]
 
-    def known(self, source: str, path: Path) -> Table | None:
-        """The table registered from this very file, if the file was not touched since."""
-        stat = path.stat()
+    def known(self, source: str, path: Path, beside: Sequence[str] = ()) -> Table | None:
+        """The table registered from this very file and those that belong to it, if none was touched since."""
+        state = _state(path, beside)
         for table in reversed(self.all):
-            if (table.source, table.path, table.size, table.mtime_ns) == (source, str(path), stat.st_size, stat.st_mtime_ns):
+            if (table.source, table.path, table.size, table.mtime_ns) == (source, str(path), *state):
                 return table
         return None
 
-    def register(self, source: str, path: Path, digest: str, rows: int, slices: Sequence[Mapping[str, Any]]) -> Table:
+    def register(
+        self, source: str, path: Path, digest: str, rows: int, slices: Sequence[Mapping[str, Any]], beside: Sequence[str] = ()
+    ) -> Table:
         """Give the shards of a table their numbers. A table of the same source and content keeps those it has."""
-        stat = path.stat()
+        state = _state(path, beside)
         while True:
             for table in self.all:
                 if (table.source, table.digest) == (source, digest):
@@ -76,9 +79,7 @@ class Tables:
             first = self.all[-1].first_shard + self.all[-1].shards if self.all else 0
             cut = self.run / "tables" / f"{index:04d}.{uuid4().hex[:12]}.parquet"
             write_new(cut, lambda p: pq.write_table(pa.Table.from_pylist(slices), p))
-            table = Table(
-                index, source, str(path), digest, rows, first, len(slices), f"tables/{cut.name}", stat.st_size, stat.st_mtime_ns
-            )
+            table = Table(index, source, str(path), digest, rows, first, len(slices), f"tables/{cut.name}", *state)
             if create_if_absent(self.run / "tables" / f"{index:04d}.json", canonical_json(asdict(table))):
                 self.refresh()
                 return table
@@ -108,3 +109,9 @@ class Tables:
     def shards(self, tables: list[Table]) -> Iterator[int]:
         for table in tables:
             yield from range(table.first_shard, table.first_shard + table.shards)
+
+
+def _state(path: Path, beside: Sequence[str]) -> tuple[int, int]:
+    """Bytes and newest modification time of files that make one table."""
+    stats = [os.stat(file) for file in (str(path), *beside)]
+    return sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats)

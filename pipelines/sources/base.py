@@ -143,6 +143,10 @@ class Source(Settings):
         """Whether what a pattern found is a table of this format."""
         return os.path.isfile(path)
 
+    def beside(self, path: str) -> list[str]:
+        """Other files whose content is part of this table's."""
+        return []
+
     def tables(self) -> list[str]:
         """The tables there are, in the order of the manifest."""
         found: list[str] = []

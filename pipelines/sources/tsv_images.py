@@ -29,6 +29,9 @@ class TsvImagesSource(Source):
     text: str = "query_text"
     columns: Columns = Columns(captions=["query"])
 
+    def beside(self, path: str) -> list[str]:
+        return [self._query_file(path)]
+
     def index(self, path: str, shard_size: int) -> TableIndex:
         with open(path, "rb") as file:
             line = file.readline(1 << 16)

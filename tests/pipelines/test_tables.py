@@ -53,3 +53,13 @@ def test_a_file_that_was_touched_is_read_again(tmp_path, table):
     assert tables.known("laion", path) == known
     path.write_text("changed")
     assert tables.known("laion", path) is None
+
+
+def test_a_table_is_read_again_when_a_file_that_belongs_to_it_was_touched(tmp_path, table):
+    queries = tmp_path / "queries.jsonl"
+    queries.write_text("{}")
+    tables, path = Tables(tmp_path), table("a")
+    known = tables.register("muge", path, "d1", 10, slices(10, 4), [str(queries)])
+    assert tables.known("muge", path, [str(queries)]) == known
+    queries.write_text('{"query": "红鞋"}')
+    assert tables.known("muge", path, [str(queries)]) is None

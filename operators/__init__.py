@@ -27,5 +27,6 @@ OPERATORS = {
     "region_texts": "operators.region_texts:RegionTexts",
     "relabel": "operators.relabel:Relabel",
     "reviewed": "operators.reviewed:Reviewed",
+    "reviewed_negatives": "operators.reviewed_negatives:ReviewedNegatives",
     "recaption_matching": "operators.recaption_matching:RecaptionMatching",
 }

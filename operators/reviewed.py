@@ -1,4 +1,4 @@
-"""Honour what people said of doubtful translations: keep, throw away, or take their wording.
+"""Honour what people said of doubtful translations or captions: keep, throw away, or take their wording.
 
 Reads    `source`        string or list<string>, the text that was translated
          `column`        the same shape, its translation; null where it was refused
@@ -6,6 +6,8 @@ Writes   `column`        as before, with what a person approved put back and wha
          `column`_human  the same shape: the reviewers' own wording, where they gave one; the translation is then null
 Refuses  items, see `reasons`
 Source   DCI-CN, DOCCI-CN: translations checked by native speakers for fluency and fidelity
+
+Captions are judged against the picture: give `source: sha256`, `column: long_caption_en`.
 
 `file` holds one JSON object a line, as `fineloom review export` writes them and people fill them in (docs/recipes.md). A verdict holds
 for the pair of texts that was shown: when the source text is another one now, it says nothing. The file's content, not its
@@ -22,7 +24,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import pyarrow as pa
 from PIL import Image
@@ -35,11 +37,12 @@ from operators.validators import characters
 VERDICTS = ("accept", "reject", "correct")
 MAX_LINE = 1 << 20
 MAX_TEXT = 20_000
+MAX_REASON = 2_000
 
 
 @dataclass(frozen=True)
 class Review:
-    """One person's verdict on one pair. `place` is the entry of a list column, None for a plain one."""
+    """One person's verdict on one pair. `place` is the entry of a list column, None for a plain one; `why` a refusal's reason."""
 
     uid: str
     column: str
@@ -50,6 +53,7 @@ class Review:
     corrected: str | None
     reviewer: str
     time: str
+    why: str | None = None
 
     @property
     def pair(self) -> tuple[str, str, int | None, str]:
@@ -70,7 +74,7 @@ def read_reviews(path: Path) -> tuple[list[Review], list[tuple[int, str]], int]:
             if not line.strip():
                 continue
             try:
-                review = _review(line)
+                review = parse_review(line)
             except ValueError as error:
                 bad.append((number, str(error)))
                 continue
@@ -81,7 +85,7 @@ def read_reviews(path: Path) -> tuple[list[Review], list[tuple[int, str]], int]:
     return reviews, bad, waiting
 
 
-def _review(line: bytes) -> Review | None:
+def parse_review(line: bytes) -> Review | None:
     """A verdict, None where there is none yet. ValueError says what is wrong."""
     if len(line) > MAX_LINE:
         raise ValueError(f"{len(line)} bytes, more than {MAX_LINE}")
@@ -119,9 +123,13 @@ def _review(line: bytes) -> Review | None:
             raise ValueError("the corrected text is too long or holds control characters")
     if raw["verdict"] == "accept" and not (shown or "").strip():
         raise ValueError("verdict is accept, but no translation was shown")
+    reason = raw.get("reason")
+    if not isinstance(reason, str | None) or len(reason or "") > MAX_REASON:
+        raise ValueError(f"reason must be a text of at most {MAX_REASON:,} characters, or null")
     verdict = cast(Literal["accept", "reject", "correct"], raw["verdict"])
     mended = corrected if verdict == "correct" else None
-    return Review(raw["uid"], raw["column"], place, raw["source"], shown, verdict, mended, raw["reviewer"].strip(), raw["time"])
+    reviewer, why = raw["reviewer"].strip(), (reason or "").strip() or None
+    return Review(raw["uid"], raw["column"], place, raw["source"], shown, verdict, mended, reviewer, raw["time"], why)
 
 
 def settle(reviews: Sequence[Review]) -> dict[tuple[str, str, int | None, str], Review | None]:
@@ -144,24 +152,25 @@ def _moment(text: str) -> tuple[float, str]:
     return (moment.timestamp() if moment.tzinfo else moment.replace(tzinfo=None).timestamp()), text
 
 
-class Reviewed(Operator):
-    column: str = "translation_zh"
-    source: str = "long_caption_en"
+def told_by(review: Review) -> str:
+    return f"by {review.reviewer}: {review.why}" if review.why else f"by {review.reviewer}"
+
+
+class FromReviews(Operator):
+    """What every operator that honours a review file has: the file, and its settled verdicts on one column."""
+
+    column: str = ""
     file: str | None = Field(None, exclude=True, description="JSON lines of reviewers; none: nothing was reviewed")
     content: str = Field("", description="filled in: what the file says, as a checksum")
-    many: bool = Field(False, description="the columns are lists of texts")
+    doubtful: str | None = Field(
+        None, exclude=True, description="which ones people are asked about, an expression (docs/recipes.md)"
+    )
 
-    version: ClassVar[int] = 1
-    reasons: ClassVar[dict[str, str]] = {
-        "rejected": "a reviewer rejected the translation",
-        "disputed": "reviewers are divided, so the translation is left out",
-        "stale": "a verdict on another source text than the present one; it is not used",
-    }
     _settled: dict[tuple[str, str, int | None, str], Review | None] = PrivateAttr(default_factory=dict)
     _known: set[tuple[str, int | None]] = PrivateAttr(default_factory=set)
 
     @model_validator(mode="after")
-    def _read(self) -> Reviewed:
+    def _read(self) -> Self:
         if self.file is None:
             return self
         path = Path(self.file)
@@ -179,6 +188,19 @@ class Reviewed(Operator):
         )
         object.__setattr__(self, "content", sha256("\n".join(plain).encode()).hexdigest())
         return self
+
+
+class Reviewed(FromReviews):
+    column: str = "translation_zh"
+    source: str = "long_caption_en"
+    many: bool = Field(False, description="the columns are lists of texts")
+
+    version: ClassVar[int] = 1
+    reasons: ClassVar[dict[str, str]] = {
+        "rejected": "a reviewer rejected the text",
+        "disputed": "reviewers are divided, so the text is left out",
+        "stale": "a verdict on another source text than the present one; it is not used",
+    }
 
     def _kind(self) -> pa.DataType:
         return pa.list_(pa.string()) if self.many else pa.string()
@@ -234,5 +256,5 @@ class Reviewed(Operator):
             return review.shown, None
         if made is not None and review.shown is not None and " ".join(made.split()) != " ".join(review.shown.split()):
             return made, None  # what was rejected was another translation
-        items.append(Reject(uid, "rejected", f"by {review.reviewer}", item))
+        items.append(Reject(uid, "rejected", told_by(review), item))
         return None, None

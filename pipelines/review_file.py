@@ -233,16 +233,16 @@ def merge_reviews(files: Sequence[Path], out: Path) -> Merged:
         why = f"; line {merged.bad[0][1]} of {merged.bad[0][0]}: {merged.bad[0][2]}" if merged.bad else ""
         raise ConfigError(f"no line has a usable verdict ({merged.waiting} are not filled in, {len(merged.bad)} are bad{why})")
     lines = dict.fromkeys(
-        json.dumps(_line(review), ensure_ascii=False).encode("utf-8", "replace") + b"\n" for review in reviews
+        json.dumps(line_of(review), ensure_ascii=False).encode("utf-8", "replace") + b"\n" for review in reviews
     )
     if not create_if_absent(out.absolute(), b"".join(lines)):
         raise ConfigError(f"{out} is there already and is not overwritten; choose another name")
     return merged
 
 
-def _line(review: Review) -> dict[str, Any]:
+def line_of(review: Review) -> dict[str, Any]:
     line = asdict(review)
-    line["translation"] = line.pop("shown")
+    line["translation"], line["reason"] = line.pop("shown"), line.pop("why")
     return line
 
 

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 
+from pipelines import machine_commands
 from pipelines.config import ConfigError, load_recipe
+from pipelines.help_page import App
+from pipelines.terminal import ROOT, AsJson, Overrides, RecipeName, Root, print_json, say, warn
 
-console = Console(highlight=False)
-Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a recipe, or a path to a YAML file.")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings that the run was made with.")]
-Root = Annotated[Path, typer.Option(help="Folder that holds the runs, one subfolder per recipe.", envvar="FINELOOM_ROOT")]
-ROOT = Path("runs")
+LOOK, DATA = "Look", "Data out and in"
 
 
-def add_to(app: typer.Typer) -> None:
-    app.command("export")(export_command)
-    app.command("import")(import_command)
-    app.command("compare")(compare_command)
-    app.command("view")(view_command)
-    app.add_typer(review, name="review")
-
-
-def say(line: str) -> None:
-    console.print(line, markup=False, soft_wrap=True)
+def add_to(app: App) -> None:
+    app.command("view", rich_help_panel=LOOK)(view_command)
+    app.command("compare", rich_help_panel=LOOK)(compare_command)
+    app.add_typer(review, name="review", rich_help_panel=LOOK)
+    app.command("export", rich_help_panel=DATA)(export_command)
+    app.command("import", rich_help_panel=DATA)(import_command)
+    app.command("takedown", rich_help_panel=DATA)(machine_commands.takedown)
 
 
 def export_command(
@@ -43,10 +39,13 @@ def export_command(
     pictures: Annotated[bool, typer.Option(help="Write the pictures too, not only addresses and annotations.")] = True,
     title: Annotated[str, typer.Option(help="Name of the data set, for its card.")] = "",
     root: Root = ROOT,
+    as_json: AsJson = False,
 ) -> None:
     """Write a run's shards in the layout that an existing reader expects. Killed, it goes on when called again.
 
-    [dim]fineloom export lit_cn --layout lit-cn --out LIT-CN · fineloom export --shards FOLDER --layout huggingface --out hub[/dim]
+    Examples:
+        fineloom export lit_cn --layout lit-cn --out LIT-CN
+        fineloom export --shards FOLDER --layout huggingface --out hub
     """
     from pipelines.exports import ExportSettings, export, shards_in
 
@@ -60,7 +59,10 @@ def export_command(
     if not found:
         raise ConfigError(f"{folder}: no shards there. Run the recipe to its `pack` stage first")
     settings = ExportSettings(language=language, pictures=pictures, title=title)
-    tally = export(found, layout, out, settings, about, say)
+    tally = export(found, layout, out, settings, about, warn if as_json else say)
+    if as_json:
+        print_json({"out": str(out), "layout": layout, "samples": tally.samples, **tally.counts})
+        return
     for note, times in tally.counts["notes"].most_common():
         say(f"note: {note} ({times:,})")
     regions, groups = (sum(tally.counts[kind].values()) for kind in ("regions", "groups"))
@@ -93,7 +95,10 @@ def view_command(
 ) -> None:
     """Look at a run in the browser: samples with boxes and negatives, refusals, filters, search, where everything came from.
 
-    [dim]fineloom view runs · fineloom view runs/demo · fineloom view runs --port 0[/dim]
+    Examples:
+        fineloom view runs
+        fineloom view runs/demo
+        fineloom view runs --port 0
     """
     from pipelines.viewer import runs_in, serve
 
@@ -108,27 +113,39 @@ def import_command(
     name: Annotated[str | None, typer.Option(help="Name of the source in the records; by default the layout's.")] = None,
     license: Annotated[str | None, typer.Option(help="Licence of the pictures, where one holds for all.")] = None,
     shard_size: Annotated[int, typer.Option(min=1, help="Rows per shard.")] = 1000,
+    as_json: AsJson = False,
 ) -> None:
     """Take a published set in its own layout, with its pictures, into shards that the trainer reads. Bad rows go to rejects/.
 
-    [dim]fineloom import FineHARD/jsonfiles --layout finehard --pictures data/grit-12m --out runs/finehard-shards[/dim]
+    Examples:
+        fineloom import FineHARD/jsonfiles --layout finehard --pictures data/grit-12m --out runs/finehard-shards
     """
     from pipelines.imports import ImportSettings, import_layout
 
     settings = ImportSettings.model_validate({"name": name or layout, "license": license, "shard_size": shard_size})
-    made = import_layout(layout, files, pictures, out, settings, say)
+    made = import_layout(layout, files, pictures, out, settings, warn if as_json else say)
+    if as_json:
+        print_json({"out": str(out), **vars(made)})  # asdict would count the counters' pairs
+        return
     for kind, reasons in (("rows", made.reasons), ("parts", made.parts)):
         if reasons:
             say(f"refused {kind}: " + ", ".join(f"{reason} {n:,}" for reason, n in reasons.most_common()))
     say(f"{made.samples:,} of {made.rows:,} rows · {made.regions:,} regions · {made.groups:,} groups of negatives · {out}")
 
 
-review = typer.Typer(no_args_is_help=True, help="Doubtful translations out to people, and their verdicts back.")
+review = App(
+    help="""Doubtful translations out to people, and their verdicts back.
+
+    Examples:
+        fineloom review export lit_cn --out doubtful.jsonl
+        fineloom review import doubtful-anna.jsonl doubtful-bo.jsonl --out verdicts.jsonl
+    """
+)
 
 
 @review.command("export")
 def review_export(
-    recipe: Recipe,
+    recipe: RecipeName,
     out: Annotated[Path, typer.Option(help="New file of JSON lines for the reviewers.")],
     overrides: Overrides = None,
     stage: Annotated[str, typer.Option(help="Stage that translates.")] = "translate",
@@ -138,25 +155,41 @@ def review_export(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many pairs.")] = None,
     root: Root = ROOT,
+    as_json: AsJson = False,
 ) -> None:
-    """Write refused and doubtful pairs, one a line, with empty verdict, corrected, reviewer and time for people to fill in."""
+    """Write refused and doubtful pairs, one a line, with empty verdict, corrected, reviewer and time for people to fill in.
+
+    Examples:
+        fineloom review export lit_cn --out doubtful.jsonl --limit 500
+    """
     from pipelines.review_file import DOUBTFUL, export_doubtful
     from pipelines.run import look
 
     chain = look(load_recipe(recipe, overrides or []), root)
     pairs, refused = export_doubtful(chain, stage, out, doubtful or DOUBTFUL, limit)
-    say(f"{pairs:,} pairs, {refused:,} of them refused by the validators · {out}")
+    if as_json:
+        print_json({"out": str(out), "pairs": pairs, "refused": refused})
+    else:
+        say(f"{pairs:,} pairs, {refused:,} of them refused by the validators · {out}")
 
 
 @review.command("import")
 def review_import(
     files: Annotated[list[Path], typer.Argument(help="Files that reviewers filled in.")],
     out: Annotated[Path, typer.Option(help="New file of all good lines: stages.reviewed.file of a recipe.")],
+    as_json: AsJson = False,
 ) -> None:
-    """Check what reviewers wrote, say how far they agree, and write the good lines for the next run."""
+    """Check what reviewers wrote, say how far they agree, and write the good lines for the next run.
+
+    Examples:
+        fineloom review import doubtful-anna.jsonl doubtful-bo.jsonl --out verdicts.jsonl
+    """
     from pipelines.review_file import merge_reviews
 
     merged = merge_reviews(files, out)
+    if as_json:
+        print_json({"out": str(out), **asdict(merged)})
+        return
     for file, number, why in merged.bad:
         say(f"{file}:{number}: {why}")
     for first, second, kappa, both in merged.kappas:
@@ -171,7 +204,7 @@ def review_import(
 
 
 def compare_command(
-    recipe: Recipe,
+    recipe: RecipeName,
     stage: Annotated[str, typer.Argument(help="Stage that asks the model.")],
     out: Annotated[Path, typer.Option(help="New HTML file.")],
     overrides: Overrides = None,
@@ -181,10 +214,12 @@ def compare_command(
     samples: Annotated[int, typer.Option(min=1, help="Samples to show.")] = 40,
     seed: Annotated[int, typer.Option(help="Another seed takes other samples.")] = 0,
     root: Root = ROOT,
+    as_json: AsJson = False,
 ) -> None:
     """Ask two prompts (or settings) about the same samples and write both side by side. What was answered is not asked again.
 
-    [dim]fineloom compare demo long_caption_en --prompts-b my_prompts --samples 40 --out a-b.html[/dim]
+    Examples:
+        fineloom compare demo long_caption_en --prompts-b my_prompts --samples 40 --out a-b.html
     """
     from pipelines.compare import compare
     from pipelines.run import look
@@ -193,6 +228,9 @@ def compare_command(
     chain = look(load_recipe(recipe, overrides or []), root, prompts)
     other = load_recipe(recipe, [*(overrides or []), *settings])
     figures = compare(chain, other, stage, samples, out, prompts_b, seed)
+    if as_json:
+        print_json({"out": str(out), **figures})
+        return
     say(
         f"{figures['samples']} samples, {figures['same']} the same under both · {figures['asked']} requests, "
         f"{figures['found']} answers found · {out}"

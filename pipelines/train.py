@@ -17,13 +17,14 @@ import typer
 
 from pipelines.cluster import connect
 from pipelines.config import ConfigError
+from pipelines.help_page import App
 
 LOG = "train.log"
 """In `out`: the trainer's lines, of all attempts."""
 
 
-def add_to(app: typer.Typer) -> None:
-    app.command(name="train")(train)
+def add_to(app: App) -> None:
+    app.command("train", rich_help_panel="Train")(train)
 
 
 def train(
@@ -41,7 +42,8 @@ def train(
 ) -> None:
     """Train one stage on Ray. A run that was interrupted goes on from its newest checkpoint.
 
-    [dim]fineloom train stage=1 out=runs/stage1 data.shards='runs/demo/shards/*.tar' --workers 8 --gpu[/dim]
+    Examples:
+        fineloom train stage=1 out=runs/stage1 data.shards='runs/demo/shards/*.tar' --workers 8 --gpu
     """
     from fgclip2_train.config import load_settings
 

@@ -1,0 +1,184 @@
+"""Commands around the machine and what lies on it: serve, doctor, gc, compact, takedown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from pipelines.config import ConfigError, load_recipe
+from pipelines.help_page import App
+from pipelines.stores import place
+from pipelines.terminal import ROOT, AsJson, Overrides, Prompts, RecipeName, Root, print_json, say, warn
+
+PANEL = "Machine"
+
+
+def add_to(app: App) -> None:
+    app.add_typer(serve, name="serve", rich_help_panel=PANEL)
+    app.command("gc", rich_help_panel=PANEL)(gc)
+    app.command("compact", rich_help_panel=PANEL)(compact_)
+
+
+def gc(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    root: Root = ROOT,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove files that no ledger entry names: leftovers of attempts that were killed or lost a race.
+
+    Examples:
+        fineloom gc demo --dry-run
+        fineloom gc demo
+    """
+    from pipelines.gc import collect
+    from pipelines.run import lock
+
+    folder = place(root) / load_recipe(recipe, overrides or []).name
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: no such run")
+    with lock(folder):
+        files, size = collect(folder, delete=not dry_run)
+    if as_json:
+        print_json({"files": files, "bytes": size, "removed": not dry_run})
+    else:
+        say(f"{files} files, {size / 1e6:.1f} MB {'would go' if dry_run else 'removed'}")
+
+
+def compact_(recipe: RecipeName, overrides: Overrides = None, root: Root = ROOT, as_json: AsJson = False) -> None:
+    """Write the ledger's many small entries as few large files, so that planning and status stay quick; a run does it by itself.
+
+    Nothing changes for readers and writers, and it may run beside a run.
+
+    Examples:
+        fineloom compact lit_cn
+    """
+    from pipelines.compact import compact
+    from pipelines.ledger import Ledger
+
+    folder = place(root) / load_recipe(recipe, overrides or []).name
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: no such run")
+    done = compact(Ledger(folder), warn if as_json else say)
+    if as_json:
+        print_json({"entries": done.taken, "files": done.segments})
+    else:
+        say(f"{done.taken:,} entries compacted, in {done.segments} files now")
+
+
+def takedown(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    root: Root = ROOT,
+    uid: Annotated[list[str] | None, typer.Option(help="Identity of a sample; may be repeated.")] = None,
+    url: Annotated[list[str] | None, typer.Option(help="Address of a picture: every sample with it.")] = None,
+    sha256: Annotated[list[str] | None, typer.Option(help="SHA-256 of a picture's bytes: every sample with it.")] = None,
+    file: Annotated[Path | None, typer.Option("--list", help="File with one uid, address or SHA-256 a line.")] = None,
+    why: Annotated[str, typer.Option(help="Kept with the tombstone.")] = "",
+    prompts: Prompts = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove samples from tables, pictures, answers and shards, for ever, and keep a receipt of what was removed where.
+
+    Examples:
+        fineloom takedown lit_cn --url https://example.org/me.jpg --why "asked by the photographer"
+        fineloom takedown lit_cn --list requests.txt --json
+    """
+    from dataclasses import asdict
+
+    from pipelines.run import lock, look
+    from pipelines.takedown import sort_out, take_down
+
+    listed = file.read_text(encoding="utf-8").split("\n") if file else []
+    uids, urls, hashes = sort_out([*(uid or []), *(url or []), *(sha256 or []), *listed])
+    if not (uids or urls or hashes):
+        raise ConfigError("takedown: say what is to go, with --uid, --url, --sha256 or --list")
+    chain = look(load_recipe(recipe, overrides or []), root, prompts)
+    with lock(chain.run):
+        receipt = take_down(chain, uids, urls, hashes, why)
+    if as_json:
+        print_json(asdict(receipt))
+        return
+    for what in receipt.unknown:
+        warn(f"not here: {what}")
+    say(
+        f"{receipt.samples} samples taken down; {len(receipt.files)} files changed, {len(receipt.gone)} removed, "
+        f"{len(receipt.packed_again)} shards packed again · receipt: {chain.run}/tombstones/{receipt.number:04d}.receipt.json"
+    )
+    if receipt.waiting:
+        say(f"{len(receipt.waiting)} shards are packed by the next run")
+    if receipt.outside:
+        say("your own tables, exports and trained models still hold them: the receipt names the tables")
+
+
+serve = App(
+    help="""Start, look at or stop a vLLM server on this machine.
+
+    Examples:
+        fineloom serve start Qwen/Qwen2.5-VL-7B-Instruct --name qwen2.5-vl
+        fineloom serve status
+    """
+)
+Model = Annotated[str, typer.Argument(help="Folder of the model, or its name on the hub.")]
+Name = Annotated[str, typer.Option(help="Name under which it is served: `model.name` of a recipe.")]
+Port = Annotated[int, typer.Option(help="Port; 0 takes any free one.")]
+
+
+@serve.command("start")
+def serve_start(
+    model: Model,
+    name: Name = "model",
+    port: Port = 8000,
+    option: Annotated[
+        list[str] | None, typer.Option(help="A further option of vLLM, as in --option=--tensor-parallel-size=2")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Start vLLM, or adopt the server that runs with the same settings; returns when it answers.
+
+    Examples:
+        fineloom serve start Qwen/Qwen2.5-VL-7B-Instruct --name qwen2.5-vl
+        fineloom serve start /models/qwen2.5-vl-32b-awq --name qwen2.5-vl --option=--tensor-parallel-size=2
+    """
+    import shutil
+    from dataclasses import asdict
+
+    from pipelines.serve import ServeSettings, start
+
+    device: Literal["cpu", "cuda"] = "cuda" if shutil.which("nvidia-smi") else "cpu"
+    settings = ServeSettings(model=model, name=name, port=port, device=device, options=tuple(option or ()))
+    server = start(settings, warn if as_json else say)
+    if as_json:
+        print_json(asdict(server))
+
+
+@serve.command("status")
+def serve_status(as_json: AsJson = False) -> None:
+    """Say whether a server runs here, which model it serves and where its log is.
+
+    Examples:
+        fineloom serve status --json
+    """
+    from pipelines.serve import ServeSettings, status
+
+    found = status(ServeSettings(model="", name=""))
+    if as_json:
+        print_json(found)
+    else:
+        for key, value in found.items():
+            say(f"{key:<10} {value}")
+
+
+@serve.command("stop")
+def serve_stop() -> None:
+    """Stop the server that `serve start` started here, and nothing else.
+
+    Examples:
+        fineloom serve stop
+    """
+    from pipelines.serve import ServeSettings, stop
+
+    stop(ServeSettings(model="", name=""), say)

@@ -60,12 +60,12 @@ def export_doubtful(
     lines: list[bytes] = []
     refused = 0
     for before, entry in _committed(chain, stage):
-        pairs = _pairs(chain, stage, before, entry)
-        if not pairs:
+        found = pairs_of(chain, stage, before, entry)
+        if not found:
             continue
-        table = pa.table({name: pa.array([pair[name] for pair in pairs], COLUMNS.field(name).type) for name in COLUMNS.names})
+        table = pa.table({name: pa.array([pair[name] for pair in found], COLUMNS.field(name).type) for name in COLUMNS.names})
         picked = expression.evaluate(table).to_pylist()
-        for pair, pick in zip(pairs, picked, strict=True):
+        for pair, pick in zip(found, picked, strict=True):
             if pair["refused"] or pick is True:
                 refused += pair.pop("refused")
                 pair.pop("chars")
@@ -103,7 +103,7 @@ def _committed(chain: Chain, stage: Stage) -> Iterator[tuple[View, Entry]]:
         raise ConfigError(f"{chain.run}: stage {stage.name} has not been run yet")
 
 
-def _pairs(chain: Chain, stage: Stage, before: View, entry: Entry) -> list[dict[str, Any]]:
+def pairs_of(chain: Chain, stage: Stage, before: View, entry: Entry) -> list[dict[str, Any]]:
     """Every pair of a shard, refused ones with the translation that was refused, as far as the store still has it."""
     operator: Translate = stage.operator
     rows = read_columns(chain.run, before, stage.reads(), stage.optional())

@@ -116,7 +116,7 @@ def follow(chain: Chain, view: View, uid: str, next_stage: Stage | None) -> dict
             raise ConfigError(f"{chain.run}: the ledger entry of stage {name}, shard {view.shard}, is gone")
         step = _step(chain, stage, entry, uid)
         if stage.kind == "model":
-            step["answers"], step["answers_note"] = _answers(chain, stage, before, uid)
+            step["answers"], step["answers_note"] = kept_answers(chain, stage, before, uid)
         told["stages"].append(step)
         if step["refused"] is not None:
             told.update(fate="refused", next_stage=None)
@@ -199,7 +199,7 @@ class _Offline(ModelClient):
         return self._identity
 
 
-def _answers(chain: Chain, stage: Stage, before: View, uid: str) -> tuple[list[dict[str, Any]], str | None]:
+def kept_answers(chain: Chain, stage: Stage, before: View, uid: str) -> tuple[list[dict[str, Any]], str | None]:
     """The answers that the stage's operator used for this sample, in the order in which it asked; a note if some are missing."""
     store = _Known(chain.run / "answers" / stage.name / shard_name(before.shard))
     try:

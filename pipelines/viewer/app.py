@@ -6,6 +6,7 @@
 /RUN/sample/SHARD/UID               everything known of one sample
 /RUN/sample/UID                     the same, wherever it is; the first digits are enough
 /RUN/picture/SHARD/UID?side=480     a small JPEG of it
+/language?to=zh&back=/…             the pages' language
 /look.css  /look.js
 """
 
@@ -31,6 +32,7 @@ from pipelines.config import ConfigError
 from pipelines.show import find
 from pipelines.viewer import pages
 from pipelines.viewer.find import PAGE, Question, Selection
+from pipelines.viewer.language import choose, language_of, speaker, switch
 from pipelines.viewer.pictures import MAX_BYTES, SIDES, Kept, thumbnail
 from pipelines.viewer.snapshot import UNREADABLE, NotThere, Run, Snapshot
 
@@ -39,6 +41,8 @@ SELECTIONS = 24
 LONGEST = 4000
 """Characters of one value in an address."""
 MAX_PAGE = 10_000_000
+UNREAD = "This cannot be read just now: {why}. Is the run being written, or was a part of it deleted?"
+NO_PAGE = "There is no such page."
 HEADERS = {
     "content-security-policy": "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'",
@@ -53,8 +57,8 @@ HEADERS = {
 class Guard:
     """Headers on every answer; names of other hosts are refused, lest a stranger's page read the run through its own name."""
 
-    def __init__(self, app: ASGIApp, hosts: set[str] | None) -> None:
-        self.app, self.hosts = app, hosts
+    def __init__(self, app: ASGIApp, hosts: set[str] | None, headers: dict[str, str] = HEADERS) -> None:
+        self.app, self.hosts, self.headers = app, hosts, headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -64,7 +68,7 @@ class Guard:
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 names = {name.lower() for name, _ in message["headers"]}
-                more = {"cache-control": "no-store", **HEADERS}
+                more = {"cache-control": "no-store", **self.headers}
                 message["headers"] += [(n.encode(), v.encode()) for n, v in more.items() if n.encode() not in names]
             await send(message)
 
@@ -106,7 +110,7 @@ class Viewer:
     def run(self, request: Request) -> Run:
         name = request.path_params["run"]
         if name not in self.runs:
-            raise NotThere(404, f"There is no run {name} here. Runs: {', '.join(self.runs)}.")
+            raise NotThere(404, "There is no run {name} here. Runs: {runs}.", name=name, runs=", ".join(self.runs))
         return self.runs[name]
 
     # Pages.
@@ -119,8 +123,8 @@ class Viewer:
             try:
                 found.append({"name": name, "snapshot": run.snapshot(), "fault": None})
             except NotThere as error:
-                found.append({"name": name, "snapshot": None, "fault": str(error)})
-        return _page("home", runs=found, run=None)
+                found.append({"name": name, "snapshot": None, "fault": error.told(speaker(language_of(request)))})
+        return page(request, "home", runs=found, run=None)
 
     def gallery(self, request: Request) -> Response:
         return self._list(request, "gallery")
@@ -145,7 +149,8 @@ class Viewer:
         except ValueError as error:  # of the visitor's own
             mistake, found, number, seed = str(error), None, 1, None
         refused, counted = snapshot.refused()
-        return _page(
+        return page(
+            request,
             template,
             status=400 if mistake else 200,
             run=run.name,
@@ -158,7 +163,7 @@ class Viewer:
             cards=snapshot.cards(found.places) if found else [],
             refused=refused,
             counted=counted,
-            link_to=lambda page: pages.link(request.url.path, **{**asked, "seed": seed, "page": page}),
+            link_to=lambda number: pages.link(request.url.path, **{**asked, "seed": seed, "page": number}),
         )
 
     def sample(self, request: Request) -> Response:
@@ -166,7 +171,7 @@ class Viewer:
         snapshot, uid = run.snapshot(), request.path_params["uid"]
         if not re.fullmatch("[0-9a-f]{32}", uid):
             raise NotThere(404, "A sample’s identity has 32 hex digits.")
-        return _page("sample", run=run.name, snapshot=snapshot, card=snapshot.sample(request.path_params["shard"], uid))
+        return page(request, "sample", run=run.name, snapshot=snapshot, card=snapshot.sample(request.path_params["shard"], uid))
 
     def anywhere(self, request: Request) -> Response:
         run = self.run(request)
@@ -180,7 +185,7 @@ class Viewer:
         run, shard, uid = self.run(request), request.path_params["shard"], request.path_params["uid"]
         asked = request.query_params.get("side", str(SIDES[0]))
         if asked not in map(str, SIDES) or not re.fullmatch("[0-9a-f]{32}", uid):
-            raise NotThere(404, f"Pictures are drawn {SIDES[0]} or {SIDES[1]} pixels long.")
+            raise NotThere(404, "Pictures are drawn {small} or {large} pixels long.", small=SIDES[0], large=SIDES[1])
         snapshot = run.snapshot()
         key = (run.name, snapshot.stamp, shard, uid, asked)
         snapshot.refuse_taken(shard, uid)
@@ -203,15 +208,17 @@ def _number(request: Request, name: str, otherwise: int | None) -> int | None:
     return int(text)
 
 
-def _page(template: str, status: int = 200, **content: Any) -> Response:
-    return HTMLResponse(pages.render(template, **content), status)
+def page(request: Request, template: str, status: int = 200, **content: Any) -> Response:
+    html = pages.render(template, language_of(request), switch=switch(request), **content)
+    return HTMLResponse(html, status, headers={"vary": "accept-language, cookie"})
 
 
-def _told(request: Request, status: int, text: str) -> Response:
-    return _page("refusal", status, run=request.path_params.get("run"), text=text, code=status)
+def _told(request: Request, status: int, text: str, **values: Any) -> Response:
+    told = speaker(language_of(request))(text, **values)
+    return page(request, "refusal", status, run=request.path_params.get("run"), text=told, code=status)
 
 
-def _asset(content: str, kind: str) -> Callable[[Request], Response]:
+def asset(content: str, kind: str) -> Callable[[Request], Response]:
     return lambda request: Response(content, media_type=kind, headers={"cache-control": "private, max-age=300"})
 
 
@@ -221,23 +228,22 @@ def make_app(runs: dict[str, Run], hosts: set[str] | None) -> Starlette:
 
     def not_there(request: Request, error: Exception) -> Response:
         assert isinstance(error, NotThere)
-        return _told(request, error.status, str(error))
+        return _told(request, error.status, error.text, **error.values)
 
     def unreadable(request: Request, error: Exception) -> Response:
         why = f"{type(error).__name__}: {error}"
-        return _told(
-            request, 503, f"This cannot be read just now: {why}. Is the run being written, or was a part of it deleted?"
-        )
+        return _told(request, 503, UNREAD, why=why)
 
     def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return _told(request, error.status_code, {404: "There is no such page."}.get(error.status_code, error.detail))
+        return _told(request, error.status_code, {404: NO_PAGE}.get(error.status_code, error.detail))
 
     return Starlette(
         routes=[
             Route("/", viewer.home),
-            Route("/look.css", _asset(pages.style(), "text/css")),
-            Route("/look.js", _asset(pages.script(), "text/javascript")),
+            Route("/language", choose),
+            Route("/look.css", asset(pages.style(), "text/css")),
+            Route("/look.js", asset(pages.script(), "text/javascript")),
             Route("/{run}/", viewer.gallery),
             Route("/{run}/rejects", viewer.rejects),
             Route("/{run}/sample/{shard:int}/{uid}", viewer.sample),

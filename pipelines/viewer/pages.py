@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from pipelines.report.page import HERE as REPORT
 from pipelines.report.page import clean, count, mark, percent
+from pipelines.viewer.language import NAMES, TAGS, speaker
 
 HERE = Path(__file__).parent
 ORIGINS = ("source", "model", "lexical", "human")
@@ -29,9 +30,9 @@ def _value(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _environment() -> Environment:
+def environment(*folders: Path) -> Environment:
     made = Environment(
-        loader=FileSystemLoader(HERE),
+        loader=FileSystemLoader([*folders, HERE]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -39,15 +40,15 @@ def _environment() -> Environment:
         finalize=lambda value: clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
     )
     made.filters.update(count=count, value=_value, sumof=lambda counter: sum(counter.values()))
-    made.globals.update(link=link, mark=mark, percent=percent, origins=ORIGINS)
+    made.globals.update(link=link, mark=mark, percent=percent, origins=ORIGINS, languages=NAMES, tags=TAGS)
     return made
 
 
-_PAGES = _environment()
+_PAGES = environment()
 
 
-def render(template: str, **content: Any) -> str:
-    return _PAGES.get_template(f"{template}.html.j2").render(**content)
+def render(template: str, language: str, pages: Environment = _PAGES, **content: Any) -> str:
+    return pages.get_template(f"{template}.html.j2").render(_=speaker(language), language=language, **content)
 
 
 def style() -> str:

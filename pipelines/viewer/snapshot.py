@@ -10,7 +10,7 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +35,14 @@ PATIENCE = 1.0
 
 
 class NotThere(Exception):
-    """`status` and what to tell the visitor."""
+    """`status` and what to tell the visitor: a text, which the pages translate, and the values in it."""
 
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(text)
-        self.status = status
+    def __init__(self, status: int, text: str, **values: Any) -> None:
+        super().__init__(text.format(**values) if values else text)
+        self.status, self.text, self.values = status, text, values
+
+    def told(self, say: Callable[..., str]) -> str:
+        return say(self.text, **self.values)
 
 
 class Snapshot:
@@ -143,7 +146,7 @@ class Snapshot:
 
     def place(self, shard: int) -> tuple[View, Stage | None]:
         if shard not in self.rows:
-            raise NotThere(404, f"There is no shard {shard} in this run, or nothing of it is committed yet.")
+            raise NotThere(404, "There is no shard {shard} in this run, or nothing of it is committed yet.", shard=shard)
         return self.at[shard]
 
     def sample(self, shard: int, uid: str) -> dict[str, Any]:
@@ -152,7 +155,7 @@ class Snapshot:
         self.refuse_taken(shard, uid)
         told = follow(self.chain, view, uid, waits)
         if all(step["columns"] is None and step["refused"] is None for step in told["stages"]):
-            raise NotThere(404, f"Shard {shard} has no sample {uid}.")
+            raise NotThere(404, "Shard {shard} has no sample {uid}.", shard=shard, uid=uid)
         columns: dict[str, Any] = {}
         for step in told["stages"]:
             columns.update(step["columns"] or {})
@@ -176,7 +179,7 @@ class Snapshot:
         if not places:
             raise NotThere(404, "No picture of this sample was fetched.")
         if places[0]["image_size"] > most:
-            raise NotThere(413, f"The picture has {places[0]['image_size']:,} bytes, too many to draw.")
+            raise NotThere(413, "The picture has {bytes} bytes, too many to draw.", bytes=f"{places[0]['image_size']:,}")
         with PictureReader(self.run / view.images) as read:
             return read(places[0])
 
@@ -208,7 +211,9 @@ class Run:
                 why = f"{type(error).__name__}: {error}"
                 raise NotThere(
                     503,
-                    f"The run in {self.folder} cannot be read: {why}. Was a part of it deleted, or is it of another version?",
+                    "The run in {folder} cannot be read: {why}. Was a part of it deleted, or is it of another version?",
+                    folder=self.folder,
+                    why=why,
                 ) from error
             if self._snapshot is None or self._snapshot.stamp != fresh.stamp:
                 self._snapshot = fresh

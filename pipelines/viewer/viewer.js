@@ -30,7 +30,7 @@ for (const image of document.querySelectorAll("svg.photo image")) {
   image.addEventListener("error", () => {
     const note = document.createElement("div");
     note.className = "no";
-    note.textContent = "the picture cannot be drawn";
+    note.textContent = document.body.dataset.noPicture;
     image.closest("svg").replaceWith(note);
   });
 }

@@ -6,19 +6,81 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from rich.text import Text
 
 from pipelines.config import ConfigError, load_recipe
 from pipelines.help_page import App
 from pipelines.stores import place
-from pipelines.terminal import ROOT, AsJson, Overrides, Prompts, RecipeName, Root, print_json, say, warn
+from pipelines.terminal import (
+    ROOT,
+    AsJson,
+    Overrides,
+    Prompts,
+    RecipeName,
+    Root,
+    complete_recipe,
+    console,
+    print_json,
+    say,
+    warn,
+)
 
 PANEL = "Machine"
 
 
+STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+
+
 def add_to(app: App) -> None:
+    app.command("doctor", rich_help_panel=PANEL)(doctor)
     app.add_typer(serve, name="serve", rich_help_panel=PANEL)
     app.command("gc", rich_help_panel=PANEL)(gc)
     app.command("compact", rich_help_panel=PANEL)(compact_)
+
+
+def doctor(
+    recipe: Annotated[
+        str | None,
+        typer.Argument(metavar="[RECIPE]", help="What this recipe needs is then a must.", autocompletion=complete_recipe),
+    ] = None,
+    overrides: Overrides = None,
+    root: Root = ROOT,
+    server: Annotated[str | None, typer.Option(help="Address of the model server; by default the recipe's.")] = None,
+    ray: Annotated[bool, typer.Option(help="Start a Ray for a moment too.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Look at this machine: Python, GPU, memory, disk, rights in the root, language models, model server, Ray; and what to do.
+
+    The root is tried with a small probe that is removed again. Exit status: 0 a run can start, 1 something is missing.
+
+    Examples:
+        fineloom doctor
+        fineloom doctor lit_cn --root s3://team/runs --server http://gpu1:8000/v1
+        fineloom doctor --no-ray --json
+    """
+    from dataclasses import asdict
+
+    from pipelines.doctor import examine
+
+    loaded = load_recipe(recipe, overrides or []) if recipe else None
+    checks = []
+    for check in examine(root, loaded, server, ray):
+        checks.append(check)
+        if not as_json:
+            console.print(
+                Text.assemble((f"{check.state:<4}", STYLES[check.state]), f"  {check.name:<13}", check.found), soft_wrap=True
+            )
+            if check.do:
+                console.print(Text(f"      → {check.do}"), soft_wrap=True)
+    failed = sum(check.state == "fail" for check in checks)
+    if as_json:
+        print_json({"ok": not failed, "checks": [asdict(check) for check in checks]})
+    elif failed:
+        say(f"{failed} of {len(checks)} must be mended before a run")
+    else:
+        say("a run can start")
+    if failed:
+        raise typer.Exit(1)
 
 
 def gc(

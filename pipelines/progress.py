@@ -16,6 +16,8 @@ from rich.text import Text
 
 PLAIN_SECONDS = 10.0
 LIVE_SECONDS = 0.5
+WIDE, NARROW = 80, 56
+"""Columns of a window from which on refusals and rates have room beside the counts."""
 
 
 class Progress:
@@ -44,7 +46,7 @@ class Progress:
                 except ray.exceptions.RayError:
                     return  # the run itself will meet the same error and say so
                 if live is not None:
-                    live.update(_table(snapshot, stages, shards))
+                    live.update(_table(snapshot, stages, shards, self.console.width))
                 elif time.monotonic() - shown >= PLAIN_SECONDS:
                     shown = time.monotonic()
                     self.say(_line(snapshot, stages, shards))
@@ -93,9 +95,11 @@ def eta(snapshot: dict[str, Any], shards: int) -> str:
     return f"ETA {hours} h {rest // 60:02d} m" if hours else f"ETA {rest // 60} m {rest % 60:02d} s"
 
 
-def _table(snapshot: dict[str, Any], stages: Sequence[str], shards: int) -> Group:
+def _table(snapshot: dict[str, Any], stages: Sequence[str], shards: int, width: int = 120) -> Group:
+    """As many columns as the window holds: a narrow one shows how far each stage is, a wide one also why samples left."""
+    columns = 5 if width >= WIDE else 4 if width >= NARROW else 3
     table = Table(box=None, pad_edge=False, show_header=True, header_style="dim")
-    for name in ("stage", "shards", "samples", "rate", "refused"):
+    for name in ("stage", "shards", "samples", "rate", "refused")[:columns]:
         table.add_column(name, no_wrap=name != "refused", overflow="ellipsis")
     for stage in stages:
         count = snapshot["stages"].get(stage)
@@ -104,9 +108,8 @@ def _table(snapshot: dict[str, Any], stages: Sequence[str], shards: int) -> Grou
             continue
         active = f" +{count['active']}" if count["active"] else ""
         samples = count["rows_in"] + count["live"].get("samples", 0)
-        table.add_row(
-            stage, f"{count['shards']}{active}", f"{samples:,}", rate(count, snapshot["seconds"]), Text(reasons(count))
-        )
+        row = (stage, f"{count['shards']}{active}", f"{samples:,}", rate(count, snapshot["seconds"]), Text(reasons(count)))
+        table.add_row(*row[:columns])
     done = snapshot["skipped"] + snapshot["finished"]
     return Group(table, Text(f"{done:,} of {shards:,} shards   {eta(snapshot, shards)}", style="bold"))
 

@@ -85,12 +85,13 @@ def print_table(columns: Mapping[str, str], rows: Iterable[Sequence[str | Text]]
     if not fits and console.is_terminal:
         _print_lists(list(columns), table)
         return
-    shown = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    shown = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0), collapse_padding=True)
     for name, justify in columns.items():
         shown.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     for row in table:
         shown.add_row(*row)
-    console.print(shown, width=None if fits else needed + 2, soft_wrap=not fits, crop=False)
+    out = console if fits else Console(width=needed, highlight=False)
+    out.print(shown)
 
 
 def _print_lists(names: list[str], rows: list[list[Text]]) -> None:
@@ -114,7 +115,7 @@ ENDINGS = {
     "import": "stopped. Shards that are whole are kept; go on with: {again}",
     "compare": "stopped. Answers that came are kept; go on with: {again}",
     "view": "ended",
-    "serve start": "stopped waiting. A started server goes on starting; look with `fineloom serve status`, end it with `fineloom serve stop`",
+    "serve start": "stopped waiting; a server that was started goes on. Look: fineloom serve status. End it: fineloom serve stop",
 }
 """What Ctrl-C ends with, by command."""
 

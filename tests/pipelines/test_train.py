@@ -33,8 +33,9 @@ def fineloom_train(*arguments: str) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
+@pytest.mark.timeout(900)  # Ray starts twice, each time with processes that import torch
 def test_two_ray_workers_train_as_torchrun_does_and_go_on_after_one_is_killed(shards, tmp_path):
-    settings = [f"data.shards={shards}", "steps=40", "save.every=5"]
+    settings = [f"data.shards={shards}", "steps=30", "save.every=5"]
     torchrun = [
         sys.executable,
         "-m",
@@ -58,12 +59,12 @@ def test_two_ray_workers_train_as_torchrun_does_and_go_on_after_one_is_killed(sh
         children = psutil.Process(ray.pid).children(recursive=True)
         workers = [child for child in children if "RayTrainWorker" in " ".join(child.cmdline())]
         workers[0].send_signal(signal.SIGKILL)
-        output = ray.communicate(timeout=240)[0]
+        output = ray.communicate(timeout=500)[0]
     finally:
         ray.kill()
     assert ray.returncode == 0, output
-    assert "going on from" in output and "step 40/40" in output
-    assert f"checkpoint: {tmp_path / 'ray' / 'checkpoints' / 'step-00000040'}" in output
+    assert "going on from" in output and "step 30/30" in output
+    assert f"checkpoint: {tmp_path / 'ray' / 'checkpoints' / 'step-00000030'}" in output
     assert losses(tmp_path / "ray") == losses(tmp_path / "torchrun")
 
 

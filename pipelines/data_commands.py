@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from pipelines import machine_commands
+from pipelines import machine_commands, review_commands
 from pipelines.config import ConfigError, load_recipe
 from pipelines.help_page import App
 from pipelines.terminal import ROOT, AsJson, Overrides, RecipeName, Root, print_json, say, warn
@@ -20,6 +20,7 @@ def add_to(app: App) -> None:
     app.command("view", rich_help_panel=LOOK)(view_command)
     app.command("compare", rich_help_panel=LOOK)(compare_command)
     app.add_typer(review, name="review", rich_help_panel=LOOK)
+    review_commands.add_to(review)
     app.command("export", rich_help_panel=DATA)(export_command)
     app.command("import", rich_help_panel=DATA)(import_command)
     app.command("takedown", rich_help_panel=DATA)(machine_commands.takedown)
@@ -134,9 +135,10 @@ def import_command(
 
 
 review = App(
-    help="""Doubtful translations out to people, and their verdicts back.
+    help="""What a run is not sure of, before people: on pages (serve) or as files (export), and their verdicts back (import).
 
     Examples:
+        fineloom review serve dci_cn --reviewer Li --reviewer Wang
         fineloom review export lit_cn --out doubtful.jsonl
         fineloom review import doubtful-anna.jsonl doubtful-bo.jsonl --out verdicts.jsonl
     """
@@ -175,7 +177,7 @@ def review_export(
 
 @review.command("import")
 def review_import(
-    files: Annotated[list[Path], typer.Argument(help="Files that reviewers filled in.")],
+    files: Annotated[list[Path], typer.Argument(help="Files that reviewers filled in, or books of `review serve`.")],
     out: Annotated[Path, typer.Option(help="New file of all good lines: stages.reviewed.file of a recipe.")],
     as_json: AsJson = False,
 ) -> None:
@@ -183,6 +185,7 @@ def review_import(
 
     Examples:
         fineloom review import doubtful-anna.jsonl doubtful-bo.jsonl --out verdicts.jsonl
+        fineloom review import runs/dci_cn/review.sqlite --out verdicts.jsonl
     """
     from pipelines.review_file import merge_reviews
 

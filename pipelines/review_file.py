@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from operators import answers
 from operators.base import Answer
 from operators.expressions import Expression
-from operators.reviewed import VERDICTS, Review, read_reviews, settle
+from operators.reviewed import VERDICTS, Review, parse_review, read_reviews, settle
 from operators.translate import Translate, segment
 from operators.validators import characters
 from pipelines.answers import AnswerStore
@@ -31,6 +31,7 @@ from pipelines.config import ConfigError, Stage
 from pipelines.durable import create_if_absent
 from pipelines.ledger import Entry, shard_name
 from pipelines.model_client import ModelClient
+from pipelines.review.book import Book, BookError, is_book
 from pipelines.run import reach
 from pipelines.view import View, read_columns
 
@@ -220,7 +221,7 @@ def merge_reviews(files: Sequence[Path], out: Path) -> Merged:
     for path in files:
         if not path.is_file():
             raise ConfigError(f"{path}: no such file")
-        found, bad, waiting = read_reviews(path)
+        found, bad, waiting = _of_book(path) if is_book(path) else read_reviews(path)
         reviews += found
         merged.waiting += waiting
         merged.bad += [(str(path), number, why) for number, why in bad]
@@ -238,6 +239,29 @@ def merge_reviews(files: Sequence[Path], out: Path) -> Merged:
     if not create_if_absent(out.absolute(), b"".join(lines)):
         raise ConfigError(f"{out} is there already and is not overwritten; choose another name")
     return merged
+
+
+def _of_book(path: Path) -> tuple[list[Review], list[tuple[int, str]], int]:
+    """As `read_reviews` of a book: verdicts, bad ones (there should be none), items that nobody has judged yet."""
+    try:
+        book = Book(path, None)
+        try:
+            lines, stages = list(book.lines()), book.progress()["stages"]
+        finally:
+            book.close()
+    except BookError as error:
+        raise ConfigError(str(error)) from error
+    found: list[Review] = []
+    bad: list[tuple[int, str]] = []
+    for number, line in enumerate(lines, 1):
+        try:
+            review = parse_review(json.dumps(line).encode())
+        except ValueError as error:
+            bad.append((number, str(error)))
+            continue
+        assert review is not None
+        found.append(review)
+    return found, bad, sum(row["items"] - row["done"] for row in stages.values())
 
 
 def line_of(review: Review) -> dict[str, Any]:

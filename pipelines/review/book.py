@@ -102,11 +102,13 @@ def _digest(text: str) -> str:
 
 
 class Book:
-    def __init__(self, path: Path, run: str, double: float | None = None, lease: float = LEASE) -> None:
-        """Open the book of the run, or begin it. double: share of items that two people judge; None: as it was."""
+    def __init__(self, path: Path, run: str | None, double: float | None = None, lease: float = LEASE) -> None:
+        """Open the book of the run, or begin it; with run None open whatever book it is.
+
+        double: share of items that two people judge; None: as it was."""
         self.path, self.lease = path, lease
         self._filling = threading.Lock()
-        if not path.exists():
+        if run is not None and not path.exists():
             self._begin(path, run)
         try:
             with self.reading() as db:
@@ -115,7 +117,7 @@ class Book:
             raise
         except sqlite3.Error as error:
             raise _told(path, error) from error
-        if about.get("run") != run:
+        if run not in (None, about.get("run")):
             raise BookError(f"{path} is the book of the run {about.get('run')}, not of {run}: give another file with --book")
         self.double = float(about["double"]) if double is None else double
         if self.double != float(about["double"]):

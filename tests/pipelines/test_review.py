@@ -1,0 +1,475 @@
+"""The pages on which people judge: who gets what, what is stored when, and what never gets through."""
+
+import io
+import json
+import multiprocessing
+import os
+import re
+import shutil
+import signal
+import sqlite3
+import threading
+from html import unescape
+
+import pytest
+from in_process import run_here
+from PIL import Image
+from scenes_run import EVIL, make_run, write_recipe
+from starlette.testclient import TestClient
+
+from pipelines.config import ConfigError, load_recipe
+from pipelines.review import book_of, limits, open_book, run_of
+from pipelines.review.app import make_app
+from pipelines.review.book import Book, BookError, Taken
+from pipelines.review.filler import Filler
+from pipelines.review.items import asked_of
+from pipelines.review_file import merge_reviews
+from pipelines.show import show
+from pipelines.stores import place
+from pipelines.takedown import take_down
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("review")
+    make_run(folder, write_recipe(folder, 6, shard_size=3))
+    return folder
+
+
+@pytest.fixture
+def root(made, tmp_path):
+    shutil.copytree(made / "runs", tmp_path / "runs")
+    return tmp_path / "runs"
+
+
+def opened(made, root, double=None, stages=("translate",)):
+    run = run_of(root, str(made / "scenes_recipe.yaml"), [], None)
+    book = open_book(book_of(run.folder, None), run.name, double)
+    filler = Filler(run, book, asked_of(run.snapshot().recipe, list(stages)))
+    filler.round()
+    return run, book, filler
+
+
+class Person:
+    """A reviewer at a browser."""
+
+    def __init__(self, desk, name):
+        run, self.book, filler = desk
+        self.web = TestClient(make_app(run, self.book, filler, {"testserver"}), raise_server_exceptions=False)
+        assert self.web.get(f"/enter/{self.book.invite(name)}").status_code == 200
+
+    def get(self, path="/"):
+        self.page = self.web.get(path)
+        return self.page
+
+    @property
+    def item(self):
+        return int(self.page.url.path.rpartition("/")[2])
+
+    def post(self, path=None, **form):
+        csrf = re.search('name="csrf" value="([^"]+)"', self.page.text)[1]
+        shown = re.search('data-shown="([^"]*)"', self.page.text)
+        form = {"csrf": csrf, "corrected": unescape(shown[1]) if shown else "", "reason": "", "note": "", **form}
+        self.page = self.web.post(path or f"/item/{self.item}", data=form)
+        return self.page
+
+
+@pytest.fixture
+def desk(made, root):
+    made_desk = opened(made, root)
+    yield made_desk
+    made_desk[1].close()
+
+
+@pytest.fixture
+def li(desk):
+    person = Person(desk, "Li")
+    person.get()
+    while "202E" in person.page.text:  # that one cannot be accepted as it is
+        person.post(f"/item/{person.item}/skip")
+    return person
+
+
+def said(book):
+    return [(line["reviewer"], line["verdict"], line["corrected"], line["reason"]) for line in book.lines()]
+
+
+def test_refused_pairs_come_first_with_source_translation_and_what_was_found(li, desk):
+    told = {i.id: i for i in items(desk[1])}
+    page = unescape(li.page.text)
+    assert told[li.item].content["why"] in page and told[li.item].content["source"][:20] in page and "/picture/" in page
+    with desk[1].reading() as db:
+        refused = [bool(told[n].content["why"]) for (n,) in db.execute("SELECT id FROM items ORDER BY rank, id")]
+    assert refused == sorted(refused, reverse=True) and any(refused) and not all(refused)
+
+
+def test_accepting_correcting_and_refusing_store_a_verdict_each_and_lead_on(li, desk):
+    first = li.item
+    li.post(verdict="accept")
+    assert li.item != first and said(desk[1]) == [("Li", "accept", None, None)]
+    li.post(verdict="correct", corrected="两个红色的圆环。")
+    li.post(verdict="reject", reason="meaning", note=" left  and right ")
+    assert said(desk[1])[1:] == [("Li", "correct", "两个红色的圆环。", None), ("Li", "reject", None, "meaning: left and right")]
+    for _ in range(3):
+        li.post(verdict="accept")
+    assert "Nothing is left for you" in li.page.text
+
+
+@pytest.mark.parametrize(
+    ("form", "told"),
+    [
+        ({}, "Choose accept, correct or refuse"),
+        ({"verdict": "perhaps"}, "Choose accept, correct or refuse"),
+        ({"verdict": "correct"}, "Nothing was changed"),
+        ({"verdict": "correct", "corrected": " \n "}, "is empty"),
+        ({"verdict": "correct", "corrected": "红\u202e球"}, "control or direction characters"),
+        ({"verdict": "correct", "corrected": "红" * 20_001}, "too long"),
+        ({"verdict": "accept", "corrected": "另一个译文"}, "You changed the text"),
+        ({"verdict": "reject"}, "Choose a reason"),
+        ({"verdict": "reject", "reason": "other"}, "Say in a few words"),
+        ({"verdict": "reject", "reason": "nonsense"}, "Choose a reason"),
+    ],
+)
+def test_what_cannot_be_stored_is_told_and_nothing_written_is_lost(li, desk, form, told):
+    page = li.post(**form)
+    assert page.status_code == 422 and told in unescape(page.text) and said(desk[1]) == []
+    if form.get("corrected", "").strip():
+        assert form["corrected"][:40] in unescape(page.text)
+
+
+def test_no_item_is_shown_to_two_people(desk, li):
+    wang = Person(desk, "Wang")
+    wang.get()
+    assert wang.item != li.item
+    refused = wang.get(f"/item/{li.item}")
+    assert refused.status_code == 409 and "Another reviewer has this item" in refused.text
+    li.get()
+    assert li.get("/").url.path == li.page.url.path, "the same item until it is judged"
+
+
+def test_many_people_at_once_never_hold_the_same_item(desk):
+    book = desk[1]
+    people = [book.who(book.enter(book.invite(f"R{i}"))).id for i in range(6)]
+    held, together = [], threading.Barrier(6)
+
+    def take(person):
+        together.wait()
+        held.append(book.next(person))
+
+    threads = [threading.Thread(target=take, args=(person,)) for person in people]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert len({item.id for item in held}) == 6
+
+
+def test_with_double_review_two_people_and_no_third_judge_an_item_and_their_agreement_is_told(made, root):
+    desk = opened(made, root, double=1.0)
+    li, wang, zhao = (Person(desk, name) for name in ("Li", "Wang", "Zhao"))
+    first, second = li.get(), wang.get()
+    assert first.url.path == second.url.path
+    assert zhao.get().url.path != first.url.path
+    for i in range(6):
+        li.get("/")
+        li.post(verdict="accept")
+        wang.get("/")
+        wang.post(verdict="accept" if i < 4 else "reject", reason="meaning")
+    zhao.get("/")
+    assert "Nothing is left" in zhao.page.text
+    page = li.get("/progress").text
+    assert "Cohen’s κ" in page and "Li" in page and "0.00" in page
+    desk[1].close()
+
+
+def test_one_who_was_away_too_long_is_told_and_loses_no_word(desk, li):
+    item, book = li.item, desk[1]
+    with book.writing() as db:
+        db.execute("UPDATE leases SET until = 0")
+    wang = Person(desk, "Wang")
+    wang.get()
+    assert wang.item == item
+    wang.post(verdict="reject", reason="fluency")
+    page = li.post(f"/item/{item}", verdict="correct", corrected="我的译文。")
+    assert page.status_code == 409 and "Wang has judged this item meanwhile" in page.text and "我的译文。" in page.text
+    assert len(said(book)) == 1
+    li.post(f"/item/{item}", verdict="correct", corrected="我的译文。", second="yes")
+    assert said(book)[1] == ("Li", "correct", "我的译文。", None)
+
+
+def test_a_form_sent_twice_is_one_verdict_and_a_changed_mind_another(desk, li):
+    item, page = li.item, li.page
+    for verdict, reason in (("accept", ""), ("accept", ""), ("reject", "added")):
+        li.page = page
+        li.post(f"/item/{item}", verdict=verdict, reason=reason)
+    assert [verdict for _, verdict, _, _ in said(desk[1])] == ["accept", "reject"]
+    mine = li.get("/mine").text
+    assert f"/item/{item}" in mine and "something is added" in mine
+    assert "You judged this item" in li.get(f"/item/{item}").text
+
+
+def test_an_item_put_off_comes_last(desk, li):
+    first = li.item
+    li.post(f"/item/{first}/skip")
+    seen = [li.item]
+    for _ in range(5):
+        li.post(verdict="accept")
+        seen.append(li.item)
+    assert first not in seen[:5] and seen[5] == first
+
+
+def test_what_strangers_wrote_is_shown_as_text_isolated_and_never_run(desk, li):
+    page = next(p for p in (li.web.get(f"/item/{i.id}") for i in items(desk[1])) if "document.title" in p.text)
+    assert "<script>document" not in page.text and "<img src=x" not in page.text
+    assert "⟨U+202E⟩gnp.exe" in page.text and "<bdi>" in page.text
+    policy = page.headers["content-security-policy"]
+    assert "unsafe" not in policy and "default-src 'none'" in policy and "style=" not in page.text
+    assert EVIL[:12] in unescape(page.text)
+    assert page.headers["referrer-policy"] == "no-referrer" and page.headers["x-frame-options"] == "DENY"
+
+
+def items(book):
+    with book.reading() as db:
+        numbers = [n for (n,) in db.execute("SELECT id FROM items")]
+    return [book.item(n) for n in numbers]
+
+
+def test_strangers_see_nothing_and_links_end(desk, li):
+    run, book, filler = desk
+    stranger = TestClient(make_app(run, book, filler, {"testserver"}))
+    for path in ("/", f"/item/{li.item}", "/mine", "/progress", f"/picture/{li.item}"):
+        assert stranger.get(path).status_code == 401, path
+    assert stranger.post(f"/item/{li.item}", data={"verdict": "accept"}).status_code == 401
+    assert stranger.get("/enter/wrong").status_code == 403
+    assert stranger.get("/", headers={"host": "evil.example"}).status_code == 421
+    book.revoke("Li")
+    assert li.get("/").status_code == 401
+
+
+def test_a_form_from_elsewhere_changes_nothing(desk, li):
+    for csrf, headers in (("", {}), ("x" * 32, {}), (None, {"sec-fetch-site": "cross-site"})):
+        csrf = re.search('name="csrf" value="([^"]+)"', li.page.text)[1] if csrf is None else csrf
+        answer = li.web.post(f"/item/{li.item}", data={"csrf": csrf, "verdict": "accept"}, headers=headers)
+        assert answer.status_code == 403 and "Nothing was stored" in answer.text
+    run, book, filler = desk
+    strict = make_app(run, book, filler, {"testserver"}, {"http://testserver"})
+    web = TestClient(strict, cookies=li.web.cookies)
+    csrf = re.search('name="csrf" value="([^"]+)"', li.page.text)[1]
+    form = {"csrf": csrf, "verdict": "accept", "corrected": ""}
+    assert web.post(f"/item/{li.item}", data=form, headers={"origin": "http://evil.example"}).status_code == 403
+    assert said(book) == []
+    assert web.post(f"/item/{li.item}", data=form, headers={"origin": "http://testserver"}).status_code == 200
+    assert len(said(book)) == 1
+
+
+def test_bodies_that_are_no_form_and_too_long_ones_are_refused(li, desk):
+    assert li.web.post(f"/item/{li.item}", content=b"x" * 700_000).status_code == 413
+    assert li.web.post(f"/item/{li.item}", content=b"\xff\xfe=1").status_code in (400, 403)
+    assert li.web.get("/item/99999").status_code == 404 and li.web.get("/item/1%2f..%2f..").status_code == 404
+    assert li.web.get(f"/picture/{li.item}?side=99999").status_code == 404
+    assert said(desk[1]) == []
+
+
+def test_guessing_links_and_hammering_are_slowed_down(desk, li, monkeypatch):
+    guesses = [li.web.get(f"/enter/{i}").status_code for i in range(12)]
+    assert guesses[0] == 403 and guesses[-1] == 429
+    monkeypatch.setattr(limits, "REVIEWER", (5.0, 0.01))
+    wang = Person(desk, "Wang")
+    answers = [wang.get("/progress") for _ in range(9)]
+    assert answers[-1].status_code == 429 and answers[-1].headers["retry-after"]
+
+
+def test_the_picture_is_a_bounded_jpeg(li):
+    answer = li.web.get(f"/picture/{li.item}?side=480")
+    assert answer.headers["content-type"] == "image/jpeg" and max(Image.open(io.BytesIO(answer.content)).size) <= 480
+
+
+def test_a_book_that_is_locked_stores_nothing_and_keeps_what_was_written(desk, li, monkeypatch):
+    monkeypatch.setattr("pipelines.review.book.BUSY", 0.05)
+    other = sqlite3.connect(desk[1].path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    page = li.post(verdict="correct", corrected="我的译文。")
+    assert page.status_code == 503 and "NOT stored" in page.text and "held the book" in page.text and "我的译文。" in page.text
+    other.execute("ROLLBACK")
+    item = re.search(r'action="(/item/\d+)"', page.text)[1]
+    assert li.post(item, verdict="correct", corrected="我的译文。").status_code == 200 and len(said(desk[1])) == 1
+
+
+def test_a_book_that_is_gone_or_replaced_is_told_and_never_written_to_in_secret(desk, li):
+    path, page = desk[1].path, li.page
+    hidden = path.with_name("elsewhere.sqlite")
+    path.rename(hidden)
+    answer = li.post(f"/item/{li.item}", verdict="accept")
+    assert answer.status_code == 503 and "not there any more" in answer.text
+    path.write_bytes(b"something else, of some length, that is no database")
+    assert li.web.get("/").status_code == 503
+    path.unlink()
+    hidden.rename(path)
+    li.page = page
+    assert li.post(f"/item/{li.item}", verdict="accept").status_code == 200 and len(said(desk[1])) == 1
+
+
+def test_foreign_newer_and_other_runs_books_are_refused_with_a_reason(tmp_path):
+    sqlite3.connect(tmp_path / "other.sqlite").execute("CREATE TABLE x (y)").connection.close()
+    with pytest.raises(ConfigError, match="no book of a review"):
+        open_book(tmp_path / "other.sqlite", "demo")
+    open_book(tmp_path / "mine.sqlite", "demo").close()
+    with pytest.raises(ConfigError, match="book of the run demo, not of dci_cn"):
+        open_book(tmp_path / "mine.sqlite", "dci_cn")
+    newer = sqlite3.connect(tmp_path / "mine.sqlite")
+    newer.execute("PRAGMA user_version=9")
+    newer.close()
+    with pytest.raises(ConfigError, match="another version of fineloom"):
+        open_book(tmp_path / "mine.sqlite", "demo")
+    with pytest.raises(ConfigError, match="on a store"):
+        book_of(place("s3://bucket/run"), None)
+
+
+def _judge_until_killed(path, pipe):
+    book = Book(path, "demo")
+    me = book.who(book.enter(book.invite("Li"))).id
+    while (item := book.next(me)) is not None:
+        book.store(item.id, me, "accept", None, None)
+        pipe.send(item.id)
+
+
+def test_a_process_killed_in_mid_review_loses_nothing_that_it_said_was_stored(tmp_path):
+    path = tmp_path / "book.sqlite"
+    book = Book(path, "demo")
+    content = {"column": "t", "place": None, "source": "a dog", "shown": "一只狗"}
+    book.fill("translate", 0, "x", [(f"{i:032x}", "translation", 0.0, content) for i in range(3000)])
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_judge_until_killed, args=(path, theirs))
+    process.start()
+    told = [ours.recv() for _ in range(25)]
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    while ours.poll():
+        told.append(ours.recv())
+    book.close()
+    again = Book(path, "demo")
+    with again.reading() as db:
+        stored = [item for (item,) in db.execute("SELECT item FROM verdicts ORDER BY id")]
+        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",) and db.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert stored[: len(told)] == told and len(stored) <= len(told) + 1
+    again.close()
+
+
+def test_after_a_restart_reviewers_are_still_in_and_have_the_same_item(made, desk, li):
+    run, book, _ = desk
+    item = li.item
+    book.close()
+    second = opened(made, run.folder.parent)
+    web = TestClient(make_app(*second, {"testserver"}), cookies=li.web.cookies)
+    assert web.get("/").url.path == f"/item/{item}"
+    second[1].close()
+
+
+def test_verdicts_on_translations_captions_and_negatives_reach_the_next_run_through_the_review_file(made, root, tmp_path):
+    desk = opened(made, root, stages=())
+    li = Person(desk, "Li")
+    li.get()
+    done = {}
+    for _ in range(60):
+        if "/item/" not in str(li.page.url):
+            break
+        item = desk[1].item(li.item)
+        turn = done.setdefault(item.kind, [])
+        if item.content["shown"] is None or "<script" in item.content["shown"]:
+            li.post(verdict="reject", reason="language" if item.kind == "translation" else "fluency")
+        elif not turn:
+            turn.append(item)
+            zh = "一张重新写过的译文。" if item.kind == "translation" else None
+            lines = item.content["shown"].split("\n")
+            li.post(verdict="correct", corrected=zh or "\n".join(["a see-through paper thing", *lines[1:]]))
+        elif len(turn) == 1:
+            turn.append(item)
+            li.post(verdict="reject", reason="fluency", note="no")
+        else:
+            li.post(verdict="accept")
+        assert li.page.status_code == 200, li.page.text
+    assert set(done) == {"translation", "negatives"}
+    desk[1].close()
+    merged = merge_reviews([book_of(desk[0].folder, None)], tmp_path / "reviews.jsonl")
+    assert merged.reviews > 10 and merged.waiting == 0 and not merged.bad
+    told = [json.loads(line) for line in (tmp_path / "reviews.jsonl").read_text("utf-8").splitlines()]
+    assert any(line["reason"] == "fluency: no" for line in told)
+    settings = (f"stages.{name}.file={tmp_path / 'reviews.jsonl'}" for name in ("reviewed", "reviewed_negatives"))
+    chain = make_run_again(made, root, tuple(settings))
+
+    def step(item, name):
+        return next(s for s in show(chain, item.uid)["stages"] if s["stage"] == name)
+
+    first, second = done["translation"]
+    assert step(first, "reviewed")["columns"]["translation_zh_human"] == ["一张重新写过的译文。"]
+    assert [(p["reason"], p["detail"]) for p in step(second, "reviewed")["parts"]] == [("rejected", "by Li: fluency: no")]
+    first, second = done["negatives"]
+    group = step(first, "reviewed_negatives")["columns"]["negatives"][first.content["place"]]
+    assert group[0]["text"] == "a see-through paper thing" and group[0]["origin"] == "human"
+    assert step(second, "reviewed_negatives")["columns"]["negatives"][second.content["place"]] == []
+
+
+def make_run_again(made, root, settings):
+    """The next run: the translations are there, so no server is asked."""
+    from in_process import ModelServer
+
+    with ModelServer(lambda asked: pytest.fail("asked again")) as server:
+        model = [f"model.base_url={server.url}", f"model.name={server.name}"]
+        return run_here(load_recipe(made / "scenes_recipe.yaml", [*model, *settings]), root)
+
+
+def test_a_sample_that_was_taken_down_leaves_the_book_with_all_that_was_said_of_it(made, desk, li):
+    run, book, filler = desk
+    uid = book.item(li.item).uid
+    li.post(verdict="correct", corrected="一个秘密。")
+    take_down(run.snapshot().chain, [uid], [], [], "")
+    filler.round()
+    assert not any(item.uid == uid for item in items(book)) and said(book) == []
+    assert "一个秘密".encode() not in book.path.read_bytes()
+
+
+def test_a_half_deleted_run_is_asked_about_as_far_as_it_is_there(made, root):
+    shutil.rmtree(root / "scenes" / "translate")
+    desk = opened(made, root)
+    assert desk[2].faults and "shard 0" in desk[2].faults[0] and items(desk[1]) == []
+    li = Person(desk, "Li")
+    assert "cannot be read" in li.get("/progress").text
+    desk[1].close()
+
+
+def test_a_run_that_goes_on_brings_new_items(made, tmp_path):
+    root = tmp_path / "runs"
+    shutil.copytree(made / "runs", root)
+    for entry in (root / "scenes" / "ledger" / "translate").rglob("00001.json"):
+        entry.rename(tmp_path / "later.json")
+        back = entry
+    desk = opened(made, root)
+    before = len(items(desk[1]))
+    (tmp_path / "later.json").rename(back)
+    desk[0]._until = 0.0
+    desk[2].round()
+    assert 0 < before < len(items(desk[1]))
+    desk[1].close()
+
+
+def test_only_what_can_be_asked_about_is_and_a_wrong_stage_is_named(made, root):
+    recipe = load_recipe(made / "scenes_recipe.yaml")
+    assert [(a.stage.name, a.kind) for a in asked_of(recipe)] == [("translate", "translation"), ("negatives", "negatives")]
+    with pytest.raises(ConfigError, match=r"makes no translation, caption or negatives; .*negatives, translate"):
+        asked_of(recipe, ["size"])
+    with pytest.raises(ConfigError, match=r"what is doubtful in stage translate: .*Did you mean judge"):
+        asked_of(recipe, ["translate"], "jugde < 1")
+    with pytest.raises(ConfigError, match="what is doubtful"):
+        asked_of(recipe, ["negatives"], "judge < 1")
+
+
+def test_a_stale_lease_is_no_reason_to_refuse_ones_own_second_thought(desk):
+    book = desk[1]
+    li, wang = (book.who(book.enter(book.invite(name))).id for name in ("Li", "Wang"))
+    item = book.next(li).id
+    book.store(item, li, "accept", None, None)
+    with pytest.raises(Taken):
+        book.store(item, wang, "accept", None, None)
+    book.store(item, li, "reject", None, "added")
+    with pytest.raises(BookError, match="no longer asked"):
+        book.store(10**6, li, "accept", None, None)

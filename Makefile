@@ -75,7 +75,10 @@ bench-quality: .venv/ready  ## how often what is said is true, on unseen scenes 
 	.venv/bin/python -m benchmarks.quality $(if $(SEED),--seed $(SEED)) $(if $(SCENES),--scenes $(SCENES)) $(if $(SIZES),--sizes $(SIZES)) \
 	  $(if $(BACKGROUNDS),--backgrounds $(BACKGROUNDS)) $(if $(BASE_URL),--base-url $(BASE_URL)) $(if $(MODEL),--model $(MODEL))
 
+docs: .venv/ready  ## build the documentation as a site, build/site/index.html
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet --strict
+
 clean:  ## remove what runs made (ROOT=); environments stay
 	rm -rf $(ROOT)
 
-.PHONY: help setup demo data submit $(SUBMITS) train eval serve report lint test bench bench-quality clean
+.PHONY: help setup demo data submit $(SUBMITS) train eval serve report lint test bench bench-quality docs clean

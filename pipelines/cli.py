@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from typer.completion import completion_init
+
 from pipelines import data_commands, look_commands, machine_commands, run_commands, train
 from pipelines.config import ConfigError
 from pipelines.help_page import App
@@ -22,7 +24,7 @@ app = App(
         fineloom plan demo                # what would be done, asked and paid
         fineloom run demo                 # do it; killed, it goes on where it was
         fineloom view runs/demo           # look at it
-        fineloom --install-completion bash
+        fineloom completion bash --install
     """
 )
 for commands in (run_commands, look_commands, data_commands, train, machine_commands):
@@ -36,6 +38,7 @@ def main() -> None:
     from pipelines.serve import ServeError
     from pipelines.sources import SourceError
 
+    completion_init()  # the shells that Tab may be pressed in
     try:
         app()
     except (ConfigError, SourceError, RunBusy, ServerUnavailable, ServeError, StoreError) as error:

@@ -88,7 +88,14 @@ class App(typer.Typer):
     """A Typer whose commands have such pages."""
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(cls=Group, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, **settings)
+        super().__init__(
+            cls=Group,
+            no_args_is_help=True,
+            add_completion=False,
+            rich_markup_mode=None,
+            pretty_exceptions_enable=False,
+            **settings,
+        )
 
     def command(self, name: str | None = None, **settings: Any) -> Callable[..., Any]:  # type: ignore[override]
         return super().command(name, cls=Command, **settings)

@@ -28,6 +28,7 @@ from pipelines.terminal import (
 PANEL = "Machine"
 
 
+COMPLETE_VARIABLE = "_FINELOOM_COMPLETE"
 STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
 
@@ -36,6 +37,7 @@ def add_to(app: App) -> None:
     app.add_typer(serve, name="serve", rich_help_panel=PANEL)
     app.command("gc", rich_help_panel=PANEL)(gc)
     app.command("compact", rich_help_panel=PANEL)(compact_)
+    app.command("completion", rich_help_panel=PANEL)(completion)
 
 
 def doctor(
@@ -129,6 +131,26 @@ def compact_(recipe: RecipeName, overrides: Overrides = None, root: Root = ROOT,
         print_json({"entries": done.taken, "files": done.segments})
     else:
         say(f"{done.taken:,} entries compacted, in {done.segments} files now")
+
+
+def completion(
+    shell: Annotated[Literal["bash", "zsh", "fish"], typer.Argument(help="bash, zsh or fish.")],
+    install: Annotated[bool, typer.Option("--install", help="Put it into the shell's own start-up files.")] = False,
+) -> None:
+    """Print what makes a shell complete commands, options and recipes with the Tab key, or install it.
+
+    Examples:
+        fineloom completion bash --install
+        fineloom completion zsh > ~/.zfunc/_fineloom
+        fineloom completion fish > ~/.config/fish/completions/fineloom.fish
+    """
+    from typer import completion as typers
+
+    if install:
+        _, path = typers.install(shell=shell, prog_name="fineloom", complete_var=COMPLETE_VARIABLE)
+        say(f"installed: {path}; a new {shell} has it")
+    else:
+        print(typers.get_completion_script(prog_name="fineloom", complete_var=COMPLETE_VARIABLE, shell=shell))
 
 
 def takedown(

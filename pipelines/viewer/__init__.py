@@ -14,11 +14,12 @@ import errno
 import ipaddress
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from pipelines.config import ConfigError
 from pipelines.stores import place
-from pipelines.viewer.snapshot import Run
+from pipelines.viewer.snapshot import NotThere, Run
 
 PORT = 8765
 
@@ -77,6 +78,9 @@ def serve(runs: dict[str, Run], host: str, port: int, say: Callable[[str], None]
 
     bound = listen(host, port)
     shown = f"[{host}]" if ":" in host else host
+    for run in runs.values():
+        with suppress(NotThere):  # the page says it
+            run.snapshot()  # read before the address is told, so that the first visitor need not wait
     say(f"looking at {', '.join(runs)} · http://{shown}:{bound.getsockname()[1]}/ · Ctrl-C ends it")
     if not is_loopback(host):
         say("anyone who reaches this address sees the run: there is no login")

@@ -62,6 +62,21 @@ class Person:
         self.page = self.web.get(path)
         return self.page
 
+    def start(self):
+        """Take up an item that could be accepted: one holds a direction character."""
+        self.get()
+        while "202E" in self.page.text:
+            self.post(f"/item/{self.item}/skip")
+        return self
+
+    def judge(self, verdict="accept", **form):
+        """The verdict, or a refusal of what cannot be accepted."""
+        return (
+            self.post(verdict=verdict, **form)
+            if "202E" not in self.page.text
+            else self.post(verdict="reject", reason="language")
+        )
+
     @property
     def item(self):
         return int(self.page.url.path.rpartition("/")[2])
@@ -83,11 +98,7 @@ def desk(made, root):
 
 @pytest.fixture
 def li(desk):
-    person = Person(desk, "Li")
-    person.get()
-    while "202E" in person.page.text:  # that one cannot be accepted as it is
-        person.post(f"/item/{person.item}/skip")
-    return person
+    return Person(desk, "Li").start()
 
 
 def said(book):
@@ -111,7 +122,7 @@ def test_accepting_correcting_and_refusing_store_a_verdict_each_and_lead_on(li, 
     li.post(verdict="reject", reason="meaning", note=" left  and right ")
     assert said(desk[1])[1:] == [("Li", "correct", "两个红色的圆环。", None), ("Li", "reject", None, "meaning: left and right")]
     for _ in range(3):
-        li.post(verdict="accept")
+        li.judge()
     assert "Nothing is left for you" in li.page.text
 
 
@@ -168,15 +179,15 @@ def test_with_double_review_two_people_and_no_third_judge_an_item_and_their_agre
     first, second = li.get(), wang.get()
     assert first.url.path == second.url.path
     assert zhao.get().url.path != first.url.path
+    desk[1].revoke("Zhao")  # gives back what was in hand
     for i in range(6):
         li.get("/")
-        li.post(verdict="accept")
+        li.judge()
         wang.get("/")
-        wang.post(verdict="accept" if i < 4 else "reject", reason="meaning")
-    zhao.get("/")
-    assert "Nothing is left" in zhao.page.text
+        wang.judge("accept" if i < 4 else "reject", reason="meaning")
+    assert "Nothing is left" in Person(desk, "Zhao").get("/").text
     page = li.get("/progress").text
-    assert "Cohen’s κ" in page and "Li" in page and "0.00" in page
+    assert "Cohen’s κ" in page and "Li" in page and 'class="r">6<' in page
     desk[1].close()
 
 
@@ -184,8 +195,7 @@ def test_one_who_was_away_too_long_is_told_and_loses_no_word(desk, li):
     item, book = li.item, desk[1]
     with book.writing() as db:
         db.execute("UPDATE leases SET until = 0")
-    wang = Person(desk, "Wang")
-    wang.get()
+    wang = Person(desk, "Wang").start()
     assert wang.item == item
     wang.post(verdict="reject", reason="fluency")
     page = li.post(f"/item/{item}", verdict="correct", corrected="我的译文。")
@@ -210,16 +220,16 @@ def test_an_item_put_off_comes_last(desk, li):
     first = li.item
     li.post(f"/item/{first}/skip")
     seen = [li.item]
-    for _ in range(5):
-        li.post(verdict="accept")
+    while "/item/" in str(li.page.url):
         seen.append(li.item)
-    assert first not in seen[:5] and seen[5] == first
+        li.judge()
+    assert first not in seen[:5] and first in seen and len(set(seen)) == 6
 
 
 def test_what_strangers_wrote_is_shown_as_text_isolated_and_never_run(desk, li):
     page = next(p for p in (li.web.get(f"/item/{i.id}") for i in items(desk[1])) if "document.title" in p.text)
     assert "<script>document" not in page.text and "<img src=x" not in page.text
-    assert "⟨U+202E⟩gnp.exe" in page.text and "<bdi>" in page.text
+    assert "。⟨U+202E⟩" in page.text and "<bdi>" in page.text
     policy = page.headers["content-security-policy"]
     assert "unsafe" not in policy and "default-src 'none'" in policy and "style=" not in page.text
     assert EVIL[:12] in unescape(page.text)
@@ -293,15 +303,13 @@ def test_a_book_that_is_locked_stores_nothing_and_keeps_what_was_written(desk, l
     assert li.post(item, verdict="correct", corrected="我的译文。").status_code == 200 and len(said(desk[1])) == 1
 
 
-def test_a_book_that_is_gone_or_replaced_is_told_and_never_written_to_in_secret(desk, li):
+def test_a_book_that_is_gone_is_told_and_never_written_to_in_secret(desk, li):
     path, page = desk[1].path, li.page
     hidden = path.with_name("elsewhere.sqlite")
     path.rename(hidden)
     answer = li.post(f"/item/{li.item}", verdict="accept")
     assert answer.status_code == 503 and "not there any more" in answer.text
-    path.write_bytes(b"something else, of some length, that is no database")
-    assert li.web.get("/").status_code == 503
-    path.unlink()
+    assert li.web.get("/").status_code == 503 and not path.exists()
     hidden.rename(path)
     li.page = page
     assert li.post(f"/item/{li.item}", verdict="accept").status_code == 200 and len(said(desk[1])) == 1
@@ -309,8 +317,10 @@ def test_a_book_that_is_gone_or_replaced_is_told_and_never_written_to_in_secret(
 
 def test_foreign_newer_and_other_runs_books_are_refused_with_a_reason(tmp_path):
     sqlite3.connect(tmp_path / "other.sqlite").execute("CREATE TABLE x (y)").connection.close()
-    with pytest.raises(ConfigError, match="no book of a review"):
-        open_book(tmp_path / "other.sqlite", "demo")
+    (tmp_path / "text.sqlite").write_bytes(b"something else, of some length, that is no database" * 100)
+    for name in ("other", "text"):
+        with pytest.raises(ConfigError, match="no book of a review"):
+            open_book(tmp_path / f"{name}.sqlite", "demo")
     open_book(tmp_path / "mine.sqlite", "demo").close()
     with pytest.raises(ConfigError, match="book of the run demo, not of dci_cn"):
         open_book(tmp_path / "mine.sqlite", "dci_cn")

@@ -1,4 +1,4 @@
-"""Two ways of asking, over the same samples, side by side: A is the recipe's stage, B the same with another prompt or setting.
+"""Two ways of asking, over the same samples, side by side: A is the recipe's stage, B the same with another prompt, setting or model.
 
 What either asks goes into the stage's own answer store: an answer that is there is not asked for again, and the run that later takes
 B up finds what the comparison asked. Nothing is committed.
@@ -12,6 +12,7 @@ import difflib
 import heapq
 import io
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -35,10 +36,11 @@ from pipelines.chain import Chain
 from pipelines.config import ConfigError, Recipe, Stage
 from pipelines.durable import create_if_absent
 from pipelines.ledger import shard_name
-from pipelines.model_client import ModelClient
+from pipelines.model_client import ModelClient, ModelSettings
 from pipelines.report.page import clean
 from pipelines.run import reach
 from pipelines.view import View, read_columns
+from pipelines.viewer.language import speaker
 from pipelines.worker import PictureReader
 
 SIDE = 240
@@ -52,6 +54,8 @@ class Side:
     label: str
     operator: ModelOperator
     prompts: Path | None
+    model: ModelSettings
+    client: ModelClient | None = None
     made: dict[str, tuple[dict[str, Any] | None, list[Reject]]] = field(default_factory=dict)
     usage: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys(("requests", "answers_found", "prompt_tokens", "output_tokens"), 0)
@@ -67,9 +71,13 @@ def compare(
         raise ConfigError(f"stage {stage_name} asks no model: there are no two prompts to compare")
     if out.exists():
         raise ConfigError(f"{out} is there already and is not overwritten; choose another name")
-    a, b = Side("A", stage.operator, chain.prompts), Side("B", changed.operator, prompts_b or chain.prompts)
-    if a.operator == b.operator and a.prompts == b.prompts:
-        raise ConfigError("A and B are the same: give B another prompt or setting (--b prompt=NAME) or folder (--prompts-b)")
+    a = Side("A", stage.operator, chain.prompts, chain.recipe.model)
+    b = Side("B", changed.operator, prompts_b or chain.prompts, other.model)
+    if a.operator == b.operator and a.prompts == b.prompts and a.model == b.model:
+        raise ConfigError(
+            "A and B are the same: give B another prompt or setting (--b prompt=NAME), another model (--b model.name=NAME) "
+            "or a folder of prompts (--prompts-b)"
+        )
     chosen = _choose(chain, stage, count, seed)
     rows: list[dict[str, Any]] = []
     counters = asyncio.run(_ask_all(chain, stage, changed, chosen, (a, b), rows))
@@ -116,8 +124,11 @@ async def _ask_all(
     sides: tuple[Side, Side],
     rows: list[dict[str, Any]],
 ) -> dict[str, float]:
-    client = ModelClient(chain.recipe.model, chain.identity)
-    for side in sides:
+    first = ModelClient(chain.recipe.model, chain.identity)
+    # Another model is known by what is served now; its answers have keys of their own in the same store.
+    clients = [first] if sides[0].model == sides[1].model else [first, ModelClient(sides[1].model)]
+    for side, client in zip(sides, (clients[0], clients[-1]), strict=True):
+        side.client = client
         side.operator.setup()
     fields = {column.name: column for column in [*changed.reads(), *stage.reads()]}
     optional = stage.optional() | changed.optional()
@@ -131,27 +142,28 @@ async def _ask_all(
                 try:
                     async with asyncio.TaskGroup() as group:
                         for sample in samples:
-                            group.create_task(_ask_one(client, store, sample, read, sides))
+                            group.create_task(_ask_one(store, sample, read, sides))
                 finally:
                     await asyncio.to_thread(store.close)
                 rows += [_row(sample, stage, read) for sample in samples]
     except ExceptionGroup as failures:
         raise failures.exceptions[0] from failures
     finally:
-        await client.close()
-    return client.counters()
+        for client in clients:
+            await client.close()
+    counted = [client.counters() for client in clients]
+    return {name: sum(counters[name] for counters in counted) for name in ("requests", "from_store")}
 
 
-async def _ask_one(
-    client: ModelClient, store: AnswerStore, sample: dict[str, Any], read: PictureReader, sides: tuple[Side, Side]
-) -> None:
+async def _ask_one(store: AnswerStore, sample: dict[str, Any], read: PictureReader, sides: tuple[Side, Side]) -> None:
     for side in sides:
+        assert side.client is not None
         picture = (
             LazyPicture((sample["width"], sample["height"]), partial(_open, sample, read))
             if side.operator.needs_image
             else None
         )
-        ask = client.ask_for(store, sample["sha256"], side.prompts, side.usage)
+        ask = side.client.ask_for(store, sample["sha256"], side.prompts, side.usage)
         side.made[sample["uid"]] = await side.operator(sample, picture, ask)
 
 
@@ -199,14 +211,22 @@ def _page(chain: Chain, stage: Stage, sides: tuple[Side, Side], rows: list[dict[
         finalize=lambda value: clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
     )
     page = environment.get_template("compare.html.j2").render(
+        _=_both,
+        chinese=os.environ.get("LC_ALL", os.environ.get("LANG", "")).startswith("zh"),
         stage=stage.name,
         recipe=chain.recipe.name,
-        model=(chain.identity or {}).get("name", ""),
         summary=summary,
         same=same,
         rows=rows,
     )
     return page, {"samples": len(rows), "same": same, "a": figures[0], "b": figures[1]}
+
+
+def _both(text: str, **values: Any) -> Markup:
+    """The page's own words in both languages; a switch that needs no script shows one of them."""
+    spans = (("en", "en", speaker("en")), ("zh", "zh-Hans", speaker("zh")))
+    told = [Markup('<span class="{}" lang="{}">{}</span>').format(name, tag, say(text, **values)) for name, tag, say in spans]
+    return Markup("").join(told)
 
 
 def _figures(side: Side) -> dict[str, str]:
@@ -215,6 +235,7 @@ def _figures(side: Side) -> dict[str, str]:
     lengths = [len(value) for columns, _ in made for value in (columns or {}).values() if isinstance(value, str)]
     refusals = Counter(reject.reason for _, rejects in made for reject in rejects)
     return {
+        "model": side.model.name,
         "prompts": ", ".join(side.operator.prompts),
         "samples with a result": f"{whole} of {len(made)}",
         "characters of a text, mean": f"{sum(lengths) / len(lengths):.0f}" if lengths else "–",

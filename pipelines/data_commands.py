@@ -24,6 +24,7 @@ def add_to(app: App) -> None:
     app.command("export", rich_help_panel=DATA)(export_command)
     app.command("import", rich_help_panel=DATA)(import_command)
     app.command("takedown", rich_help_panel=DATA)(machine_commands.takedown)
+    app.command("contamination", rich_help_panel=DATA)(contamination_command)
 
 
 def export_command(
@@ -92,6 +93,9 @@ def view_command(
     recipe: Annotated[str | None, typer.Option(help="Recipe of the run; by default the one of the same name.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen at. Beyond this machine there is no login.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes any free one.")] = 8765,
+    against: Annotated[
+        Path | None, typer.Option(help="Another run's folder, or a root: its runs are shown too, and two can be compared.")
+    ] = None,
     prompts: Annotated[Path | None, typer.Option(help="Folder of prompt files that replaced the packaged one.")] = None,
 ) -> None:
     """Look at a run in the browser: samples with boxes and negatives, refusals, filters, search, where everything came from.
@@ -101,9 +105,12 @@ def view_command(
         fineloom view runs/demo
         fineloom view runs --port 0
     """
-    from pipelines.viewer import runs_in, serve
+    from pipelines.viewer import runs_in, serve, with_others
 
-    serve(runs_in(root, recipe, overrides, prompts), host, port, say)
+    runs = runs_in(root, recipe, overrides, prompts)
+    if against is not None:
+        runs = with_others(runs, runs_in(against, recipe, None, prompts))
+    serve(runs, host, port, say)
 
 
 def import_command(
@@ -206,12 +213,40 @@ def review_import(
     say(f"next: fineloom run RECIPE stages.reviewed.file={out}")
 
 
+def contamination_command(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of an evaluation set: pictures, and captions as txt, tsv, csv or JSON.")
+    ],
+    out: Annotated[Path, typer.Option(help="File of JSON lines to write: hashes of pictures and captions.")],
+    name: Annotated[str | None, typer.Option(help="Name of the set, for refusals; by default the folder's.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the hashes of an evaluation set, by which the `decontaminate` operator keeps it out of training.
+
+    Examples:
+        fineloom contamination data/coco-cn --out manifests/evaluation/coco_cn.jsonl
+        fineloom contamination data/lit-cn --name LIT-CN --out manifests/evaluation/lit_cn.jsonl --json
+    """
+    from pipelines.contamination import make_manifest
+
+    made = make_manifest(folder, out, name, warn)
+    if as_json:
+        print_json({"out": str(out), **vars(made)})
+        return
+    if made.bad:
+        warn("left out: " + ", ".join(f"{reason} {n:,}" for reason, n in made.bad.most_common()))
+    say(f"{made.set}: {made.pictures:,} pictures, {made.captions:,} captions · {out}")
+    say(f"next: a stage `decontaminate: {{manifests: [{out}]}}` after the one that measures phash")
+
+
 def compare_command(
     recipe: RecipeName,
     stage: Annotated[str, typer.Argument(help="Stage that asks the model.")],
     out: Annotated[Path, typer.Option(help="New HTML file.")],
     overrides: Overrides = None,
-    b: Annotated[list[str] | None, typer.Option("--b", help="Setting of B, as in prompt=long_caption_en_short.")] = None,
+    b: Annotated[
+        list[str] | None, typer.Option("--b", help="Setting of B, as in prompt=long_caption_en_short or model.name=other.")
+    ] = None,
     prompts: Annotated[Path | None, typer.Option(help="Folder of A's prompts.")] = None,
     prompts_b: Annotated[Path | None, typer.Option(help="Folder of B's prompts.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Samples to show.")] = 40,
@@ -219,15 +254,16 @@ def compare_command(
     root: Root = ROOT,
     as_json: AsJson = False,
 ) -> None:
-    """Ask two prompts (or settings) about the same samples and write both side by side. What was answered is not asked again.
+    """Ask two prompts, settings or models about the same samples and write both side by side. What was answered is not asked again.
 
     Examples:
         fineloom compare demo long_caption_en --prompts-b my_prompts --samples 40 --out a-b.html
+        fineloom compare demo translate --b model.name=qwen3-vl --b model.base_url=http://127.0.0.1:8001/v1 --out models.html
     """
     from pipelines.compare import compare
     from pipelines.run import look
 
-    settings = [f"stages.{stage}.{setting}" for setting in b or []]
+    settings = [setting if setting.startswith("model.") else f"stages.{stage}.{setting}" for setting in b or []]
     chain = look(load_recipe(recipe, overrides or []), root, prompts)
     other = load_recipe(recipe, [*(overrides or []), *settings])
     figures = compare(chain, other, stage, samples, out, prompts_b, seed)

@@ -1,6 +1,7 @@
 """`fineloom view`: a run of any size in the browser, read only.
 
 snapshot.py   the run as the ledger tells it, and samples at given places
+beside.py     two runs over the same samples
 find.py       filter, search, sort and draw, shard by shard
 record.py     what is shown of a sample
 pictures.py   bounded thumbnails
@@ -36,6 +37,17 @@ def runs_in(root: Path, recipe: str | None, overrides: Sequence[str] | None, pro
         names = ", ".join(folder.name for folder in folders)
         raise ConfigError(f"{root} holds several runs ({names}): with --recipe or settings, give the folder of one")
     return {folder.name: Run(folder, recipe, overrides or None, prompts) for folder in folders}
+
+
+def with_others(runs: dict[str, Run], others: dict[str, Run]) -> dict[str, Run]:
+    """Both; of two with one name the second is named after its root too."""
+    found = dict(runs)
+    for name, run in others.items():
+        number, label = 2, name
+        while label in found:
+            label, number = f"{name}-{run.folder.parent.name}" if number == 2 else f"{name}-{number}", number + 1
+        run.label, found[label] = label, run
+    return found
 
 
 def _is_run(folder: Path) -> bool:

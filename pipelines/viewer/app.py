@@ -6,6 +6,7 @@
 /RUN/sample/SHARD/UID               everything known of one sample
 /RUN/sample/UID                     the same, wherever it is; the first digits are enough
 /RUN/picture/SHARD/UID?side=480     a small JPEG of it
+/compare/RUN/RUN?which=COLUMN       two runs over the same samples
 /language?to=zh&back=/…             the pages' language
 /look.css  /look.js
 """
@@ -31,6 +32,8 @@ from operators.pictures import BadPicture
 from pipelines.config import ConfigError
 from pipelines.show import find
 from pipelines.viewer import pages
+from pipelines.viewer.beside import PAGE as PAIRS
+from pipelines.viewer.beside import Beside, told
 from pipelines.viewer.find import PAGE, Question, Selection
 from pipelines.viewer.language import choose, language_of, speaker, switch
 from pipelines.viewer.pictures import MAX_BYTES, SIDES, Kept, thumbnail
@@ -92,6 +95,7 @@ class Viewer:
         self.runs = runs
         self.thumbnails = Kept()
         self._selections: OrderedDict[tuple[str, str, Question], Selection] = OrderedDict()
+        self._beside: tuple[tuple, Beside] | None = None
         self._lock = threading.Lock()
 
     def selection(self, snapshot: Snapshot, question: Question) -> Selection:
@@ -107,11 +111,18 @@ class Viewer:
                 self._selections.popitem(last=False)
             return found
 
-    def run(self, request: Request) -> Run:
-        name = request.path_params["run"]
+    def run(self, request: Request, name: str | None = None) -> Run:
+        name = request.path_params["run"] if name is None else name
         if name not in self.runs:
             raise NotThere(404, "There is no run {name} here. Runs: {runs}.", name=name, runs=", ".join(self.runs))
         return self.runs[name]
+
+    def beside(self, a: Snapshot, b: Snapshot) -> Beside:
+        key = (a.run, a.stamp, b.run, b.stamp)
+        with self._lock:
+            if self._beside is None or self._beside[0] != key:
+                self._beside = (key, Beside(a, b))
+            return self._beside[1]
 
     # Pages.
 
@@ -153,7 +164,7 @@ class Viewer:
             request,
             template,
             status=400 if mistake else 200,
-            run=run.name,
+            run=run.label,
             snapshot=snapshot,
             asked={**asked, "seed": seed},
             mistake=mistake,
@@ -166,12 +177,51 @@ class Viewer:
             link_to=lambda number: pages.link(request.url.path, **{**asked, "seed": seed, "page": number}),
         )
 
+    def compare(self, request: Request) -> Response:
+        names = [request.path_params[name] for name in ("a", "b")]
+        runs = [self.run(request, name) for name in names]
+        a, b = (run.snapshot() for run in runs)
+        beside, which, mistake, found, number = self.beside(a, b), request.query_params.get("which", ""), None, None, 1
+        try:
+            number = _number(request, "page", 1) or 1
+            if which not in ("", "all", *beside.names):
+                raise ValueError(f"which={which[:40]}: expected all or one of {', '.join(beside.names)}")
+            found = beside.page(number, which)
+        except ValueError as error:
+            mistake = str(error)
+        cards = [snapshot.cards([pair[i] for pair in found.pairs]) if found else [] for i, snapshot in enumerate((a, b))]
+        return page(
+            request,
+            "compare",
+            status=400 if mistake else 200,
+            run=None,
+            a=names[0],
+            b=names[1],
+            beside=beside,
+            which=which,
+            mistake=mistake,
+            found=found,
+            number=number,
+            size=PAIRS,
+            pairs=[told(first, second) for first, second in zip(*cards, strict=True)],
+            refusals=_both_refused(a, b),
+            path=request.url.path,
+            link_to=lambda number: pages.link(request.url.path, which=which, page=number),
+        )
+
+    def choose_two(self, request: Request) -> Response:
+        """From the form of the front page."""
+        a, b = (request.query_params.get(name, "") for name in ("a", "b"))
+        return RedirectResponse(pages.link(f"/compare/{self.run(request, a).label}/{self.run(request, b).label}"))
+
     def sample(self, request: Request) -> Response:
         run = self.run(request)
         snapshot, uid = run.snapshot(), request.path_params["uid"]
         if not re.fullmatch("[0-9a-f]{32}", uid):
             raise NotThere(404, "A sample’s identity has 32 hex digits.")
-        return page(request, "sample", run=run.name, snapshot=snapshot, card=snapshot.sample(request.path_params["shard"], uid))
+        return page(
+            request, "sample", run=run.label, snapshot=snapshot, card=snapshot.sample(request.path_params["shard"], uid)
+        )
 
     def anywhere(self, request: Request) -> Response:
         run = self.run(request)
@@ -179,7 +229,7 @@ class Viewer:
             hit = find(run.snapshot().chain, request.path_params["uid"])[-1]
         except ConfigError as error:
             raise NotThere(404, str(error)) from error
-        return RedirectResponse(pages.link(f"/{run.name}/sample/{hit.shard}/{hit.uid}"))
+        return RedirectResponse(pages.link(f"/{run.label}/sample/{hit.shard}/{hit.uid}"))
 
     def picture(self, request: Request) -> Response:
         run, shard, uid = self.run(request), request.path_params["shard"], request.path_params["uid"]
@@ -187,7 +237,7 @@ class Viewer:
         if asked not in map(str, SIDES) or not re.fullmatch("[0-9a-f]{32}", uid):
             raise NotThere(404, "Pictures are drawn {small} or {large} pixels long.", small=SIDES[0], large=SIDES[1])
         snapshot = run.snapshot()
-        key = (run.name, snapshot.stamp, shard, uid, asked)
+        key = (run.label, snapshot.stamp, shard, uid, asked)
         snapshot.refuse_taken(shard, uid)
         data = self.thumbnails.get(key)
         if data is None:
@@ -197,6 +247,16 @@ class Viewer:
                 raise NotThere(415, f"{error.reason}: {error.detail}") from error
             self.thumbnails.put(key, data)
         return Response(data, media_type="image/jpeg", headers={"cache-control": "private, max-age=60"})
+
+
+def _both_refused(a: Snapshot, b: Snapshot) -> list[tuple[str, int, int]]:
+    """Stage and reason, with how many samples and parts each run refused for it."""
+    counts: dict[str, list[int]] = {}
+    for i, snapshot in enumerate((a, b)):
+        for stage, row in snapshot.refused()[0].items():
+            for reason, times in (row["samples"] + row["parts"]).items():
+                counts.setdefault(f"{stage}: {reason}", [0, 0])[i] += times
+    return [(what, *times) for what, times in sorted(counts.items())]  # type: ignore[misc]
 
 
 def _number(request: Request, name: str, otherwise: int | None) -> int | None:
@@ -244,6 +304,8 @@ def make_app(runs: dict[str, Run], hosts: set[str] | None) -> Starlette:
             Route("/language", choose),
             Route("/look.css", asset(pages.style(), "text/css")),
             Route("/look.js", asset(pages.script(), "text/javascript")),
+            Route("/compare", viewer.choose_two),
+            Route("/compare/{a}/{b}", viewer.compare),
             Route("/{run}/", viewer.gallery),
             Route("/{run}/rejects", viewer.rejects),
             Route("/{run}/sample/{shard:int}/{uid}", viewer.sample),

@@ -189,6 +189,7 @@ class Run:
 
     def __init__(self, folder: Path, recipe: str | None, overrides: Sequence[str] | None, prompts: Path | None) -> None:
         self.folder, self.name, self.prompts = folder, folder.name, prompts
+        self.label = self.name  # in addresses; another one where two runs have the same name
         self._recipe, self._overrides = recipe, overrides
         self._loaded: Recipe | None = None
         self._snapshot: Snapshot | None = None

@@ -18,6 +18,7 @@ class Mark(Operator):
     notes: str = ""
     raise_on: int = -1
     kill_on: int = -1
+    kill_on_too: int = -1
     flaky_on: int = -1
     seconds: float = 0.0
     refuse_from: int = 1_000_000_000
@@ -35,8 +36,10 @@ class Mark(Operator):
         time.sleep(self.seconds)
         if self.raise_on in rows:
             raise ValueError(f"row {self.raise_on} is cursed")
-        if self.kill_on in rows:
-            os.kill(os.getpid(), 9)
+        if self.kill_on in rows or self.kill_on_too in rows:
+            with Path(self.notes, "deaths").open("a") as file:
+                file.write(f"{rows}\n")
+            os.kill(os.getpid(), 11)
         if self.flaky_on in rows:
             note = Path(self.notes) / "flaky"
             if not note.exists():

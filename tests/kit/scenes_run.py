@@ -24,7 +24,9 @@ EVIL_ZH = "牌子上写着“<script>document.title='taken'</script><img src=x o
 WRONG = {"红": "绿", "蓝": "黄", "绿": "紫", "黄": "蓝", "白": "黑", "黑": "白", "粉": "灰", "橙": "粉", "紫": "橙", "棕": "红"}
 
 
-def write_recipe(folder: Path, count: int = 8, size: tuple[int, int] | None = None, shard_size: int = 4) -> Path:
+def write_recipe(
+    folder: Path, count: int = 8, size: tuple[int, int] | None = None, shard_size: int = 4, ugly: bool = True
+) -> Path:
     """Pictures, table, manifest and recipe; the translations that the model will give lie in translations.json."""
     pictures = folder / "pictures"
     pictures.mkdir(parents=True)
@@ -34,7 +36,7 @@ def write_recipe(folder: Path, count: int = 8, size: tuple[int, int] | None = No
         scene.image.save(pictures / f"{i:02d}.jpg", quality=92)
         rng = random.Random(i)
         pairs = long_pairs(scene, rng)
-        if i == 1:
+        if i == 1 and ugly:
             pairs = [(EVIL, EVIL_ZH)]
         for j, (english, chinese) in enumerate(pairs):
             colour = next((c for c in WRONG if c + "色" in chinese), None)
@@ -47,7 +49,12 @@ def write_recipe(folder: Path, count: int = 8, size: tuple[int, int] | None = No
             chunks.append([float(len(named) - len(thing.short("en"))), float(len(named)), *scene.normalised(thing), 0.9])
         long = [" ".join(english for english, _ in pairs)]
         rows.append(
-            {"image": f"{i:02d}.jpg", "caption": EVIL if i == 1 else named, "long": long, "chunks": chunks if i != 1 else []}
+            {
+                "image": f"{i:02d}.jpg",
+                "caption": EVIL if i == 1 and ugly else named,
+                "long": long,
+                "chunks": [] if i == 1 and ugly else chunks,
+            }
         )
     (folder / "translations.json").write_text(json.dumps(told, ensure_ascii=False), encoding="utf-8")
     pq.write_table(pa.table({name: [row[name] for row in rows] for name in rows[0]}), folder / "scenes.parquet")
@@ -77,8 +84,13 @@ def write_recipe(folder: Path, count: int = 8, size: tuple[int, int] | None = No
     return folder / "scenes_recipe.yaml"
 
 
-def make_run(folder: Path, recipe: Path, overrides: tuple[str, ...] = (), shards: int | None = None) -> Chain:
+def make_run(
+    folder: Path, recipe: Path, overrides: tuple[str, ...] = (), root: str = "runs", other_words: bool = False
+) -> Chain:
+    """other_words: a model that has another word for rings."""
     told = json.loads((folder / "translations.json").read_text("utf-8"))
+    if other_words:
+        told = {english: chinese.replace("圆环", "圆圈") for english, chinese in told.items()}
 
     def reply(asked: str) -> str:
         found = sorted((asked.index(english), chinese) for english, chinese in told.items() if english in asked)
@@ -86,4 +98,4 @@ def make_run(folder: Path, recipe: Path, overrides: tuple[str, ...] = (), shards
 
     with ModelServer(reply) as server:
         settings = [f"model.base_url={server.url}", f"model.name={server.name}", *overrides]
-        return run_here(load_recipe(recipe, settings), folder / "runs", shards)
+        return run_here(load_recipe(recipe, settings), folder / root)

@@ -22,7 +22,7 @@ SAYING = {"NotThere", "Told", "say", "speaker"}
 def in_templates():
     """Texts of `_("…")`, of every constant text in a `_(… if … else …)` too."""
     for folder in FOLDERS:
-        for file in folder.glob("*.j2"):
+        for file in [*folder.glob("*.j2"), FOLDERS[0].parent / "compare.html.j2"]:
             for call in re.finditer(r'\b_\(("(?:[^"\\]|\\.)*"(?: if [^"]* else "(?:[^"\\]|\\.)*")?)', file.read_text("utf-8")):
                 yield from re.findall(r'"((?:[^"\\]|\\.)*)"', call[1])
 

@@ -19,7 +19,9 @@ from axe_playwright_python.sync_playwright import Axe
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser")
-    make_run(folder, write_recipe(folder, 6, (320, 240), shard_size=3))
+    recipe = write_recipe(folder, 6, (320, 240), shard_size=3)
+    make_run(folder, recipe)
+    make_run(folder, recipe, root="second", other_words=True)
     return folder
 
 
@@ -45,7 +47,8 @@ def page(chrome):
 
 @pytest.fixture(scope="module")
 def view(made):
-    served = Served("view", str(made / "runs" / "scenes"), "--recipe", str(made / "scenes_recipe.yaml"), "--port", "0")
+    first, second = (str(made / root / "scenes") for root in ("runs", "second"))
+    served = Served("view", first, "--against", second, "--recipe", str(made / "scenes_recipe.yaml"), "--port", "0")
     yield served.url
     served.end()
 
@@ -67,6 +70,8 @@ def cards(page):
 
 def test_gallery_filter_search_sample_and_the_switch_of_language(page, view):
     page.goto(view)
+    page.click("section.card a")
+    page.wait_for_url("**/scenes/")
     assert cards(page) == 6 and page.locator("svg.photo rect.box").count() > 6
     assert page.title() == "scenes · samples", "no stranger's script ran"
     no_barriers(page)
@@ -92,6 +97,25 @@ def test_gallery_filter_search_sample_and_the_switch_of_language(page, view):
     page.goto(view + "scenes/rejects")
     assert "被拒绝的内容" in page.inner_text("h1")
     no_barriers(page)
+
+
+def test_two_runs_are_compared_sample_by_sample_with_their_differences_marked(page, view):
+    page.goto(view)
+    no_barriers(page)
+    page.click("form.ask button")
+    page.wait_for_url("**/compare/scenes/scenes-second")
+    page.wait_for_function("!document.querySelector('[data-again]')")
+    assert "6 samples in both" in page.inner_text("main")
+    changed = page.locator("article.pair").count()
+    assert 0 < changed < 6, "only those that differ"
+    assert set(page.locator(".sides ins").all_inner_texts()) == {"圈"} and page.locator(".sides del").count() >= 1
+    no_barriers(page)
+    page.click("text=translation_zh >> nth=0")
+    page.wait_for_url("**which=translation_zh")
+    assert page.locator("article.pair").count() == changed
+    page.goto(view + "compare/scenes/scenes-second?which=all")
+    assert page.locator("article.pair").count() == 6
+    assert page.goto(view + "compare/scenes/scenes-second?which=nothing").status == 400
 
 
 def test_pages_are_clear_in_the_dark_and_on_a_small_screen(chrome, view):

@@ -184,6 +184,12 @@ def test_two_prompts_are_compared_over_the_same_samples_and_nothing_is_asked_twi
         assert again["asked"] == 0
         with pytest.raises(ConfigError, match="not overwritten"):
             compare(chain, other, "long_caption_en", 3, folder / "page.html")
+        with ModelServer(answer) as second:
+            second.name = "another"
+            model = [f"model.base_url={second.url}", "model.name=another"]
+            models = compare(chain, load_recipe("tiny.yaml", [*settings, *model]), "long_caption_en", 3, folder / "models.html")
+            assert len(second.asked) == 3 and models["found"] == 3 and models["same"] == 3
+            assert models["a"]["model"] != models["b"]["model"] == "another"
         with pytest.raises(ConfigError, match="the same"):
             compare(chain, chain.recipe, "long_caption_en", 3, folder / "same.html")
     page = (folder / "page.html").read_text("utf-8")

@@ -114,6 +114,13 @@ class Attempt:
             if isinstance(self.run, Place):
                 shutil.rmtree(self._base(), ignore_errors=True)
 
+    def discard(self, made: Made) -> None:
+        """Remove the files of a try that was not meant to be committed."""
+        for path in made.files.values():
+            path.unlink(missing_ok=True)
+        if isinstance(self.run, Place):
+            shutil.rmtree(self._base(), ignore_errors=True)
+
     def _settle(self, path: Path) -> DataFile:
         """Make a written file durable in its place, and say what it is."""
         name, size, content = path.relative_to(self._base()), path.stat().st_size, sha256_file(path)

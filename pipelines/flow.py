@@ -2,7 +2,7 @@
 
 The source is a generator over pending shards that admits one only while fewer than `window` are on their way: Ray's own
 back-pressure counts bytes, and these rows are a few hundred. Rows come back whatever happens to them: a shard that raises is
-returned as failed, and one that kills its worker is failed by the next worker that sees how often it was begun.
+returned as failed; one that kills its workers is searched for the sample that does it, which is refused.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
@@ -23,13 +24,13 @@ from ray.util.annotations import RayDeprecationWarning
 from pipelines.chain import Chain
 from pipelines.commit import Attempt, Made
 from pipelines.config import Stage
-from pipelines.monitor import Failure
+from pipelines.monitor import DEATHS, Failure, pieces
 from pipelines.reach import Reach
 from pipelines.view import View, read_columns
 from pipelines.worker import StopRun, Worker, set_aside
 
-MAX_STARTS = 3
-"""A shard that was begun this often without an end has killed its workers."""
+MAX_STARTS = 24
+"""A shard that was begun this often without an end is given up: three samples that kill their worker are found and left out before."""
 MODEL_SHARDS = 4
 """Shards that a model worker holds at once, so that the server's slots stay filled across shard boundaries."""
 RANGE = 10_000
@@ -69,7 +70,7 @@ def run_flow(chain: Chain, done: list[Stage], stages: list[Stage], shards: list[
                     max_concurrent_calls_per_actor=MODEL_SHARDS if model else None,
                 ),
                 # Ray's default retries the task of a dying actor for ever; MAX_STARTS ends it earlier, this is the second fence.
-                max_task_retries=2 * MAX_STARTS * MODEL_SHARDS,
+                max_task_retries=2 * MAX_STARTS * (MODEL_SHARDS if model else 1),
             )
     failures: list[Failure] = []
     for row in flow.iter_rows():
@@ -167,21 +168,37 @@ class _Base:
         starts, stop = await self.monitor.start.remote(name, shard)
         if stop is not None:
             return _row(shard, view, name, "stopped")
-        if starts > MAX_STARTS:
+        if starts > MAX_STARTS or (
+            starts > DEATHS + 1 and self.stage.kind == "source"
+        ):  # rows of a table have no try of their own
             await self.monitor.end.remote(name, shard, None)
-            return _row(shard, view, name, f"killed its worker {MAX_STARTS} times")
+            return _row(shard, view, name, f"killed its worker {starts - 1} times")
         if starts == 1:
             return await self._try(shard, view)
         async with self.suspects:  # alone, so that a killer takes no innocent shard of this worker with it again and again
-            return await self._try(shard, view)
+            return await self._try(shard, view, await self._killers(shard, view))
 
-    async def _try(self, shard: int, view: View) -> dict[str, Any]:
+    async def _killers(self, shard: int, view: View) -> list[int]:
+        """Rows that are known to kill the worker. Where one is looked for, the rows that may be it are tried piece by piece, and each
+        piece is marked before: if the worker dies of it, the next one goes on within that piece."""
+        name = self.stage.name
+        assert self.worker is not None
+        found, within = await self.monitor.hunt.remote(name, shard, view.rows)
+        if within is not None:
+            for piece in pieces(*within):
+                await self.monitor.mark.remote(name, shard, piece)
+                with suppress(Exception):  # what merely raises will do so again, and is told then
+                    await self.worker.probe(view, *piece, found)
+            await self.monitor.mark.remote(name, shard, None)
+        return found
+
+    async def _try(self, shard: int, view: View, killers: Sequence[int] = ()) -> dict[str, Any]:
         name = self.stage.name
         assert self.worker is not None
         error, trace = "", ""
         for _ in range(self.stage.attempts):
             try:
-                entry, fresh = await self.worker.process(view, self._progress(shard))
+                entry, fresh = await self.worker.process(view, self._progress(shard), killers)
             except StopRun as stop:
                 await self.monitor.end.remote(name, shard, None)
                 await self.monitor.stop.remote(str(stop))

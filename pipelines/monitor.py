@@ -43,6 +43,44 @@ class Limits:
     gpus: dict[str, float] = field(default_factory=dict)  # GPUs counted per model stage's second of server time
 
 
+PIECES = 16
+"""Into so many pieces the rows are cut in which a sample is looked for that kills its worker."""
+DEATHS = 2
+"""A worker may die of anything once. The second time the sample is looked for that does it, and is known by as many deaths alone."""
+
+
+@dataclass
+class Hunt:
+    """The search for samples of one shard that kill the worker. Rows are numbered as they come into the stage."""
+
+    mark: tuple[int, int] | None = None  # rows at work, written down before they are begun
+    whole: int = 0  # deaths while the whole shard was at work
+    alone: Counter[int] = field(default_factory=Counter)  # row → deaths while it was at work alone
+    found: list[int] = field(default_factory=list)
+
+    def next(self, rows: int) -> tuple[list[int], tuple[int, int] | None]:
+        """After a death: the rows to leave out, and the range to try piece by piece first (None: all others at once)."""
+        mark, self.mark = self.mark, None
+        if mark is None:
+            self.whole += 1
+            return self.found, (0, rows) if self.whole >= DEATHS else None
+        first, last = mark
+        if last - first > 1:
+            return self.found, mark
+        self.alone[first] += 1
+        if self.alone[first] < DEATHS:
+            return self.found, mark
+        self.found.append(first)
+        self.whole = DEATHS - 1  # if that was not the only one, the next death is followed up at once
+        return self.found, None
+
+
+def pieces(first: int, last: int) -> list[tuple[int, int]]:
+    """Rows first … last - 1 in at most `PIECES` ranges."""
+    step = max(1, -(-(last - first) // PIECES))
+    return [(at, min(at + step, last)) for at in range(first, last, step)]
+
+
 @dataclass(frozen=True)
 class Failure:
     """A shard that did not go all the way: where it stopped, and why."""
@@ -64,6 +102,7 @@ class Monitor:
         self.finished = 0
         self.skipped = 0
         self.starts: Counter[tuple[str, int]] = Counter()
+        self.hunts: dict[tuple[str, int], Hunt] = {}
         self.live: dict[tuple[str, int], Counter[str]] = {}
         self.order: list[str] = []
         self.waiting: dict[str, set[int]] = {}  # shards that a stage's predecessor handed over and that it has not begun
@@ -77,6 +116,7 @@ class Monitor:
         self.order = list(order)
         self.waiting = {stage: set() for stage in self.order}
         self.starts.clear()
+        self.hunts.clear()
         self.live.clear()
         self.began_flow = time.monotonic()
 
@@ -102,6 +142,14 @@ class Monitor:
             self.live[stage, shard] = Counter()
         return self.starts[stage, shard], self.stop_reason
 
+    def hunt(self, stage: str, shard: int, rows: int) -> tuple[list[int], tuple[int, int] | None]:
+        """Of a shard whose last try never ended: see `Hunt.next`."""
+        return self.hunts.setdefault((stage, shard), Hunt()).next(rows)
+
+    def mark(self, stage: str, shard: int, rows: tuple[int, int] | None) -> None:
+        """The rows that a worker begins now, on their own."""
+        self.hunts.setdefault((stage, shard), Hunt()).mark = rows
+
     def progress(self, stage: str, shard: int, counts: dict[str, int]) -> str | None:
         """Samples and tokens so far of a shard at work. Returns the reason to stop, if there is one."""
         self.live[stage, shard] = Counter(counts)
@@ -112,6 +160,7 @@ class Monitor:
         """A try ended; `entry` has the committed counts, None when nothing was committed. `onward`: the shard goes on."""
         self.live.pop((stage, shard), None)
         self.starts.pop((stage, shard), None)
+        self.hunts.pop((stage, shard), None)
         if onward and stage in self.order[:-1]:
             self.waiting[self.order[self.order.index(stage) + 1]].add(shard)
         if entry is None:

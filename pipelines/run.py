@@ -52,7 +52,7 @@ from pipelines.tables import REQUEUED, Tables
 from pipelines.view import View
 
 MAX_PASSES = 3
-"""A flow is repeated while shards are missing without having failed (lost with a node), this often."""
+"""A flow is repeated while shards are missing that have not failed (lost with a node), until so many passes finished none."""
 
 
 @dataclass(frozen=True)
@@ -289,6 +289,14 @@ class _Engine:
 
         self.own_ray = not ray.is_initialized()
         connect(self.options.address, self.options.cpus)
+        self.watch_over()
+        self.started = True
+
+    def watch_over(self) -> None:
+        """Start the monitor, on the driver's own node: it need not outlive the driver, and other nodes come and go."""
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
         stages = self.recipe.stages
         limits = Limits(
             {stage.name: stage.refuse_at_most for stage in stages},
@@ -296,8 +304,8 @@ class _Engine:
             self.options.gpu_hours,
             {stage.name: float(getattr(self.recipe.model, "gpus", 1.0)) for stage in stages if stage.kind == "model"},
         )
-        self.monitor = ray.remote(num_cpus=0)(Monitor).remote(self.recipe.window, limits)
-        self.started = True
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        self.monitor = ray.remote(num_cpus=0, scheduling_strategy=here)(Monitor).remote(self.recipe.window, limits)
 
     def snapshot(self) -> dict[str, Any] | None:
         return ask(self.monitor) if self.started else None
@@ -331,26 +339,33 @@ def _flow(
 ) -> tuple[list[Failure], str | None]:
     """Passes over the pending shards until none is missing; a shard that vanished without a word is tried again."""
     failures: list[Failure] = []
-    for _ in range(MAX_PASSES):
+    before, passes = len(shards) + 1, 0
+    while True:
         given_up = {failure.shard for failure in failures}
         left = _pending(chain, done + segment, [shard for shard in shards if shard not in given_up])
         if not left:
             return failures, None
+        before, passes = len(left), passes + 1 if len(left) >= before else 0
+        if passes >= MAX_PASSES:
+            break
         engine.start()
         import ray
 
         from pipelines.flow import run_flow
 
-        with engine.progress.watch(engine.monitor, [stage.name for stage in segment], len(left)):
-            came_back = run_flow(chain, done, segment, left, engine.monitor)
-        snapshot = ray.get(engine.monitor.snapshot.remote())
+        try:
+            with engine.progress.watch(engine.monitor, [stage.name for stage in segment], len(left)):
+                came_back = run_flow(chain, done, segment, left, engine.monitor)
+            snapshot = ray.get(engine.monitor.snapshot.remote())
+        except ray.exceptions.RayActorError as error:
+            engine.progress.say(f"lost: {str(error).splitlines()[0]} Going on with what is committed")
+            engine.watch_over()  # its counts begin anew; what is committed lies in the ledger
+            continue
         engine.totals = snapshot["stages"]
         failures += [failure for failure in came_back if failure.error != "stopped"]
         if snapshot["stop"]:
             return failures, snapshot["stop"]
-    given_up = {failure.shard for failure in failures}
-    for shard in _pending(chain, done + segment, [shard for shard in shards if shard not in given_up]):
-        failures.append(Failure(shard, segment[0].name, f"was lost {MAX_PASSES} times on its way", ""))
+    failures += [Failure(shard, segment[0].name, f"was lost {MAX_PASSES} times on its way", "") for shard in left]
     return failures, None
 
 

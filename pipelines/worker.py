@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -40,6 +40,10 @@ Progress = Callable[[dict[str, int]], Any]
 """Called now and then with the counts so far of the shard at work; raises StopRun when the run is to stop."""
 
 
+CRASHED = "crashed_worker"
+"""Reason under which a sample is refused of which workers died, alone."""
+
+
 class StopRun(RuntimeError):
     """Something that no shard can get past; the message says what and what to do."""
 
@@ -56,8 +60,11 @@ class Worker:
                 operator.setup()
         self.client = ModelClient(chain.recipe.model, chain.identity) if stage.kind == "model" else None
 
-    async def process(self, view: View, progress: Progress) -> tuple[Entry, bool]:
-        """Commit this stage for the shard of `view`, or find that it is committed already; whether work was done now."""
+    async def process(self, view: View, progress: Progress, killers: Sequence[int] = ()) -> tuple[Entry, bool]:
+        """Commit this stage for the shard of `view`, or find that it is committed already; whether work was done now.
+
+        killers   rows of which workers died: they are refused without being looked at
+        """
         fingerprint = self.chain.fingerprint(self.stage, view)
         done = self.chain.ledger.get(self.stage.name, fingerprint, view.shard)
         if done is not None:
@@ -66,14 +73,25 @@ class Worker:
         attempt = Attempt(self.run, self.stage.name, view.shard, fingerprint)
         try:
             if self.stage.kind == "model":
-                return await self._ask(view, attempt, progress), True
-            return await asyncio.to_thread(self._make, view, attempt), True
+                came, made = await self._ask(view, attempt, progress, killers)
+                return await asyncio.to_thread(self._commit, view, attempt, came, made), True
+            return await asyncio.to_thread(self._make, view, attempt, killers), True
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StopRun(f"the disk is full: {error}. Free some space and run again; nothing committed is lost") from error
             raise
         except (ServerUnavailable, ModelChanged) as error:
             raise StopRun(str(error)) from error
+
+    async def probe(self, view: View, first: int, last: int, killers: Sequence[int] = ()) -> None:
+        """Do the stage's work on some rows, but `killers`, and throw it away: does the worker live through it?"""
+        others = [*range(first), *killers, *range(last, view.rows)]
+        attempt = Attempt(self.run, self.stage.name, view.shard, "probe")
+        if self.stage.kind == "model":
+            await self._ask(view, attempt, _no_progress, others)
+        else:
+            _, made = await asyncio.to_thread(self._work, view, attempt, others)
+            attempt.discard(made)
 
     def _check_disk(self) -> None:
         floor = self.chain.recipe.disk_floor_gb
@@ -85,19 +103,24 @@ class Worker:
 
     # The kinds of stage that need no model.
 
-    def _make(self, view: View, attempt: Attempt) -> Entry:
+    def _make(self, view: View, attempt: Attempt, killers: Sequence[int]) -> Entry:
         if self.stage.kind == "source":
             return self._source(view, attempt)
+        came, made = self._work(view, attempt, killers)
+        return self._commit(view, attempt, came, made)
+
+    def _work(self, view: View, attempt: Attempt, killers: Sequence[int]) -> tuple[pa.ChunkedArray, Made]:
+        """The uids that came, and what was made of them."""
         wanted = self.chain.columns_before(self.stage) if self.stage.kind == "pack" else self.stage.reads()
         if self.stage.kind == "pack":
             wanted = pa.schema([column for column in wanted if column.name in view.columns])
         table = read_columns(self.run, view, wanted, self.stage.optional())
         came = table["uid"]
-        table, gone = set_aside(self.chain, view, table)
+        table, gone = set_aside(self.chain, view, *_without(table, killers))
         make = {"batch": self._batch, "download": self._download, "pack": self._pack}[self.stage.kind]
         made = make(view, table, attempt)
         made.rejects += gone
-        return self._commit(view, attempt, came, made)
+        return came, made
 
     def _commit(self, view: View, attempt: Attempt, uids: pa.ChunkedArray, made: Made) -> Entry:
         inputs, made_by = self.chain.inputs(self.stage, view), self.chain.made_by(self.stage)
@@ -184,14 +207,16 @@ class Worker:
 
     # The stage that asks a model.
 
-    async def _ask(self, view: View, attempt: Attempt, progress: Progress) -> Entry:
+    async def _ask(
+        self, view: View, attempt: Attempt, progress: Progress, killers: Sequence[int]
+    ) -> tuple[pa.ChunkedArray, Made]:
         operator: ModelOperator = self.stage.operator
         assert self.client is not None
         table = await asyncio.to_thread(read_columns, self.run, view, self.stage.reads(), self.stage.optional())
         answers = self.run / "answers" / self.stage.name / shard_name(view.shard)
         store = await asyncio.to_thread(AnswerStore, answers, attempt.id)
         came = table["uid"]
-        table, gone = await asyncio.to_thread(set_aside, self.chain, view, table)
+        table, gone = await asyncio.to_thread(set_aside, self.chain, view, *_without(table, killers))
         samples = table.to_pylist()
         results: list[tuple[dict[str, Any] | None, list[Reject]] | None] = [None] * len(samples)
         usage = {"requests": 0, "answers_found": 0, "prompt_tokens": 0, "output_tokens": 0}
@@ -222,16 +247,32 @@ class Worker:
         rejects = [*gone, *(reject for result in results if result for reject in result[1])]
         rows = [{"uid": s["uid"], **r[0]} for s, r in zip(samples, results, strict=True) if r is not None and r[0] is not None]
         kept = pa.Table.from_pylist(rows, schema=pa.schema([("uid", pa.string()), *self.stage.writes()]))
-        return await asyncio.to_thread(self._commit, view, attempt, came, Made(kept, rejects, usage=usage))
+        return came, Made(kept, rejects, usage=usage)
 
 
-def set_aside(chain: Chain, view: View, table: pa.Table) -> tuple[pa.Table, list[Reject]]:
-    """Without the samples that were put back and live in a later shard now, which are refused here."""
+async def _no_progress(_: dict[str, int]) -> None:
+    pass
+
+
+def _without(table: pa.Table, killers: Sequence[int]) -> tuple[pa.Table, list[Reject]]:
+    """Without rows of which workers died, which are refused."""
+    if not killers:
+        return table, []
+    gone = set(killers)
+    left = table.take(pa.array([row for row in range(table.num_rows) if row not in gone], pa.int64()))
+    uids = table["uid"].to_pylist()
+    return left, [
+        Reject(uids[row], CRASHED, "worker processes died while this sample alone was at work") for row in sorted(gone)
+    ]
+
+
+def set_aside(chain: Chain, view: View, table: pa.Table, refused: Sequence[Reject] = ()) -> tuple[pa.Table, list[Reject]]:
+    """Without the samples that were put back and live in a later shard now, which are refused here, beside those `refused` before."""
     gone = chain.withheld.of(view, table["uid"])
     if not gone:
-        return table, []
+        return table, list(refused)
     left = table.filter(pc.invert(pc.is_in(table["uid"], value_set=pa.array(gone, pa.string()))))
-    return left, [Reject(uid, PUT_BACK, "put back before: it lives in a later shard") for uid in gone]
+    return left, [*refused, *(Reject(uid, PUT_BACK, "put back before: it lives in a later shard") for uid in gone)]
 
 
 class PictureReader:

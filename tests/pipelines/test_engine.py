@@ -11,6 +11,7 @@ import pytest
 
 from pipelines.config import load_recipe
 from pipelines.progress import Progress
+from pipelines.rejects import count
 from pipelines.run import Options, RunBusy, execute, lock, look, reach
 
 MARK = "faulty_operators:Mark"
@@ -38,15 +39,37 @@ def test_one_shard_that_raises_one_that_kills_and_one_flaky_leave_all_others_who
     result = run(recipe, tmp_path)
     assert not result.ok
     failed = {failure.shard: failure for failure in result.failures}
-    assert set(failed) == {1, 2}
+    assert set(failed) == {1}
     assert "row 7 is cursed" in failed[1].error and "faulty_operators.py" in failed[1].trace
-    assert "killed its worker" in failed[2].error
-    assert sorted(packed(recipe, tmp_path).values()) == [*range(5), *range(15, 40)]
+    assert sorted(packed(recipe, tmp_path).values()) == [*range(5), *range(10, 12), *range(13, 40)]
 
     mended = {"operator": MARK, "notes": str(tmp_path), "flaky_on": 22}
     recipe = make_recipe({"mark": mended}, rows=40)
     assert run(recipe, tmp_path).ok
     assert sorted(packed(recipe, tmp_path).values()) == list(range(40))
+
+
+def test_samples_that_kill_their_worker_are_found_and_refused_alone(make_recipe, tmp_path):
+    """Two in one shard of forty; the run is killed while it looks for them, and called again."""
+    settings = {"operator": MARK, "notes": str(tmp_path), "kill_on": 23, "kill_on_too": 31}
+    recipe = make_recipe({"mark": settings}, rows=80, shard_size=40)
+    command = [sys.executable, "-m", "pipelines", "run", recipe, "--root", str(tmp_path / "runs"), "--cpus", "2"]
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deaths = tmp_path / "deaths"
+    limit = time.monotonic() + 400
+    while not deaths.exists() or len(deaths.read_text().split("\n")) < 4:
+        assert process.poll() is None and time.monotonic() < limit
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+    deaths.unlink()
+    assert run(recipe, tmp_path).ok
+    assert sorted(packed(recipe, tmp_path).values()) == [row for row in range(80) if row not in (23, 31)]
+    chain = look(load_recipe(recipe), tmp_path / "runs")
+    assert count(chain)["mark"]["samples"] == {"crashed_worker": 2}
+    assert len(deaths.read_text().split("\n")) < 14, "each costs a few deaths, whatever the size of the shard"
+    assert run(recipe, tmp_path).nothing_to_do
 
 
 def test_a_finished_run_starts_nothing(make_recipe, tmp_path):

@@ -1,4 +1,4 @@
-from pipelines.monitor import MIN_SAMPLES, Limits, Monitor
+from pipelines.monitor import MIN_SAMPLES, Limits, Monitor, pieces
 
 ENTRY = {"rows_in": 10, "rows_out": 10, "rejects": {}, "parts": {}, "usage": {}, "seconds": 1.0}
 
@@ -38,3 +38,39 @@ def test_starts_without_an_end_are_counted_so_that_a_killer_is_known():
     assert [monitor.start("size", 5)[0] for _ in range(3)] == [1, 2, 3]
     monitor.end("size", 5, None)
     assert monitor.start("size", 5)[0] == 1
+
+
+def hunted(rows: int, killers: set[int], others: int = 0) -> tuple[list[int], int]:
+    """What a hunt finds among `rows` rows, and how many workers die of it; the first `others` die of something else."""
+    monitor, deaths = Monitor(2, Limits({})), 0
+    while True:
+        deaths += 1
+        assert deaths < 24
+        if deaths <= others:
+            monitor.hunt("size", 1, rows)
+            monitor.mark("size", 1, (0, 1))
+            continue
+        found, within = monitor.hunt("size", 1, rows)
+        left = killers - set(found)
+        died = False
+        for first, last in pieces(*within) if within else ():
+            monitor.mark("size", 1, (first, last))
+            died = any(first <= row < last for row in left)
+            if died:
+                break
+        if not died:
+            monitor.mark("size", 1, None)
+            if not left:
+                return found, deaths
+
+
+def test_a_sample_that_kills_is_found_by_few_deaths_in_a_large_shard():
+    assert hunted(10_000, {7777}) == ([7777], 7)
+    assert hunted(5, {0}) == ([0], 4)
+    found, deaths = hunted(1000, {3, 4, 999})
+    assert sorted(found) == [3, 4, 999] and deaths <= 18
+
+
+def test_what_dies_of_something_else_costs_no_sample():
+    assert hunted(100, set()) == ([], 1)
+    assert hunted(100, set(), others=1) == ([], 2), "a death while one row was at work alone says little"

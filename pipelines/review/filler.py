@@ -27,6 +27,7 @@ class Filler:
         self.faults: list[str] = []
         self._done: tuple[int, int] = (0, 0)
         self._whole = False
+        self._seen: str | None = None
         self._told: set[str] = set()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="filler", daemon=True)
@@ -63,6 +64,8 @@ class Filler:
 
     def _through(self, snapshot: Snapshot, faults: list[str]) -> None:
         self.book.forget([uid for uids in taken_down(snapshot.run).values() for uid in uids])
+        if snapshot.stamp == self._seen:
+            return
         stamps, total = self.book.stamps(), len(snapshot.shards)
         for number, shard in enumerate(snapshot.shards):
             if self._stop.is_set():
@@ -75,3 +78,4 @@ class Filler:
                 except (ConfigError, *UNREADABLE) as error:
                     faults.append(f"stage {asked.stage.name}, shard {shard}: {error}")
             self._done = (number + 1, total)
+        self._seen = None if faults else snapshot.stamp

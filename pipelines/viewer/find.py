@@ -32,7 +32,8 @@ SAMPLE = 10_000
 """Samples drawn at random when nothing is filtered."""
 BUDGET = 1.0
 """Seconds that one request looks on."""
-SEARCHED = ("captions", "long_captions", "long_caption_en", "long_caption_zh", "translation_zh", "regions", "source_regions")
+WRITTEN = ("long_caption_en", "long_caption_zh", "translation_zh")
+SEARCHED = ("captions", "long_captions", *WRITTEN, *(f"{name}_human" for name in WRITTEN), "regions", "source_regions")
 SURVIVOR = -1
 
 

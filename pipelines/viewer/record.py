@@ -38,13 +38,14 @@ def _texts(columns: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     spoken = columns.get("language") or columns.get("caption_language")
     found: dict[str, list[dict[str, Any]]] = {"en": [], "zh": [], "": []}
     for name, kind in TEXTS.items():
-        value = columns.get(name)
-        for text in value if isinstance(value, list) else [value]:
-            if text:
-                language = kind.language or spoken
-                found[language if language in found else ""].append(
-                    {"text": text, "language": language, "name": NAMES.get(name, name), "origin": kind.origin, "by": name}
-                )
+        language = kind.language or spoken
+        # What reviewers wrote stands in a column beside the machine's.
+        for column, origin in ((name, kind.origin), (f"{name}_human", "human")):
+            value = columns.get(column)
+            for text in value if isinstance(value, list) else [value]:
+                if text:
+                    told = {"text": text, "language": language, "name": NAMES.get(name, name), "origin": origin, "by": column}
+                    found[language if language in found else ""].append(told)
     return found
 
 

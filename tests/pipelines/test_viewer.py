@@ -19,7 +19,7 @@ from pipelines import rejects
 from pipelines.config import ConfigError, load_recipe
 from pipelines.run import look
 from pipelines.takedown import take_down
-from pipelines.viewer import find, listen, runs_in, snapshot
+from pipelines.viewer import find, listen, runs_in, snapshot, with_others
 from pipelines.viewer.app import make_app
 from pipelines.viewer.pictures import Kept, thumbnail
 
@@ -187,7 +187,7 @@ def test_thumbnails_are_bounded_whatever_the_picture():
         Image.new("L", size, 200).save(buffer, kind, **how)
         return buffer.getvalue()
 
-    assert Image.open(io.BytesIO(thumbnail(stored((10_000, 4_100), "JPEG"), 480))).size == (480, 197)
+    assert Image.open(io.BytesIO(thumbnail(stored((10_000, 10_000), "JPEG"), 480))).size == (480, 480)
     with pytest.raises(BadPicture, match="too large to draw"):
         thumbnail(stored((10_000, 4_100), "PNG"), 480)
     with pytest.raises(BadPicture):
@@ -267,3 +267,29 @@ def test_results_of_other_settings_are_not_passed_over_in_silence(made):
     runs = runs_in(made / "runs", str(made / "small.yaml"), ["stages.select.keep=width >= 90"], None)
     page = TestClient(make_app(runs, None)).get("/small/")
     assert "results of select that were made with another recipe" in page.text and len(shown(page)) == 6
+
+
+def test_two_runs_stand_side_by_side_by_the_identity_of_their_samples(made, root):
+    """The second run was given other settings, so its samples wait before `select`: one more is there."""
+    first = runs_in(made / "runs", str(made / "small.yaml"), None, None)
+    second = runs_in(root, str(made / "small.yaml"), ["stages.select.keep=width >= 90"], None)
+    runs = with_others(first, second)
+    assert list(runs) == ["small", "small-runs"]
+    web = TestClient(make_app(runs, None))
+    page = web.get("/compare", params={"a": "small", "b": "small-runs"})
+    assert page.url.path == "/compare/small/small-runs"
+    assert "5 samples in both, 0 of them differ; 0 only in A (small), 1 only in B (small-runs)." in page.text
+    assert "select: not_selected" in page.text and page.text.count("<article") == 0
+    whole = web.get("/compare/small/small-runs", params={"which": "all"})
+    assert whole.text.count("<article") == 5 and "<script>alert" not in whole.text and "\u2067" not in whole.text
+    assert web.get("/compare/small/small-runs", params={"which": "nothing"}).status_code == 400
+    assert web.get("/compare/small/nothing").status_code == 404
+
+
+def test_pages_speak_the_visitors_language_and_remember_the_choice(web, made):
+    page = web.get("/small/", headers={"accept-language": "zh-CN,zh;q=0.9"})
+    assert '<html lang="zh-Hans">' in page.text and "筛选" in page.text and "共 5 个样本" in page.text
+    other = visit(made)
+    back = other.get("/language", params={"to": "zh", "back": "/small/rejects"})
+    assert back.url.path == "/small/rejects" and "被拒绝的内容" in back.text
+    assert "这里没有名为 nothing 的运行" in other.get("/nothing/").text

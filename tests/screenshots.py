@@ -55,7 +55,7 @@ def look(folder: Path, recipe: Path) -> None:
             page.goto(review.link_of("Wang"))
             page.wait_for_load_state("networkidle")
             page.keyboard.press("c")
-            page.keyboard.press("End")
+            page.keyboard.press("Control+End")
             page.keyboard.insert_text("（改过的一句）")
             page.screenshot(path=OUT / "review-zh.png")
     finally:

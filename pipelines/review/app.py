@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import hmac
 import json
 import re
@@ -73,13 +74,15 @@ _PAGES = pages.environment(HERE)
 class Desk:
     def __init__(self, run: Run, book: Book, filler: Filler, secure: bool) -> None:
         self.run, self.book, self.filler, self.secure = run, book, filler, secure
+        # Browsers keep cookies by host, not by port: two reviews on one machine must not end each other's sessions.
+        self.cookie = f"{COOKIE}_{hashlib.sha256(run.name.encode()).hexdigest()[:8]}"
         self.limits = Limits()
         self.thumbnails = Kept()
 
     # Who is there.
 
     def reviewer(self, request: Request) -> Reviewer:
-        session = request.cookies.get(COOKIE, "")
+        session = request.cookies.get(self.cookie, "")
         found = self.book.who(session) if session else None
         if found is None:
             raise Told(401, "Open your personal link first: whoever runs this review gives you one.")
@@ -94,7 +97,7 @@ class Desk:
             self.limits.wrong(address)
             raise Told(403, "This link does not work: there is a newer one, or it was revoked.")
         answer = RedirectResponse("/", 303)
-        answer.set_cookie(COOKIE, session, max_age=30 * 86400, httponly=True, samesite="lax", secure=self.secure)
+        answer.set_cookie(self.cookie, session, max_age=30 * 86400, httponly=True, samesite="lax", secure=self.secure)
         return answer
 
     def leave(self, request: Request, reviewer: Reviewer, form: dict[str, str]) -> Response:
@@ -102,7 +105,7 @@ class Desk:
         answer = page(
             request, "told", None, self, text="You have left the review. Your verdicts are kept.", code=200, values={}
         )
-        answer.delete_cookie(COOKIE)
+        answer.delete_cookie(self.cookie)
         return answer
 
     # Items.
@@ -115,7 +118,7 @@ class Desk:
 
     def item(self, request: Request, reviewer: Reviewer) -> Response:
         item, said = self._item(request), self.book.said(request.path_params["number"], reviewer.id)
-        taken = None if said else self.book.taken(item.id, reviewer.id)
+        taken = None if said else self.book.hold(item.id, reviewer.id)
         if taken is not None:
             raise Told(409, "Another reviewer has this item. Go on with the next one.")
         return self.show(request, reviewer, item, said)
@@ -266,8 +269,9 @@ def _negatives(item: Item) -> list[dict[str, Any]]:
 
 def _findings(item: Item) -> list[str]:
     """Why it was refused, if it was, and what the validators say of the two texts as they stand."""
-    why = [item.content["why"]] if item.content.get("why") else []
-    return [*why, *(item.content["marks"] or [] if item.kind == "translation" else [])]
+    why = item.content.get("why") or ""
+    marks = item.content["marks"] or [] if item.kind == "translation" else []
+    return [*([why] if why else []), *(mark for mark in marks if mark.partition(": ")[2] not in why)]
 
 
 def page(request: Request, template: str, reviewer: Reviewer | None, desk: Desk, status: int = 200, **content: Any) -> Response:

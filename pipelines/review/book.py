@@ -337,10 +337,13 @@ class Book:
         with self.writing() as db:
             db.execute("INSERT OR REPLACE INTO leases VALUES (?, ?, 0, 1)", (item, reviewer))
 
-    def taken(self, item: int, reviewer: int) -> Taken | None:
-        """Who else has it or judged it, if that leaves no room for this reviewer."""
-        with self.reading() as db:
-            return _taken(db, item, reviewer)
+    def hold(self, item: int, reviewer: int) -> Taken | None:
+        """Keep it for this reviewer, or say who else has it or judged it, if that leaves no room."""
+        with self.writing() as db:
+            taken = _taken(db, item, reviewer)
+            if taken is None:
+                self._hold(db, item, reviewer, now().timestamp())
+            return taken
 
     # Verdicts.
 

@@ -16,7 +16,9 @@ from in_process import run_here
 from PIL import Image
 from scenes_run import EVIL, make_run, write_recipe
 from starlette.testclient import TestClient
+from typer.testing import CliRunner
 
+from pipelines.cli import app
 from pipelines.config import ConfigError, load_recipe
 from pipelines.review import book_of, limits, open_book, run_of
 from pipelines.review.app import make_app
@@ -156,6 +158,9 @@ def test_no_item_is_shown_to_two_people(desk, li):
     assert refused.status_code == 409 and "Another reviewer has this item" in refused.text
     li.get()
     assert li.get("/").url.path == li.page.url.path, "the same item until it is judged"
+    free = next(item.id for item in items(desk[1]) if item.id not in (li.item, wang.item))
+    assert li.get(f"/item/{free}").status_code == 200
+    assert wang.get(f"/item/{free}").status_code == 409, "whoever opens an item by its address has it too"
 
 
 def test_many_people_at_once_never_hold_the_same_item(desk):
@@ -483,3 +488,23 @@ def test_a_stale_lease_is_no_reason_to_refuse_ones_own_second_thought(desk):
     book.store(item, li, "reject", None, "added")
     with pytest.raises(BookError, match="no longer asked"):
         book.store(10**6, li, "accept", None, None)
+
+
+def test_people_are_invited_counted_and_let_go_at_the_terminal(made, root):
+    def call(*arguments):
+        recipe, place_ = str(made / "scenes_recipe.yaml"), ["--root", str(root)]
+        return CliRunner().invoke(app, ["review", arguments[0], recipe, *arguments[1:], *place_])
+
+    assert "no review was begun" in str(call("status").exception)
+    first, second = (call("invite", "Li", "--address", "https://review.example.org/").output for _ in range(2))
+    assert first != second and first.startswith("Li: https://review.example.org/enter/")
+    book = Book(root / "scenes" / "review.sqlite", "scenes")
+    token = second.strip().rpartition("/")[2]
+    assert book.enter(first.strip().rpartition("/")[2]) is None and book.enter(token)
+    assert token.encode() not in book.path.read_bytes() + book.path.with_name("review.sqlite-wal").read_bytes()
+    told = json.loads(call("status", "--json").output)
+    assert told["reviewers"]["Li"]["accept"] == 0 and told["agreement"] == []
+    assert "have ended" in call("invite", "Li", "--revoke").output and book.enter(token) is None
+    assert "no reviewer Wang" in str(call("invite", "Wang", "--revoke").exception)
+    assert "a reviewer's name is" in str(call("invite", "<b>").exception)
+    book.close()

@@ -78,7 +78,12 @@ bench-quality: .venv/ready  ## how often what is said is true, on unseen scenes 
 docs: .venv/ready  ## build the documentation as a site, build/site/index.html
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet --strict
 
+SEEDS ?= 200
+
+chaos: .venv/ready  ## runs through faults at seeded instants on a Ray cluster (SEEDS=); goes on where it was stopped
+	.venv/bin/python -m benchmarks.chaos --seeds $(SEEDS)
+
 clean:  ## remove what runs made (ROOT=); environments stay
 	rm -rf $(ROOT)
 
-.PHONY: help setup demo data submit $(SUBMITS) train eval serve report lint test bench bench-quality docs clean
+.PHONY: chaos help setup demo data submit $(SUBMITS) train eval serve report lint test bench bench-quality docs clean

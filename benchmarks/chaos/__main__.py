@@ -2,9 +2,9 @@
 
 python -m benchmarks.chaos [--seeds 200] [--first 0] [--log build/chaos.jsonl] [--quick]
 
-Every run is called again until it ends, and must then be what an undisturbed one is: the same rows, refusals and tars, no sample lost, no
-answer paid twice beyond the promise, valid shards, and nothing left over after `gc`. Finished seeds stand in the log; the same command
-goes on after them. Exit status 1 if there was a difference.
+Every run is called again until it ends, and must then be what an undisturbed one is: the same rows, refusals and tars, no sample
+lost, no answer paid twice beyond the promise, valid shards, and nothing left over after `gc`. Finished seeds stand in the log; the
+same command goes on after them. Exit status 1 if there was a difference.
 """
 
 from __future__ import annotations

@@ -1,30 +1,27 @@
-"""What a finished run says, in a form that two runs can be compared by, and what must hold in every run whatever happened to it."""
+"""What a finished run says, so that two runs can be compared; and what must hold in every run, whatever happened to it."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
-from pipelines.answers import read_answers
 from pipelines.config import load_recipe
 from pipelines.durable import files, folders, read_table
 from pipelines.gc import collect
 from pipelines.rejects import entries_in_force
 from pipelines.run import look, reach
 from pipelines.shard_format import validate_shard
-from pipelines.stores import Place
 
 KEPT = {"run.lock", "model.json", "index.parquet"}
 """Files right below a run that no entry names."""
 
 
 def outcome(recipe: Path, root: Path) -> dict[str, Any]:
-    """Everything that must not depend on what happened: per stage and shard the rows (hashes), counts and refusals; the packed tars."""
+    """All that must not depend on what happened: by stage and shard the rows' hashes, counts and refusals; the packed tars."""
     chain = look(load_recipe(recipe), root)
     told: dict[str, Any] = {"pending": reach(chain, chain.shards()).pending(), "stages": {}, "shards": {}}
     for entry, _ in entries_in_force(chain):
@@ -87,8 +84,6 @@ def faults(recipe: Path, root: Path, scratch: Path) -> list[str]:
     wrong += [f"sample {uid} stands in {count} shards" for uid, count in seen.items() if count > 1]
     for tar in files(chain.run / "shards"):
         if tar.suffix == ".tar":
-            import io
-
             report = validate_shard(tar.name, stream=io.BytesIO(tar.read_bytes()))
             wrong += [f"{tar.name}: {error}" for error in report.errors]
     collect(chain.run, delete=True)
@@ -128,4 +123,4 @@ def answers(run: Path) -> Counter[str]:
     return kept
 
 
-__all__ = ["Place", "answers", "differences", "faults", "leftovers", "outcome", "pa", "read_answers"]
+__all__ = ["answers", "differences", "faults", "leftovers", "outcome"]

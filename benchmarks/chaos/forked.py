@@ -2,8 +2,8 @@
 
 python forked.py […] SCRIPT.py ARGUMENTS…     (standard library only: it must start quickly)
 
-A worker's raylet waits for it to register, whoever started it, so this process ends at once. Of its agents it wants to hold the process:
-there this one stays as long as the agent does.
+A worker's raylet waits for it to register, whoever started it, so this process ends at once. Of its agents it wants to hold the
+process: there this one stays as long as the agent does.
 """
 
 import array

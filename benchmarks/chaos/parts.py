@@ -1,7 +1,7 @@
 """What the tried recipe is made of: the operator that asks the model, and a stand-in for the server that answers.
 
-The stand-in speaks as an OpenAI-compatible server does, and is no model: an answer follows from the request's hash, so that it is the same
-whoever asks, and however often. Every request is written down before it is answered; the file outlives the process.
+The stand-in speaks as an OpenAI-compatible server does, and is no model: an answer follows from the request's hash, so that it is
+the same whoever asks, and however often. Every request is written down before it is answered; the file outlives the process.
 
 python -m benchmarks.chaos.parts PORT LOG
 """

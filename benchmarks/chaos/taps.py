@@ -1,7 +1,7 @@
-"""Inside every forked worker and driver: count the steps that make something durable, and do at chosen ones what a schedule says.
+"""In every forked worker and driver: count the steps that make something durable, and do at chosen ones what a schedule says.
 
-A step is a call of `fsync`, `link`, `rename` or `unlink` on a file of the run, or a request to its object store. Steps are counted over
-all processes of a schedule, in the file `steps` beside the control file that FINELOOM_CHAOS names:
+A step is a call of `fsync`, `link`, `rename` or `unlink` on a file of the run, or a request to its object store. Steps are counted
+over all processes of a schedule, in the folder that FINELOOM_CHAOS names:
 
     control.json   {"run": folder or bucket/prefix, "arms": [{"step": 120, "do": "kill", …}], "full": false, "floor": false}
     steps          how many there were
@@ -10,9 +10,9 @@ all processes of a schedule, in the file `steps` beside the control file that FI
 What can be done at a step:
 
     kill        SIGKILL of this very process, before the step
-    tear        the step's file is cut at a random place, or overwritten with noise, and the process killed: a machine that lost power
+    tear        the step's file is cut at a random place, or overwritten with noise, and the process killed: power was lost
     full        from here on every step fails as on a full disk, for `seconds`, in all processes
-    late        the publication of a commit is kept back by a copy of the process, which goes on when `release` appears; this one dies
+    late        the process dies before it publishes a commit; a copy of it does so later, when `release` appears
     twice       the commit is published again, and once more from other files under another attempt's name
 """
 

@@ -1,5 +1,5 @@
-"""Everything around a tried run, all of it real: a Ray cluster of several nodes, the pictures' server, the model's stand-in, an S3 server,
-a small disk; and the processes of the run itself, forked by the zygote."""
+"""Everything around a tried run: a Ray cluster of several nodes, the pictures' server, the model's stand-in, an S3 server, a small
+disk; and the processes of the run itself, forked by the zygote."""
 
 from __future__ import annotations
 

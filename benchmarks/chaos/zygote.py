@@ -1,9 +1,9 @@
-"""A process that has imported everything, and forks: workers and drivers of a Ray cluster begin in milliseconds instead of seconds.
+"""A process that has imported everything, and forks: Ray's workers and drivers begin in milliseconds instead of seconds.
 
 python -m benchmarks.chaos.zygote SOCKET
 
-Each fork is a process of its own, with its own arguments, environment and output, and is killed as any other; only the imports are
-shared. A request is a line of JSON {argv, environ, cwd, run} with the files for its output; the reply is the process's number.
+Each fork is a process of its own, with its own arguments, environment and output, and is killed as any other; only the imports
+are shared. A request is a line of JSON {argv, environ, cwd, run} with the files for its output; the reply is the process's number.
 `run` is the path of a script, or the name of a module. With three files the first one is for its input.
 """
 

@@ -83,11 +83,11 @@ def serve(
     address = (outside or here).rstrip("/")
     hosts = {host, "localhost", "127.0.0.1", "::1"} if is_loopback(host) else set()
     if outside:
-        name = urlsplit(outside).hostname
-        if name is None or urlsplit(outside).scheme not in ("http", "https"):
+        outer = urlsplit(outside).hostname
+        if outer is None or urlsplit(outside).scheme not in ("http", "https"):
             bound.close()
             raise ConfigError(f"--address {outside}: expected something like https://review.example.org")
-        hosts.add(name)
+        hosts.add(outer)
     filler = Filler(run, book, asked, say)
     app = make_app(
         run,

@@ -253,7 +253,7 @@ class Book:
                 "SELECT r.id, name, csrf FROM sessions s JOIN reviewers r ON reviewer = r.id WHERE s.id = ? AND until > ?",
                 (_digest(session), now().timestamp()),
             ).fetchone()
-        return Reviewer(*found, session) if found else None
+        return Reviewer(found[0], found[1], found[2], session) if found else None
 
     # What people are asked.
 
@@ -438,7 +438,8 @@ _ITEM = "SELECT id, stage, shard, uid, kind, content FROM items"
 
 
 def _known(row: tuple) -> Item:
-    return Item(*row[:5], json.loads(row[5]))
+    number, stage, shard, uid, kind, content = row[:6]
+    return Item(number, stage, shard, uid, kind, json.loads(content))
 
 
 def _item(row: tuple | None) -> Item | None:

@@ -75,6 +75,9 @@ bench-quality: .venv/ready  ## how often what is said is true, on unseen scenes 
 	.venv/bin/python -m benchmarks.quality $(if $(SEED),--seed $(SEED)) $(if $(SCENES),--scenes $(SCENES)) $(if $(SIZES),--sizes $(SIZES)) \
 	  $(if $(BACKGROUNDS),--backgrounds $(BACKGROUNDS)) $(if $(BASE_URL),--base-url $(BASE_URL)) $(if $(MODEL),--model $(MODEL))
 
+screenshots: .venv/ready  ## renew the pictures of the pages in docs/images (wants Chromium)
+	.venv/bin/python tests/screenshots.py
+
 docs: .venv/ready  ## build the documentation as a site, build/site/index.html
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet --strict
 
@@ -86,4 +89,4 @@ chaos: .venv/ready  ## runs through faults at seeded instants on a Ray cluster (
 clean:  ## remove what runs made (ROOT=); environments stay
 	rm -rf $(ROOT)
 
-.PHONY: chaos help setup demo data submit $(SUBMITS) train eval serve report lint test bench bench-quality docs clean
+.PHONY: chaos help setup demo data submit $(SUBMITS) train eval serve report lint test bench bench-quality docs screenshots clean

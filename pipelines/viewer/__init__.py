@@ -55,7 +55,7 @@ def _is_run(folder: Path) -> bool:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A bound socket. ConfigError for a port in use or an address that is not this machine's."""
+    """A listening socket. ConfigError for a port in use or an address that is not this machine's."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family, kind, protocol)
@@ -64,6 +64,7 @@ def listen(host: str, port: int) -> socket.socket:
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind(address)
+        bound.listen(256)  # from here on visitors wait instead of being refused
     except (OSError, OverflowError) as error:
         bound.close()
         number = getattr(error, "errno", None)

@@ -47,15 +47,16 @@ class ReviewedNegatives(FromReviews):
         items: list[Reject] = []
         made = []
         for uid, regions, groups in zip(*(batch[n].to_pylist() for n in ("uid", "regions", "negatives")), strict=True):
-            made.append(groups and [self._judge(uid, r, regions[r], group, items) for r, group in enumerate(groups)])
+            made.append(groups and [self._judge(uid, r, regions or [], group, items) for r, group in enumerate(groups)])
         return keep(batch.select(["uid"]), {"negatives": pa.array(made, NEGATIVES)}, items=items)
 
     def _judge(
-        self, uid: str, r: int, region: dict[str, Any], group: list[dict[str, Any]] | None, items: list[Reject]
+        self, uid: str, r: int, regions: list[dict[str, Any]], group: list[dict[str, Any]] | None, items: list[Reject]
     ) -> list[dict[str, Any]] | None:
         if (uid, r) not in self._known or not group:
             return group
-        item, pair = f"negatives[{r}]", (uid, self.column, r, key(region["short"] or ""))
+        expression = (regions[r] or {}).get("short") or "" if r < len(regions) else ""
+        item, pair = f"negatives[{r}]", (uid, self.column, r, key(expression))
         review = self._settled.get(pair)
         if pair in self._settled and review is None:
             items.append(Reject(uid, "disputed", "as many reviewers for as against", item))
@@ -68,17 +69,17 @@ class ReviewedNegatives(FromReviews):
             return []
         if review.verdict == "accept":
             return group
-        fault = fault_of(region["short"], review.shown, review.corrected or "")
+        fault = fault_of(expression, review.shown, review.corrected or "")
         if fault:
             items.append(Reject(uid, "unusable", fault, item))
             return []
         texts = (review.corrected or "").split("\n")
-        return [_mended(region["short"], old, text) for old, text in zip(group, texts, strict=True)]
+        return [_mended(expression, old, text) for old, text in zip(group, texts, strict=True)]
 
 
 def lines(group: Sequence[dict[str, Any]]) -> str:
     """A group as people are shown it: one text a line."""
-    return "\n".join(" ".join(negative["text"].split()) for negative in group)
+    return "\n".join(" ".join(((negative or {}).get("text") or "").split()) for negative in group)
 
 
 def fault_of(expression: str, shown: str, corrected: str) -> str | None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
-import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -17,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from operators.base import Reject
-from pipelines.durable import settle, sha256_file
+from pipelines.durable import scratch_root, settle, sha256_file
 from pipelines.fingerprint import column_hash
 from pipelines.ledger import DataFile, Entry, Ledger, shard_name
 from pipelines.stores import Place
@@ -64,7 +62,7 @@ class Attempt:
     def _base(self) -> Path:
         if not isinstance(self.run, Place):
             return self.run
-        return Path(os.environ.get("FINELOOM_SCRATCH") or tempfile.gettempdir()) / f"fineloom-{self.id}"
+        return scratch_root() / self.id
 
     def commit(
         self,
@@ -111,15 +109,18 @@ class Attempt:
                     (self.run / path.relative_to(self._base())).unlink(missing_ok=True)
             raise
         finally:
-            if isinstance(self.run, Place):
-                shutil.rmtree(self._base(), ignore_errors=True)
+            self.clear()
+
+    def clear(self) -> None:
+        """Remove what lies in the scratch folder."""
+        if isinstance(self.run, Place):
+            shutil.rmtree(self._base(), ignore_errors=True)
 
     def discard(self, made: Made) -> None:
         """Remove the files of a try that was not meant to be committed."""
         for path in made.files.values():
             path.unlink(missing_ok=True)
-        if isinstance(self.run, Place):
-            shutil.rmtree(self._base(), ignore_errors=True)
+        self.clear()
 
     def _settle(self, path: Path) -> DataFile:
         """Make a written file durable in its place, and say what it is."""

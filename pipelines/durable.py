@@ -7,8 +7,10 @@ atomic on local file systems and on NFS, or the store's own conditional write.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
+import fcntl
 import hashlib
 import itertools
 import json
@@ -224,10 +226,59 @@ def _check_place(folder: Place) -> None:
         )
 
 
+SCRATCH = "fineloom-scratch-"
+_own_scratch: dict[int, tuple[Path, int]] = {}
+
+
+def scratch_root() -> Path:
+    """This process's own local folder for what is on its way to or from a store; FINELOOM_SCRATCH says where it lies.
+
+    It is locked while the process lives, however it dies, and those of dead processes go when a new one is made.
+    """
+    if os.getpid() not in _own_scratch:
+        _own_scratch.clear()  # a fork has its parent's
+        _scratch_place().mkdir(parents=True, exist_ok=True)
+        sweep_scratch()
+        while True:
+            made = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=_scratch_place()))
+            with contextlib.suppress(OSError):  # somebody who swept took it for a dead process's before it was locked
+                fd = os.open(made, os.O_RDONLY)
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if made.is_dir():
+                    _own_scratch[os.getpid()] = (made, fd)
+                    atexit.register(_leave_scratch, os.getpid(), made)
+                    break
+    return _own_scratch[os.getpid()][0]
+
+
+def _leave_scratch(pid: int, made: Path) -> None:
+    if os.getpid() == pid:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def sweep_scratch() -> int:
+    """Remove the scratch folders on this machine whose processes are dead; how many there were."""
+    gone = 0
+    for path in _scratch_place().glob(f"{SCRATCH}*"):
+        with contextlib.suppress(OSError):  # held by a living process, or another user's
+            fd = os.open(path, os.O_RDONLY)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path)
+                gone += 1
+            finally:
+                os.close(fd)
+    return gone
+
+
+def _scratch_place() -> Path:
+    return Path(os.environ.get("FINELOOM_SCRATCH") or tempfile.gettempdir())
+
+
 @contextlib.contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A local folder for what is on its way to or from a store; FINELOOM_SCRATCH says where, and it goes at the end."""
-    with tempfile.TemporaryDirectory(prefix="fineloom-", dir=os.environ.get("FINELOOM_SCRATCH")) as name:
+    """A local folder that goes at the end."""
+    with tempfile.TemporaryDirectory(dir=scratch_root()) as name:
         yield Path(name)
 
 
@@ -297,5 +348,5 @@ def canonical_json(value: Any) -> bytes:
 def free_bytes(folder: Path) -> int:
     """Of the disk that files are written to: the scratch folder's, where the root is on a store."""
     if isinstance(folder, Place):
-        folder = Path(os.environ.get("FINELOOM_SCRATCH") or tempfile.gettempdir())
+        folder = _scratch_place()
     return shutil.disk_usage(folder).free

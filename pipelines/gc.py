@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipelines import compact
-from pipelines.durable import files, folders
+from pipelines.durable import files, folders, sweep_scratch
 from pipelines.ledger import Ledger
+from pipelines.stores import Place
 
 KEEP = ("ledger", "answers", "shards", "runs")
 """Folders that are not made of attempt files: the ledger itself, paid-for answers, links handed over, records of runs."""
@@ -27,6 +28,8 @@ def collect(run: Path, *, delete: bool) -> tuple[int, int]:
     named = {file.path for entry in Ledger(run).entries() for file in entry.files.values()}
     named |= {f"tables/{path.name}" for path in files(run / "tables")}
     found = size = 0
+    if delete and isinstance(run, Place):
+        sweep_scratch()
     for path in _superseded(Ledger(run)):
         found += 1
         size += path.stat().st_size

@@ -82,6 +82,8 @@ class Worker:
             raise
         except (ServerUnavailable, ModelChanged) as error:
             raise StopRun(str(error)) from error
+        finally:
+            attempt.clear()
 
     async def probe(self, view: View, first: int, last: int, killers: Sequence[int] = ()) -> None:
         """Do the stage's work on some rows, but `killers`, and throw it away: does the worker live through it?"""

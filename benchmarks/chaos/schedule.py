@@ -297,6 +297,9 @@ class Carried:
                 time.sleep(0.02)
             if not any(what["do"] == "late-delivered" for what in self._done()):
                 self.report.wrong.append(f"a late commit failed: {self._done()[-1]}")
+        ends = time.monotonic() + 20
+        while self.world.workers() and time.monotonic() < ends:  # of a driver that was killed
+            time.sleep(0.05)
 
     def _paid_twice(self) -> list[str]:
         asked = Counter(self.world.asked.read_text().split()) if self.world.asked.exists() else Counter[str]()

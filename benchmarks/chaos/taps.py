@@ -191,6 +191,9 @@ def _late(folder: Path, publish: Callable[[], Any]) -> None:
         try:
             os.setsid()
             os.closerange(3, 4096)  # sockets to the raylet among them: nobody shall take the dead for living
+            from pipelines.stores import store_of
+
+            store_of.cache_clear()
             (folder / "late").write_text(str(os.getpid()))
             while not (folder / "release").exists():
                 time.sleep(0.02)

@@ -1,10 +1,13 @@
 import errno
 import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
-from pipelines.durable import canonical_json, check_store, create_if_absent, replace, write_new
+from pipelines.durable import canonical_json, check_store, create_if_absent, replace, sweep_scratch, write_new
 
 
 def test_of_many_writers_exactly_one_publishes(tmp_path):
@@ -56,3 +59,21 @@ def test_canonical_json_knows_neither_order_nor_nan():
     assert canonical_json({"b": 1, "a": "颜色"}) == canonical_json({"a": "颜色", "b": 1})
     with pytest.raises(ValueError, match="JSON compliant"):
         canonical_json({"score": float("nan")})
+
+
+def test_scratch_of_a_killed_process_goes_and_that_of_a_living_one_stays(tmp_path, monkeypatch):
+    monkeypatch.setenv("FINELOOM_SCRATCH", str(tmp_path))
+    made = "import time; from pipelines.durable import scratch_root; print(scratch_root(), flush=True); time.sleep(60)"
+    living, dead = (subprocess.Popen([sys.executable, "-c", made], stdout=subprocess.PIPE, text=True) for _ in range(2))
+    try:
+        folders = [Path(process.stdout.readline().strip()) for process in (living, dead)]
+        (folders[1] / "half.tar").write_bytes(b"x")
+        assert sweep_scratch() == 0
+        dead.kill()
+        dead.wait()
+        assert sweep_scratch() == 1
+        assert list(tmp_path.iterdir()) == [folders[0]]
+    finally:
+        for process in (living, dead):
+            process.kill()
+            process.wait()

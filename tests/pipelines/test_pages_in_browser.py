@@ -104,7 +104,7 @@ def test_two_runs_are_compared_sample_by_sample_with_their_differences_marked(pa
     no_barriers(page)
     page.click("form.ask button")
     page.wait_for_url("**/compare/scenes/scenes-second")
-    page.wait_for_function("!document.querySelector('[data-again]')")
+    page.locator("[data-again]").wait_for(state="detached")
     assert "6 samples in both" in page.inner_text("main")
     changed = page.locator("article.pair").count()
     assert 0 < changed < 6, "only those that differ"

@@ -38,7 +38,8 @@ OVERLAP = {"worker_late", "node_killed", "driver_killed"}
 """Faults after which two attempts may be at one shard at the same time, and both ask."""
 LOSING = {"worker_killed", "node_killed", "driver_killed", "torn_file", "disk_full", "worker_late", "store_cut"}
 """Faults that may cost a worker the answers it has not flushed."""
-CALLS, CALL_SECONDS = 9, 150.0
+CALLS, STILL = 9, 180.0
+"""Calls after which a run should be done; seconds without a step after which a call hangs, however slow the machine is."""
 
 
 @dataclass
@@ -165,11 +166,13 @@ class Carried:
             self.report.calls += 1
             size = self.log.stat().st_size if self.log.exists() else 0
             call = self.world.call(self.recipe, self.root, self.log)
-            ends = time.monotonic() + CALL_SECONDS
+            moved, step = time.monotonic(), 0
             while not call.ended(0.01):
                 self._look(call)
-                if time.monotonic() > ends:
-                    self.report.wrong.append(f"call {self.report.calls} did not end within {CALL_SECONDS:.0f} s")
+                if (now := taps.steps(self.world.control)) != step:
+                    moved, step = time.monotonic(), now
+                if time.monotonic() - moved > STILL:
+                    self.report.wrong.append(f"call {self.report.calls} hung for {STILL:.0f} s at step {step}")
                     call.kill()
                     call.ended(10)
                     self._take_back(after_call=True)

@@ -3,6 +3,7 @@
     make bench-quality SEED=3 SCENES=300 SIZES=224x224,336x112 BACKGROUNDS=tiled,cloudy BASE_URL=http://127.0.0.1:8000/v1 MODEL=name
     python -m benchmarks.quality --seed 3 --scenes 300
     python -m benchmarks.quality audit FILE.jsonl
+    python -m benchmarks.quality translations
 
 Without --base-url the lexical engine alone; with it also the served model: captions, boxes, the negatives that it writes, and the
 verifier. Every share stands with its number of cases and Wilson's 95 % interval, beside its yield.
@@ -83,6 +84,15 @@ def main() -> None:
     if sys.argv[1:2] == ["audit"]:
         given = audit_arguments()
         main_of(given, report)
+    elif sys.argv[1:2] == ["translations"]:
+        from benchmarks.quality.translations import run
+
+        parser = argparse.ArgumentParser(
+            prog="python -m benchmarks.quality translations", description=run.__doc__.split("\n", 1)[0]
+        )
+        run.arguments(parser)
+        given = parser.parse_args(sys.argv[2:])
+        run.run(report, given)
     else:
         given = arguments()
         from benchmarks.quality import negatives

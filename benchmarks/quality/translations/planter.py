@@ -16,7 +16,7 @@ from benchmarks.quality.translations.pairs import Pair, Segment
 
 HELD_OUT = "swapped arguments"  # what escapes of this kind is counted and never shown
 NEAR = {
-    "orange": {"red", "yellow", "brown", "gold"},
+    "orange": {"red", "yellow", "brown", "gold", "pink"},
     "beige": {"white", "yellow", "brown"},
     "gold": {"yellow", "orange", "brown"},
 }
@@ -27,14 +27,21 @@ JOINED = "、和与及"
 
 @dataclass(frozen=True)
 class Fault:
-    """A pair whose Chinese is wrong in one place: `zh` instead of the pair's; where: segment, and what stood there → what stands."""
+    """A pair whose Chinese is wrong in one place: the number of the segment, what stood there and what stands there now.
+
+    parts: the Chinese of each segment, the wrong one among them; "" where a sentence was dropped.
+    """
 
     pair: Pair
     kind: str
-    zh: str
+    parts: tuple[str, ...]
     segment: int
     was: str
     now: str
+
+    @property
+    def zh(self) -> str:
+        return "".join(self.parts).strip()
 
 
 Change = tuple[int, int, str]  # in a segment's Chinese: what stands from first to end is replaced
@@ -156,12 +163,12 @@ def _of_pair(pair: Pair, kind: str, draw: random.Random) -> Iterator[Fault]:
         if kind == "dropped sentence" or kind == "left in English":
             if len(parts) > 1:
                 now = "" if kind == "dropped sentence" else f" {segment.en} "
-                yield Fault(pair, kind, "".join([*parts[:number], now, *parts[number + 1 :]]).strip(), number, segment.zh, now)
+                yield Fault(pair, kind, (*parts[:number], now, *parts[number + 1 :]), number, segment.zh, now)
             if kind == "dropped sentence":
                 continue
         for first, end, new in KINDS[kind](segment, draw):
             parts[number] = segment.zh[:first] + new + segment.zh[end:]
-            yield Fault(pair, kind, "".join(parts), number, segment.zh[first:end], new)
+            yield Fault(pair, kind, tuple(parts), number, segment.zh[first:end], new)
 
 
 def plant(pairs: Sequence[Pair], seed: int, per_kind: int = 400) -> list[Fault]:

@@ -44,9 +44,7 @@ def look(folder: Path, recipe: Path) -> None:
             page.wait_for_load_state("networkidle")
             page.screenshot(path=OUT / "view-sample.png")
             page.goto(review.link_of("Li"))
-            while "/item/" not in page.url:
-                page.wait_for_timeout(500)
-                page.goto(review.url)
+            page.wait_for_url("**/item/**")
             page.wait_for_load_state("networkidle")
             page.screenshot(path=OUT / "review.png")
             context = chrome.new_context(locale="zh-CN", color_scheme="dark", viewport={"width": 1280, "height": 860})

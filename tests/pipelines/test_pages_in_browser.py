@@ -146,9 +146,7 @@ def test_review_by_keyboard_by_two_people_with_a_restart_in_the_middle(chrome, p
     served = serve(made, port, "--reviewer", "Li", "--reviewer", "王")
     try:
         page.goto(served.link_of("Li"))
-        while "/item/" not in page.url:  # the run is still being looked through
-            page.wait_for_timeout(500)
-            page.goto(served.url)
+        page.wait_for_url("**/item/**")  # while the run is still being looked through, the page asks again by itself
         first = page.url
         assert page.title().startswith("Item")
         no_barriers(page)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections import Counter
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from PIL import Image
+from torch.utils.data import get_worker_info
 
 from fgclip2_train.batch import Batch, pack_phrases, pad_rows
 from fgclip2_train.data import images
@@ -28,10 +30,11 @@ def fill_patches(
     counts: Counter[str],
     replace: Callable[[int], Raw],
     vary: Callable[[int, Image.Image], Image.Image],
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[torch.Tensor, np.ndarray]:
     """Patches [B, bucket, 768] and grids [B, 2]. A picture that cannot be decoded is counted, and `replace(row)` gives another
     sample for its row; it takes the bucket as it is. `vary(row, picture)` is the picture as it is trained on."""
-    patches = np.zeros((len(raws), bucket, 3 * images.PATCH**2), dtype=np.uint8)
+    patches = _room(len(raws), bucket, 3 * images.PATCH**2)
+    room = patches.numpy()
     grids = np.zeros((len(raws), 2), dtype=np.int64)
     for row, raw in enumerate(raws):
         while True:
@@ -43,14 +46,22 @@ def fill_patches(
                 raw = replace(row)
         rows, columns = images.grid_for(*picture.size, bucket)
         grids[row] = rows, columns
-        patches[row, : rows * columns] = images.to_patches(picture, rows, columns)
+        images.to_patches(picture, rows, columns, room[row, : rows * columns])
     return patches, grids
+
+
+def _room(*shape: int) -> torch.Tensor:
+    """Zero bytes; in a worker process already where the main process will see them, so that a batch is not copied there."""
+    if get_worker_info() is None:
+        return torch.zeros(shape, dtype=torch.uint8)
+    storage = torch.UntypedStorage._new_shared(math.prod(shape))  # as torch's own collate does; new pages are zero
+    return torch.empty(0, dtype=torch.uint8).set_(storage, 0, shape)
 
 
 def collate(
     chosen: list[Chosen],
     pictures: list[int],
-    patches: np.ndarray,
+    patches: torch.Tensor,
     grids: np.ndarray,
     texts: Texts,
     lengths: tuple[int, int],
@@ -80,7 +91,7 @@ def collate(
         return pad_rows(torch.as_tensor(values, dtype=torch.int64), multiple)
 
     return Batch(
-        patches=torch.from_numpy(patches),
+        patches=patches,
         grid=torch.from_numpy(grids),
         short=short.clone(),
         long=texts([sample.long for sample in chosen], long_length),

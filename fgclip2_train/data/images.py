@@ -20,7 +20,10 @@ SMALL_SIDE, ENLARGED_SIDE = 128, 512
 
 def decode(data: bytes) -> Image.Image:
     """The upright RGB picture. Raises what Pillow raises on a bad one (OSError, SyntaxError, ValueError, DecompressionBombError)."""
-    return ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    ImageOps.exif_transpose(image, in_place=True)  # this and convert() would otherwise copy a picture that is right already
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def enlarge_small(image: Image.Image, side: int = ENLARGED_SIDE) -> Image.Image:
@@ -81,11 +84,17 @@ def grid_for(width: int, height: int, patches: int) -> tuple[int, int]:
     return side(height, low), side(width, low)
 
 
-def to_patches(image: Image.Image, rows: int, columns: int) -> np.ndarray:
-    """Resize (Pillow's bilinear) and cut: uint8 [rows · columns, 768], within a patch row, column, channel."""
+def to_patches(image: Image.Image, rows: int, columns: int, out: np.ndarray | None = None) -> np.ndarray:
+    """Resize (Pillow's bilinear) and cut: uint8 [rows · columns, 768], within a patch row, column, channel.
+
+    Written to `out`, if given.
+    """
     pixels = np.asarray(image.resize((columns * PATCH, rows * PATCH), Image.Resampling.BILINEAR))
-    cut = pixels.reshape(rows, PATCH, columns, PATCH, 3).swapaxes(1, 2)
-    return cut.reshape(rows * columns, PATCH * PATCH * 3)
+    if out is None:
+        out = np.empty((rows * columns, PATCH * PATCH * 3), dtype=np.uint8)
+    cut = pixels.reshape(rows, PATCH, columns, PATCH * 3).swapaxes(1, 2)
+    out.reshape(rows, columns, PATCH, PATCH * 3)[...] = cut
+    return out
 
 
 def batch_patches(images: list[Image.Image], bucket: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -98,5 +107,5 @@ def batch_patches(images: list[Image.Image], bucket: int | None = None) -> tuple
     patches = np.zeros((len(images), bucket, PATCH * PATCH * 3), dtype=np.uint8)
     grids = np.array([grid_for(*image.size, bucket) for image in images], dtype=np.int64)
     for row, (image, (rows, columns)) in enumerate(zip(images, grids.tolist(), strict=True)):
-        patches[row, : rows * columns] = to_patches(image, rows, columns)
+        to_patches(image, rows, columns, patches[row, : rows * columns])
     return patches, grids

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -90,6 +91,7 @@ class Reader(IterableDataset):
         self.seed, self.rank, self.ranks = seed, rank, ranks
         self.step, self.positions, self.parts = step, positions or {}, parts
         self.sources = settings.found()
+        self.varied = settings.augment != images.Augment()
         weights = {
             f"{name}/{language}": weight * share
             for name, (_, weight) in self.sources.items()
@@ -105,6 +107,8 @@ class Reader(IterableDataset):
         torch.set_num_threads(1)
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
         worker = get_worker_info()
+        if worker:
+            gc.freeze()  # what the main process has made is not looked through again and again
         workers, index = (worker.num_workers, worker.id) if worker else (1, 0)
         # Batches come from workers 0, 1, … in turn, also after a resume in the middle of a round.
         turn = (self.step + index) % workers
@@ -184,6 +188,8 @@ class Reader(IterableDataset):
             return rows[index].raw
 
         def vary(index: int, picture: Image.Image) -> Image.Image:
+            if not self.varied:
+                return picture
             row = rows[index]
             rng = np.random.default_rng([self.seed, row.epoch, int(row.raw.uid[:15], 16), 1])
             return images.vary(picture, self.settings.augment, rng)

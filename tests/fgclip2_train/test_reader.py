@@ -180,6 +180,12 @@ def test_token_rows_are_right_padded_lower_case_and_of_fixed_length(texts, tmp_p
         assert ids[0, -1] == 0 and ids[2, -1] != 0
 
 
+def test_token_rows_are_those_of_the_tokenizers_own_call(texts):
+    said = ["a red circle", "", "红色圆形 and a ball", "red circle " * 50, " \t", "🦊"]
+    own = texts.tokenizer(said, padding="max_length", truncation=True, max_length=16)["input_ids"]
+    assert texts(said, 16).tolist() == own
+
+
 def test_a_folder_without_tokenizer_says_what_to_do(tmp_path):
     with pytest.raises(ValueError, match="no tokenizer there"):
         load_texts(tmp_path)

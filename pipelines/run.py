@@ -304,7 +304,7 @@ class _Engine:
             self.options.gpu_hours,
             {stage.name: float(getattr(self.recipe.model, "gpus", 1.0)) for stage in stages if stage.kind == "model"},
         )
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
         self.monitor = ray.remote(num_cpus=0, scheduling_strategy=here)(Monitor).remote(self.recipe.window, limits)
 
     def snapshot(self) -> dict[str, Any] | None:

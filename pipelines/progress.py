@@ -81,8 +81,8 @@ def reasons(count: dict[str, Any], top: int = 3) -> str:
     if not count["rows_in"] or not (whole or count["parts"]):
         return ""
     share = f"{whole / count['rows_in']:.1%}" if whole else "0 %"
-    named = [f"{reason} {n}" for reason, n in sorted(count["rejects"].items(), key=lambda item: -item[1])[:top]]
-    parts = [f"{reason} {n}" for reason, n in sorted(count["parts"].items(), key=lambda item: -item[1])[:top]]
+    named = [f"{reason} {n}" for reason, n in sorted(count["rejects"].items(), key=lambda item: (-item[1], item[0]))[:top]]
+    parts = [f"{reason} {n}" for reason, n in sorted(count["parts"].items(), key=lambda item: (-item[1], item[0]))[:top]]
     return share + (f" ({', '.join(named)})" if named else "") + (f"; parts: {', '.join(parts)}" if parts else "")
 
 

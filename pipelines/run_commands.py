@@ -244,7 +244,7 @@ def rejects(
         rows = []
         for name, row in counts.items():
             whole, parts = row["samples"], row["parts"]
-            for why in sorted({*whole, *parts}, key=lambda w: -(whole[w] + parts[w])):
+            for why in sorted({*whole, *parts}, key=lambda w: (-whole[w] - parts[w], w)):
                 rows.append((name, why, *(f"{n[why]:,}" if n[why] else "" for n in (whole, parts))))
         if rows:
             print_table({"stage": "left", "reason": "left", "samples": "right", "parts": "right"}, rows)

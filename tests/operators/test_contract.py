@@ -15,11 +15,13 @@ from operators import OPERATORS
 from operators.base import GlobalOperator, ModelOperator, Operator, OperatorBase
 from tests.kit.tiny_clip import make_tiny_clip
 from tests.kit.tiny_detector import make_tiny_detector
+from tests.kit.tiny_onnx import make_tiny_onnx
 
 SETTINGS: dict = {
     "select": {"keep": "width > 100 and caption_language == 'en'"},
     "sample": {"quotas": {"两只白色的猫坐在木桌上": 1}},
     "mix": {"weights": {"en": 1, "zh": 1}, "pairs": {"laion": {"en": 2}, "wukong": {"zh": 1}}},
+    "blocklist": {"words": ["dog", "white cat", "白色的猫"], "hosts": ["example.org"]},
     "relabel": {"texts": "region_texts", "language": "zh"},
 }
 """Settings for operators that have some without a default."""
@@ -57,6 +59,8 @@ def tiny_weights(tmp_path_factory):
     SETTINGS["score_negatives"] = {**clip, "pretrained": None}
     SETTINGS["region_similarity"] = {**clip, "pretrained": ""}
     SETTINGS["sentence_similarity"] = {**clip, "pretrained": "", "column": "long_caption_en"}
+    SETTINGS["clip_score"] = {**clip, "pretrained": ""}
+    SETTINGS["onnx_score"] = {"model": make_tiny_onnx(tmp_path_factory.mktemp("onnx") / "means.onnx"), "size": 8}
     detector = make_tiny_detector(tmp_path_factory.mktemp("detector"))
     SETTINGS["detect"] = {"model": detector, "device": "cpu", "min_confidence": 0.1}
     SETTINGS["tokens"] = {"column": "long_caption_zh", "tokenizer": detector}

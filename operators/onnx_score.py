@@ -86,7 +86,7 @@ class OnnxScore(Operator):
         _net(self.model, self.content)
 
     def score(self, image: Image.Image) -> float | None:
-        pixels = np.asarray(image.convert("RGB").resize((self.size, self.size), Image.Resampling.BICUBIC), np.float32)
+        pixels: Any = np.asarray(image.convert("RGB").resize((self.size, self.size), Image.Resampling.BICUBIC), np.float32)
         if self.channels == "bgr":
             pixels = pixels[..., ::-1]
         pixels = (pixels * self.scale - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)

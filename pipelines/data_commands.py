@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from pipelines import machine_commands, review_commands
-from pipelines.config import ConfigError, load_recipe
+from pipelines.config import ConfigError, Recipe, load_recipe
 from pipelines.help_page import App
 from pipelines.terminal import ROOT, AsJson, Overrides, RecipeName, Root, print_json, say, warn
 
@@ -40,6 +40,13 @@ def export_command(
     ] = "both",
     pictures: Annotated[bool, typer.Option(help="Write the pictures too, not only addresses and annotations.")] = True,
     title: Annotated[str, typer.Option(help="Name of the data set, for its card.")] = "",
+    contact: Annotated[str, typer.Option(help="To whom people write who want something taken down, for the card.")] = "",
+    quality: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="JSON of `review import --json` or `benchmarks.quality --json`: figures for the card; may be repeated."
+        ),
+    ] = None,
     root: Root = ROOT,
     as_json: AsJson = False,
 ) -> None:
@@ -48,13 +55,16 @@ def export_command(
     Examples:
         fineloom export lit_cn --layout lit-cn --out LIT-CN
         fineloom export --shards FOLDER --layout huggingface --out hub
+        fineloom export dci_cn --layout huggingface --out hub --contact data@example.org --quality verdicts.json
     """
     from pipelines.exports import ExportSettings, export, shards_in
+    from pipelines.exports.quality import read_quality
 
     if (recipe is None) == (shards is None):
         raise ConfigError("name either a recipe or --shards FOLDER")
     folder = shards
-    about = _about(recipe, overrides or [], title or out.name)
+    about = _about(recipe, overrides or [], title or out.name, root)
+    about = replace(about, contact=contact, quality=tuple(figure for file in quality or [] for figure in read_quality(file)))
     if folder is None:
         folder = root / load_recipe(str(recipe), overrides or []).name
     found = list(shards_in(folder))
@@ -71,7 +81,7 @@ def export_command(
     say(f"{tally.samples:,} samples · {regions:,} regions · {groups:,} groups of negatives · {out}")
 
 
-def _about(recipe: str | None, overrides: list[str], title: str):  # type: ignore[no-untyped-def]
+def _about(recipe: str | None, overrides: list[str], title: str, root: Path):  # type: ignore[no-untyped-def]
     from pipelines.config import MANIFESTS
     from pipelines.exports import About
     from pipelines.sources import load_source
@@ -81,7 +91,25 @@ def _about(recipe: str | None, overrides: list[str], title: str):  # type: ignor
     loaded = load_recipe(recipe, overrides)
     folders = [Path("manifests/sources"), MANIFESTS / "sources"]
     sources = {source.name: source.about for source in (load_source(name, folders) for name in loaded.sources)}
-    return About(title, loaded.description or f"Made by the recipe {loaded.name}.", sources, "1.0.0")
+    return About(title, loaded.description or f"Made by the recipe {loaded.name}.", sources, "1.0.0", _process(loaded, root))
+
+
+def _process(loaded: Recipe, root: Path) -> tuple[tuple[str, str, int, str], ...]:
+    """Stage by stage what the run did, for the card; nothing where only the shards are here."""
+    from pipelines import rejects
+    from pipelines.run import look, reach
+
+    try:
+        chain = look(loaded, root)
+    except ConfigError:
+        return ()
+    after, refused = reach(chain, chain.shards()).counts(), rejects.count(chain)
+    rows = []
+    for stage in loaded.stages:
+        found = refused.get(stage.name, {}).get("samples")
+        why = ", ".join(f"{reason} {n:,}" for reason, n in found.most_common(3)) if found else ""
+        rows.append((stage.name, ", ".join(stage.operators), after.get(stage.name, {}).get("samples", 0), why))
+    return tuple(rows)
 
 
 def view_command(

@@ -44,7 +44,7 @@ class Command(TyperCommand):
         _, text, examples = split(self.help)
         _usage(self, ctx)
         _paragraphs(text)
-        parameters = self.get_params(ctx)
+        parameters: list[Any] = list(self.get_params(ctx))
         _list("Arguments", [_argument(p) for p in parameters if p.param_type_name == "argument"])
         _list("Options", [_option(p, ctx) for p in parameters if p.param_type_name == "option" and not p.hidden])
         if examples:
@@ -76,8 +76,8 @@ class Group(TyperGroup):
         width = max(cell_len(name) for rows in panels.values() for name, _ in rows)
         for title, rows in panels.items():
             _list(title, rows, width)
-        options = [p for p in self.get_params(ctx) if p.param_type_name == "option" and not p.hidden]
-        _list("Options", [_option(p, ctx) for p in options])
+        parameters: list[Any] = list(self.get_params(ctx))
+        _list("Options", [_option(p, ctx) for p in parameters if p.param_type_name == "option" and not p.hidden])
         if examples:
             _heading("Examples")
             for line in examples:

@@ -44,12 +44,20 @@ class Shard:
 
 @dataclass(frozen=True)
 class About:
-    """What is known beside the records: texts of the recipe and its source manifests."""
+    """What is known beside the records: texts of the recipe and its source manifests, and what the publisher adds.
+
+    process   stage, what it ran, samples after it, its commonest refusals; in order
+    quality   section, figure, value, and how many cases and which interval it rests on
+    contact   to whom a person writes who wants something taken down
+    """
 
     title: str
     description: str
     sources: dict[str, str]  # name → `about` of its manifest
     version: str
+    process: tuple[tuple[str, str, int, str], ...] = ()
+    quality: tuple[tuple[str, str, str, str], ...] = ()
+    contact: str = ""
 
 
 class Layout:

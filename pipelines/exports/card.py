@@ -85,10 +85,12 @@ def _text(layout: Layout, about: About, tally: Tally) -> str:
         f"# {about.title}",
         about.description,
         f"Layout `{layout.name}`: {layout.about}.",
-        "## What is in it",
-        _table("", "count", Counter({"samples": tally.samples, **{f"texts {k}": n for k, n in sorted(c["texts"].items())}}))
-        + "".join(f"| regions {k} | {n:,} |\n" for k, n in sorted(c["regions"].items()))
-        + "".join(f"| groups of ten hard negatives {k} | {n:,} |\n" for k, n in sorted(c["groups"].items())),
+        "## Composition",
+        _composition(tally),
+        "### Who wrote the texts",
+        _table("text", "count", Counter(dict(sorted(c["origins"].items())))) if c["origins"] else "",
+        "### What the hard negatives change" if c["families"] else "",
+        _table("family", "negatives", c["families"]) if c["families"] else "",
         "## Sources",
         "\n".join(
             f"* {_code(name)} ({n:,} samples){': ' + clean(about.sources[name]) if about.sources.get(name) else ''}"
@@ -98,14 +100,67 @@ def _text(layout: Layout, about: About, tally: Tally) -> str:
         "Of the pictures, as their sources state them. Addresses and annotations do not change whose the pictures are.",
         _table("licence", "samples", c["licences"]),
         "## How it was made",
+        _process(about),
         "Every sample's record names the operators, prompt and model of each stage (`provenance`).",
+        "### Models" if c["models"] else "",
         _table("model", "stages of samples", c["models"]) if c["models"] else "No model was asked.",
+        "### Prompts" if c["prompts"] else "",
         _table("prompt", "stages of samples", c["prompts"]) if c["prompts"] else "",
+        "### Operators" if c["operators"] else "",
         _table("operator", "stages of samples", c["operators"]) if c["operators"] else "",
+        "## Quality",
+        _quality(about),
         "## Known limits",
         _limits(layout, tally),
+        "## Takedown",
+        _takedown(about),
     ]
     return "\n\n".join(part.rstrip("\n") for part in parts if part) + "\n"
+
+
+def _composition(tally: Tally) -> str:
+    """Counts, and what they come to for a sample."""
+    c = tally.counts
+    rows = [("samples", tally.samples)]
+    for kind, name in (("texts", "texts"), ("regions", "regions"), ("groups", "groups of ten hard negatives")):
+        rows += [(f"{name} {value}", n) for value, n in sorted(c[kind].items())]
+    lines = [f"| {name} | {n:,} | {n / tally.samples:.2f} |" for name, n in rows if tally.samples]
+    return "| | count | a sample |\n|---|---:|---:|\n" + "\n".join(lines)
+
+
+def _process(about: About) -> str:
+    if not about.process:
+        return ""
+    rows = [
+        f"| {_code(name)} | {_cell(ran)} | {samples:,} | {_cell(refused)} |" for name, ran, samples, refused in about.process
+    ]
+    return "| stage | operators | samples after it | refused (commonest reasons) |\n|---|---|---:|---|\n" + "\n".join(rows)
+
+
+def _quality(about: About) -> str:
+    if not about.quality:
+        return "Not measured on this set. `fineloom export --quality FILE` puts figures here, with their intervals."
+    rows = [f"| {' | '.join(_cell(cell) for cell in row)} |" for row in about.quality]
+    head = "Intervals are Wilson's, 95 %, over the cases that were looked at.\n\n"
+    head += "| | figure | value | cases and interval |\n|---|---|---:|---|\n"
+    return head + "\n".join(rows)
+
+
+def _takedown(about: About) -> str:
+    if not about.contact:
+        return (
+            "**No contact is given yet.** Before publishing, `fineloom export --contact` names the one to whom people write who find "
+            "themselves or their work in this set."
+        )
+    return (
+        f"Whoever finds themselves or their work in this set writes to {_code(about.contact)}, with the address of the picture or the "
+        "`uid` of the sample. It is removed from the run and from later versions of this set; copies that others made are out of reach."
+    )
+
+
+def _cell(text: str) -> str:
+    """Plain words for a table's cell: nothing in them is Markdown or HTML."""
+    return re.sub(r"([\\`*_{}\[\]<>|#&])", r"\\\1", " ".join(clean(text).split()))[:400]
 
 
 def _limits(layout: Layout, tally: Tally) -> str:

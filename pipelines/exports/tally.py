@@ -8,7 +8,20 @@ from typing import Any
 
 from pipelines.shard_format import Record
 
-KINDS = ("samples", "texts", "regions", "groups", "sources", "licences", "models", "prompts", "operators", "notes")
+KINDS = (
+    "samples",
+    "texts",
+    "regions",
+    "groups",
+    "sources",
+    "licences",
+    "models",
+    "prompts",
+    "operators",
+    "notes",
+    "origins",
+    "families",
+)
 MOST = 1000
 """Different values of one kind that are remembered: licence fields of crawled tables can hold anything."""
 
@@ -18,6 +31,7 @@ class Tally:
 
     samples   exported           texts     "zh long" → count        regions, groups   boxes, and those with ten negatives
     sources, licences            of samples                         models, prompts, operators   of stages, per sample
+    origins   "zh long by model" → count    families   of hard negatives
     notes     what was left out or changed, by reason
     """
 
@@ -28,6 +42,9 @@ class Tally:
         c = self.counts
         c["samples"]["all"] += 1
         c["texts"].update(f"{text.language} {text.length}" for text in record.texts)
+        c["origins"].update(f"{text.language} {text.length} by {text.origin}" for text in record.texts)
+        for region in record.regions:
+            c["families"].update(negative.family for negative in region.negatives)
         c["regions"].update(region.language for region in record.regions)
         c["groups"].update(region.language for region in record.regions if region.negatives)
         self._some("sources", record.source)

@@ -1,6 +1,7 @@
 """The documentation builds, asks nobody for anything, and says nothing of commands, options, targets or files that are not there."""
 
 import importlib.util
+import json
 import os
 import re
 import runpy
@@ -118,7 +119,7 @@ def test_files_that_are_named_are_there():
         for name in re.findall(
             r"`((?:operators|pipelines|prompts|manifests|tests|docs|demo|benchmarks|fgclip2_train)/[\w./-]+)`", page.read_text()
         ):
-            if not (ROOT / name).exists() and name not in {"operators/shouting.py", "docs/examples"}:
+            if not name.endswith("/") and not (ROOT / name).exists() and name not in {"operators/shouting.py", "docs/examples"}:
                 wrong.append(f"{page.name}: {name}")
     assert not wrong
 
@@ -211,6 +212,33 @@ def test_the_sources_and_recipes_of_the_pages_are_valid(page, tmp_path, monkeypa
             assert load_source(str(file), []).format
             seen.add("source")
     assert seen == {"recipe", "source"}
+
+
+def test_the_filters_of_the_page_make_a_recipe(tmp_path, monkeypatch):
+    from operators.decontaminate import caption_key
+    from pipelines.config import load_recipe
+    from tests.kit.tiny_onnx import make_tiny_onnx
+
+    monkeypatch.chdir(tmp_path)
+    for folder in ("lists", "evaluation", "models"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "lists" / "words.txt").write_text("spam\n")
+    for name in ("coco_cn", "lit_cn"):
+        line = json.dumps({"set": name, "caption": caption_key("a caption of that set")})
+        (tmp_path / "evaluation" / f"{name}.jsonl").write_text(line + "\n")
+    make_tiny_onnx(tmp_path / "models" / "open_nsfw.onnx")
+    (_, stages), (_, classifier) = blocks("filters.md", "yaml")
+    recipe = {"recipe": "filtered", "sources": ["pictures"], **yaml.safe_load(stages)}
+    pack = recipe["stages"].pop("pack")
+    recipe["stages"] |= {**yaml.safe_load(classifier), "pack": pack}
+    (tmp_path / "filtered.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    loaded = load_recipe(tmp_path / "filtered.yaml")
+    listed = {
+        word for line in (ROOT / "docs" / "filters.md").read_text().splitlines() for word in re.findall(r"\| `(\w+)` \|", line)
+    }
+    assert {"overlay", "pii", "decontaminate", "onnx_score"} <= {
+        name for stage in loaded.stages for name in stage.operators
+    } & listed | {"onnx_score"}
 
 
 # --- the scripts of docs/examples

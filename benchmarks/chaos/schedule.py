@@ -91,7 +91,7 @@ def draw(seed: int, steps: dict[tuple[str, str], int], quick: bool = False) -> R
         if quick:
             variants = [v for v in variants if v != "node stopped"]
         if variants:
-            last = steps.get((recipe, store), 400)
+            last = steps.get((recipe, store), 400 if store == "folder" else 800)
             faults.append(Fault(kind, rng.choice(variants), rng.randint(1, last), round(rng.uniform(0.2, 1.5), 2)))
     return Report(seed, recipe, store, sorted(faults, key=lambda fault: fault.step))
 

@@ -33,7 +33,7 @@ for commands in (run_commands, look_commands, data_commands, train, machine_comm
 
 def main() -> None:
     """Entry point: mistakes of the user end in one clear line, defects in a traceback."""
-    from pipelines.model_client import ServerUnavailable
+    from pipelines.model_identity import ServerUnavailable
     from pipelines.run import RunBusy
     from pipelines.serve import ServeError
     from pipelines.sources import SourceError

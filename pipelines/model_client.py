@@ -34,7 +34,7 @@ from pydantic import Field, field_validator
 
 from operators.base import Answer, Settings
 from pipelines.answers import AnswerStore, request_hash
-from pipelines.model_identity import ModelChanged, describe, same_model
+from pipelines.model_identity import ModelChanged, ServerUnavailable, describe, same_model
 from pipelines.sent_picture import SentPicture
 from prompts.images import fit
 from prompts.load import Prompt, load
@@ -45,10 +45,6 @@ TRIES_BEFORE_DOUBT = 3
 """Failures of one request after which the client looks whether the server is well without it."""
 QUIET = 10.0
 """Seconds without an answer after which the server may have been restarted with another model."""
-
-
-class ServerUnavailable(RuntimeError):
-    """The model server cannot be used: infrastructure, never a refusal of a sample."""
 
 
 class ModelSettings(Settings):

@@ -16,6 +16,10 @@ DECIDES_ANSWERS = {".safetensors", ".bin", ".gguf", ".json", ".jinja", ".txt", "
 """Suffixes of the files that change what a model says: weights, configuration, tokenizer, chat template."""
 
 
+class ServerUnavailable(RuntimeError):
+    """The model server cannot be used: infrastructure, never a refusal of a sample."""
+
+
 class ModelChanged(RuntimeError):
     """The server no longer serves the model that the run began with."""
 

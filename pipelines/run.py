@@ -42,7 +42,7 @@ from pipelines.durable import (
 from pipelines.fingerprint import digest
 from pipelines.ledger import shard_name
 from pipelines.metrics import ask, exported
-from pipelines.model_client import ModelClient, ServerUnavailable
+from pipelines.model_identity import ServerUnavailable
 from pipelines.monitor import Failure, Limits, Monitor
 from pipelines.progress import Progress
 from pipelines.reach import Reach
@@ -211,6 +211,8 @@ def _identity(run: Path, recipe: Recipe) -> dict[str, Any] | None:
 
 
 async def _ask_identity(settings: Any) -> dict[str, Any]:
+    from pipelines.model_client import ModelClient  # every worker process imports this module, few ask a model
+
     client = ModelClient(settings)
     try:
         return await client.identity()

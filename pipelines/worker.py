@@ -12,7 +12,7 @@ import errno
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,12 +26,15 @@ from pipelines.commit import Attempt, Made
 from pipelines.config import Stage
 from pipelines.durable import Ranges, free_bytes, read_table, scratch_folder
 from pipelines.ledger import Entry, shard_name
-from pipelines.model_client import ModelChanged, ModelClient, ServerUnavailable
+from pipelines.model_identity import ModelChanged, ServerUnavailable
 from pipelines.sources import Slice, read_slice
 from pipelines.stores import Place, place
 from pipelines.tables import REQUEUED
 from pipelines.view import View, read_columns
 from pipelines.withheld import PUT_BACK, TAKEN_DOWN
+
+if TYPE_CHECKING:
+    from pipelines.model_client import ModelClient
 
 DECODE_ROWS = 128
 """Pictures held decoded at a time by a batch stage."""
@@ -58,7 +61,7 @@ class Worker:
         for operator in stage.operators.values():
             if hasattr(operator, "setup"):
                 operator.setup()
-        self.client = ModelClient(chain.recipe.model, chain.identity) if stage.kind == "model" else None
+        self.client = _client(chain) if stage.kind == "model" else None
 
     async def process(self, view: View, progress: Progress, killers: Sequence[int] = ()) -> tuple[Entry, bool]:
         """Commit this stage for the shard of `view`, or find that it is committed already; whether work was done now.
@@ -332,6 +335,12 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
         else:
             flat.append(item)
     return next((e for e in flat if isinstance(e, StopRun | ServerUnavailable | ModelChanged)), flat[0])
+
+
+def _client(chain: Chain) -> ModelClient:
+    from pipelines.model_client import ModelClient  # a second of imports that other stages' processes do without
+
+    return ModelClient(chain.recipe.model, chain.identity)
 
 
 __all__ = ["PictureReader", "StopRun", "Worker"]

@@ -55,7 +55,7 @@ def _room(*shape: int) -> torch.Tensor:
     if get_worker_info() is None:
         return torch.zeros(shape, dtype=torch.uint8)
     storage = torch.UntypedStorage._new_shared(math.prod(shape))  # as torch's own collate does; new pages are zero
-    return torch.empty(0, dtype=torch.uint8).set_(storage, 0, shape)
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
 
 
 def collate(

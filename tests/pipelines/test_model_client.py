@@ -15,8 +15,8 @@ from aiohttp import web
 from PIL import Image
 
 from pipelines.answers import AnswerStore, read_answers
-from pipelines.model_client import ModelClient, ModelSettings, ServerUnavailable
-from pipelines.model_identity import ModelChanged, same_model
+from pipelines.model_client import ModelClient, ModelSettings
+from pipelines.model_identity import ModelChanged, ServerUnavailable, same_model
 from pipelines.sent_picture import SentPicture
 
 PROMPT = """

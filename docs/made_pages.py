@@ -29,6 +29,8 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Addresses of files beside docs/ become their paths: on the site there is nothing behind them."""
+    if "/" in page.file.src_uri:  # a page in a folder: `..` is still in docs/
+        return markdown
     return re.sub(r"\[([^\]]+)\]\(\.\./([^)]+)\)", r"\1 (`\2`)", markdown)
 
 

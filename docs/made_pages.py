@@ -176,4 +176,6 @@ def _code(text: str) -> str:
 
 
 def _escape(text: str) -> str:
-    return re.sub(r"([<*_\[\]])", r"\\\1", text)
+    """Plain words as Markdown; what stands in backticks stays as it is."""
+    pieces = text.split("`")
+    return "`".join(piece if i % 2 else re.sub(r"([<*_\[\]])", r"\\\1", piece) for i, piece in enumerate(pieces))

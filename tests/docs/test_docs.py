@@ -178,6 +178,11 @@ def test_the_site_has_every_operator_prompt_recipe_and_command(site):
     assert 'id="long_caption_en"' in (reference / "prompts.html").read_text()
 
 
+def test_every_page_is_in_the_navigation():
+    listed = (ROOT / "mkdocs.yml").read_text()
+    assert all(page.name in listed for page in ROOT.glob("docs/*.md"))
+
+
 def blocks(page, language):
     return [(title, text) for found, title, text in BLOCK.findall((ROOT / "docs" / page).read_text()) if found == language]
 

@@ -5,7 +5,8 @@ python benchmarks/viewer.py [--samples 1000 100000] [--folder DIR] [--visitors 5
 Makes a finished run of so many samples with the engine's own worker and commits (a table with boxes, pictures of 96 x 72 pixels, the
 stages download, size, text and select), starts `fineloom view` on it and asks as a browser would. Start: from the command to the
 address that it prints, imports and a first look at the ledger included. First page: the first request of all. Final: asked again until
-the page says that every shard was looked at. Visitors: each asks for a gallery page of its own, six pictures and one sample, all at the same time.
+the page says that every shard was looked at. Visitors: each asks for a gallery page of its own, six pictures and one sample, all at the
+same time.
 """
 
 from __future__ import annotations

@@ -115,6 +115,7 @@ ENDINGS = {
     "import": "stopped. Shards that are whole are kept; go on with: {again}",
     "compare": "stopped. Answers that came are kept; go on with: {again}",
     "view": "ended",
+    "review serve": "ended; every verdict is kept. Open it again with: {again}",
     "serve start": "stopped waiting; a server that was started goes on. Look: fineloom serve status. End it: fineloom serve stop",
 }
 """What Ctrl-C ends with, by command."""

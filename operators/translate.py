@@ -177,7 +177,7 @@ class Translate(ModelOperator):
             return None, finding
         text = language.to_simplified(re.sub(r"\s*\n\s*", "", text))
         finding = (
-            language.script(text, "zh", self.min_script_share if len(text) > 12 else 0.5)
+            language.script(pair.without_glosses(english, text), "zh", self.min_script_share if len(text) > 12 else 0.5)
             or wording.echo(text, answer.system, "zh")
             or form.repetition(text, "zh")
             or (("cut", answers.excerpt(text[-30:])) if was_cut else None)

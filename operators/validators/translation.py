@@ -45,8 +45,13 @@ def colour_table() -> tuple[re.Pattern[str], dict[str, str], re.Pattern[str], di
     return en, english, zh, {word: frozenset(names) for word, names in chinese.items()}
 
 
+BLENDS = re.compile(r"\b(golden)[- ]brown\b", re.IGNORECASE)
+"""Two English colours that are one: the first is enough."""
+
+
 def colours_of_english(text: str) -> Counter[str]:
     en, names, _, _ = colour_table()
+    text = BLENDS.sub(r"\1", text)
     kept = {m.start() for m in COLOURED.finditer(text)}
     text = SET_PHRASES.sub(lambda m: m[0] if m.start() in kept else " " * len(m[0]), text)
     return Counter(names[m[1].lower()] for m in en.finditer(text))
@@ -62,6 +67,8 @@ def colours(english: str, chinese: str) -> Finding | None:
         there.update(names[match[1]])
         if match[2]:
             named.append((match[0], names[match[1]]))
+    if "青花" in chinese:  # blue-and-white porcelain
+        there.update(("blue", "white"))
     for name, times in wanted.items():
         if there[name] < times:
             return "colours", f"{name}: {times} in the English, {there[name]} in the Chinese"
@@ -88,7 +95,9 @@ DIGITS = {c: i for i, c in enumerate("零一二三四五六七八九")} | {"〇"
 UNITS = {"十": 10, "百": 100, "千": 1000}
 MONTHS = re.split(" ", "january february march april may june july august september october november december")
 ROUND = re.compile(r"\b(?:dozens|hundreds|thousands|millions|centur(?:y|ies)|decades?)\b", re.IGNORECASE)
-CHINESE_NUMBER = re.compile(r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?[百千]?[万亿]?|[零〇一二两三四五六七八九十百千万亿俩仨]+")
+CHINESE_NUMBER = re.compile(
+    r"(?<![A-Za-z\d])(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?[百千]?[万亿]?|[零〇一二两三四五六七八九十百千万亿俩仨]+"
+)
 VAGUE = re.compile(r"几[十百千万]+|[十百千]几|数[十百千万]+|成[百千]上[千万]|[上近约]?[百千万]余|许多|一些")
 IDIOM = re.compile(
     r"\d+世纪|三角|四周|四处|四面八方|四面|四方|四肢|八角|五颜六色|五彩|七彩|十分|十足|百叶|千姿百态|万物|万里|三明治|二维码|三脚架|三轮车|十字"
@@ -97,9 +106,10 @@ IDIOM = re.compile(
 )
 MEASURE = (
     "个只条张辆匹座棵朵位名本台架块片根把件排层扇顶幅盏束杯瓶碗盘头艘间栋支枝颗粒串份套组行列种岁人年月米点元部口扎株尊副节枚幢"
+    "对双摞群堆道滩缕筐箱壶"
 )
 TWO_IN_ENGLISH = re.compile(
-    r"\b(?:two|both|pairs?|couple|twins?|double|dual|either|each|other|second|twice|half|2|opposite|sides)\b", re.I
+    r"\b(?:two|both|pairs?|couple|twins?|double|dual|either|each|other|second|twice|half|2|opposite|sides|neither)\b", re.I
 )
 TWO_IN_CHINESE = re.compile(r"[二两双俩对]|2|成对|都")
 
@@ -196,9 +206,13 @@ ENGLISH_NOT = re.compile(
     re.IGNORECASE,
 )
 NEAR_NOT = re.compile(
-    r"\b(?:un(?!der|til|it|ion|iform|cle|ique)\w{3,}|in(?:visible|complete|distinct|active)|irregular\w*"
-    r"|dis(?:appear|connect|abl|lik|order|agree|organ|assembl|regard)\w*|\w+less|opaque|bare\w*|empty|blank|plain|free|absent|missing"
-    r"|hardly|barely|few|little|different|various|several|far|fail\w*|out of|still|unlike|but|although|however)\b",
+    r"\b(?:un(?!der|til|it|ion|iform|cle|ique)\w{3,}|in(?:visible|complete|distinct|active|dependent)|irregular\w*|illegible"
+    r"|dis(?:appear|connect|abl|lik|order|agree|organ|assembl|regard)\w*|(?!unless)\w+less"
+    r"|opaque|bare\w*|empty|blank|plain|absent|missing"
+    r"|hardly|scarcely|barely|(?<!\ba )few|little (?:or|of|light|detail|space|room|else)|free of|[a-z]+-free|fail\w*|out of|unlike"
+    r"|rather than|instead|except|apart from|avoid\w*|refus\w*|prevent\w*|forg[eo]t\w*|yet|unless|nor|far from|beyond"
+    r"|(?:switched|turned|taken|cut|broken) off|off(?!-)|lost|loses?|gone|hidden|too|stop(?:s|ped)?|closed|shut|stationary"
+    r"|motionless)\b",
     re.IGNORECASE,
 )
 """English words that are rightly rendered by a Chinese negation."""
@@ -207,19 +221,28 @@ NO_NEGATION = re.compile(
     r"不同|不仅|不过|不但|不只|不少|不断|不锈|不远|不久|不时|不一|不等|不禁|不已|不错|不由|不论|不管|不规则|不大|不透明|不对称|差不多|忍不住|无人机|无论|无数|无比|无边|无限|无疑"
     r"|非常|除非|非洲|未来|无袖|无线|无框|无缝|来不及|了不起|对不起|不可思议|不易|不起眼|别致|川流不息|络绎不绝|若有所|目不转睛|一望无际|栩栩|不倒翁|无花果|没入|淹没|沉没|出没|隐没|埋没|没落"
 )
-CERTAIN_NOT = re.compile(r"没有|不是|并非|并未|并不|不在|没|不戴|不穿|未")
+CERTAIN_NOT = re.compile(r"没有?|不是|并非|未|并不|不在|不戴|不穿|不带|看不[到见]|毫无|空无|无人")
+OR = re.compile(r"\bor\b|,", re.IGNORECASE)
 
 
 def negation(english: str, chinese: str) -> Finding | None:
-    """As many negations as the English has ("neither … nor" is one); no negation where the English has none."""
+    """As many negations as the English has ("neither … nor" is one), and no more denials than it has words that deny."""
+    english, chinese = outside_quotes(english), outside_quotes(chinese)
     wanted = len(ENGLISH_NOT.findall(english))
     bare = NO_NEGATION.sub(" ", chinese)
     there = len(CHINESE_NOT.findall(bare))
     if there < wanted:
         return "negation", f"{wanted} in the English, {there} in the Chinese"
-    certain = CERTAIN_NOT.search(bare)
-    if not wanted and certain and not NEAR_NOT.search(english):
-        return "negation", f"“{certain[0]}” where the English denies nothing"
+    certain = CERTAIN_NOT.findall(bare)
+    # "no houses or roads" is 没有房屋，也没有道路.
+    room = wanted + len(NEAR_NOT.findall(english)) + (len(OR.findall(english)) if wanted and "也" in bare else 0)
+    if len(certain) > room:
+        what = (
+            f"“{certain[0]}” where the English denies nothing"
+            if not room
+            else f"{len(certain)} denials, the English has {room}"
+        )
+        return "negation", what
     return None
 
 
@@ -229,8 +252,18 @@ LATIN = re.compile(r"[A-Za-zÀ-ɏ](?:[A-Za-zÀ-ɏ'’&.-]*[A-Za-zÀ-ɏ])?")
 RUN = re.compile(r"[A-Za-zÀ-ɏ](?:[A-Za-zÀ-ɏ0-9'’&. -]*[A-Za-zÀ-ɏ])?")
 MEASURES = frozenset(("cm", "mm", "km", "kg", "ml", "vs", "am", "pm", "wifi", "app", "iphone", "ipad", "logo"))
 SHAPED_LIKE = re.compile(r"T恤|[A-Z](?:形|字|型|光|领)")
-GLOSS = re.compile(r"[（(]([A-Za-zÀ-ɏ][^（）()]{0,60})[）)]")
+GLOSS = re.compile(r"[（(]([A-Za-zÀ-ɏ][^（）()]{0,120})[）)]")
 """A name's original spelling in brackets after its translation."""
+
+
+def without_glosses(english: str, chinese: str) -> str:
+    """The Chinese without bracketed spellings whose Latin words are all in the English: they are no sign of another language."""
+    source = _plain(english)
+
+    def bare(match: re.Match[str]) -> str:
+        return "" if all(_plain(word) in source for word in LATIN.findall(match[1])) else match[0]
+
+    return GLOSS.sub(bare, chinese)
 
 
 def untranslated(english: str, chinese: str) -> Finding | None:

@@ -26,6 +26,13 @@ from pipelines.config import load_recipe
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", default="dci_cn", help="whose translation stage judges")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override of the recipe, e.g. stages.translate.dictionary=true",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the planter, the forms and the halves")
     parser.add_argument("--per-kind", type=int, default=400, help="faults planted of each kind, at most")
     parser.add_argument("--photos", type=Path, help="index of photographs with human pairs (text_en, text_zh_tw)")
@@ -36,8 +43,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, help="write the figures to this file")
 
 
-def stage_of(recipe: str) -> Translate:
-    for stage in load_recipe(recipe).stages:
+def stage_of(recipe: str, overrides: Sequence[str] = ()) -> Translate:
+    for stage in load_recipe(recipe, overrides).stages:
         for operator in stage.operators.values():
             if isinstance(operator, Translate):
                 return operator
@@ -74,7 +81,7 @@ class Chain:
 
 
 def run(report: Report, given: argparse.Namespace) -> None:
-    operator = stage_of(given.recipe)
+    operator = stage_of(given.recipe, given.set)
     chain = Chain(operator)
     pairs = [*written(), *formed(given.seed)]
     by_hand = sum(pair.origin == "written" for pair in pairs)

@@ -79,7 +79,7 @@ screenshots: .venv/ready  ## renew the pictures of the pages in docs/images (wan
 	.venv/bin/python tests/screenshots.py
 
 docs: .venv/ready  ## build the documentation as a site, build/site/index.html
-	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet --strict --config-file manifests/mkdocs.yml
 
 SEEDS ?= 200
 

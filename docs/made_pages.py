@@ -1,5 +1,5 @@
 """Pages that are made while the site is built, so that they cannot say anything else than the code: commands, operators, prompts,
-recipes, examples. Hooks of mkdocs; see mkdocs.yml."""
+recipes, examples. Hooks of mkdocs; see manifests/mkdocs.yml."""
 
 from __future__ import annotations
 

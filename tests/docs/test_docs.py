@@ -144,7 +144,7 @@ def site(tmp_path_factory):
     out = tmp_path_factory.mktemp("site")
     mkdocs = Path(sys.executable).with_name("mkdocs")
     done = subprocess.run(
-        [mkdocs, "build", "--strict", "--quiet", "--site-dir", str(out)],
+        [mkdocs, "build", "--strict", "--quiet", "--config-file", "manifests/mkdocs.yml", "--site-dir", str(out)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -179,7 +179,7 @@ def test_the_site_has_every_operator_prompt_recipe_and_command(site):
 
 
 def test_every_page_is_in_the_navigation():
-    listed = (ROOT / "mkdocs.yml").read_text()
+    listed = (ROOT / "manifests" / "mkdocs.yml").read_text()
     assert all(page.name in listed for page in ROOT.glob("docs/*.md"))
 
 

@@ -7,11 +7,12 @@ not judged, so these checks are silent much more often than they are wrong.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from operators.validators import Finding, dictionary, translation
+from operators.validators import Finding, dictionary, sentences, translation
 
 SIDES = {
     "上": r"on|above|over|atop|on top of",
@@ -25,6 +26,20 @@ SIDES = {
 VOICE = re.compile("[被把由给让使将受]")
 ATTRIBUTE = re.compile(r"[\u4e00-\u9fff]{1,2}色的?|[大小高长短老新旧]的|白的|黑的|红的")
 NOUN = frozenset(("NOUN", "PROPN"))
+MUTUAL = frozenset(
+    re.findall(r"\w+", "with near beside by among between alongside along around as like next opposite during without about")
+)
+"""Prepositions whose two sides may change places, or name no second party."""
+PLACE = re.compile("的?[身左右最靠正]?[上下左右前后里内中央旁边侧面间外尽]|[的、和与及]")
+"""After a noun: it is a place, belongs to what follows, or is one of a list."""
+PARTS = frozenset(
+    re.findall(r"\w+", "side middle center centre edge end top front back corner left right bottom foot distance rest sides")
+)
+"""Nouns that only say where."""
+OWN = re.compile("[这那每另]?[一两三四五六七八九十几]?[" + translation.MEASURE + "]?$")
+"""What counts a noun, right before it."""
+FRONTED = re.compile("[从朝向往沿对给为把将用跟随比由在到着了过被是有和与及]$")
+"""Before a noun: it is no topic but the object of a preposition or a verb."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +66,19 @@ def nlp() -> Any:
 
 def swapped(english: str, chinese: str) -> Finding | None:
     """Two things that exchanged their colours or counts, their roles around a verb, or their sides of a preposition."""
-    doc = nlp()(english)
-    paired = _pair([t for t in doc if t.pos_ in NOUN], chinese)
-    return _attributes(doc, paired, chinese) or _roles(doc, paired, chinese) or _sides(doc, paired, chinese)
+    own, theirs = sentences.split(english), sentences.split(chinese)
+    # A noun is the only one of its kind more often in a sentence than in a text.
+    pairs = list(zip(own, theirs, strict=True)) if len(own) == len(theirs) else [(english, chinese)]
+    for en, zh in pairs:
+        doc = nlp()(en)
+        paired = _pair([t for t in doc if t.pos_ in NOUN], zh)
+        if len(paired) > 1:
+            finding = (
+                _attributes(doc, paired, zh) or _roles(doc, paired, zh) or _sides(doc, paired, zh) or _order(doc, paired, zh)
+            )
+            if finding:
+                return finding
+    return None
 
 
 def _pair(nouns: list[Any], chinese: str) -> dict[int, Pairing]:
@@ -162,3 +187,62 @@ def _sides(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | None
             if at.match(chinese, paired[thing.i].end) and not at.match(chinese, paired[landmark.i].end):
                 return "swapped", f"“{thing.text}” and “{landmark.text}” around “{match[0].strip()}”"
     return None
+
+
+def _order(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | None:
+    """Who does something stands before whom it is done to, or than whom, to whom, behind whom: the Chinese begins with the other
+    one, and nothing there (被, a place, 的) gives it another part."""
+    for verb in doc:
+        if verb.pos_ not in ("VERB", "AUX"):
+            continue
+        subject = _subject(verb)
+        if subject is None or subject.i not in paired:
+            continue
+        first = paired[subject.i]
+        for target in _targets(verb):
+            second = paired.get(target.i)
+            if second and target.text.lower() not in PARTS and second.end <= first.start and _begins(second, first, chinese):
+                return "swapped", f"“{subject.text}” and “{target.text}” around “{verb.text}”"
+    return None
+
+
+def _subject(verb: Any) -> Any:
+    """The noun that does what the verb says: its own subject, what it describes ("a dog chasing"), or its sister verb's."""
+    own = next((child for child in verb.lefts if child.dep_ in ("nsubj", "nsubjpass")), None)
+    if own is not None:
+        passive = own.dep_ == "nsubjpass" and any(child.dep_ == "agent" for child in verb.children)
+        return None if passive else own
+    if verb.dep_ == "acl" and verb.tag_ == "VBG":
+        return verb.head
+    if verb.dep_ == "conj" and verb.head.pos_ in ("VERB", "AUX"):
+        return _subject(verb.head)
+    return None
+
+
+def _targets(verb: Any) -> Iterator[Any]:
+    """Objects, and what stands after the verb's prepositions or after "than"."""
+    for child in verb.rights:
+        if child.dep_ in ("dobj", "obj", "dative") and child.pos_ in NOUN:
+            yield child
+        elif child.dep_ in ("prep", "dative", "acomp", "advmod", "prt") and child.text.lower() not in MUTUAL:
+            yield from _after(child)
+
+
+def _after(word: Any, depth: int = 3) -> Iterator[Any]:
+    for child in word.rights:
+        if child.dep_ == "pobj":
+            yield child
+        if depth and child.dep_ in ("prep", "pobj") and child.text.lower() not in MUTUAL:
+            yield from _after(child, depth - 1)
+
+
+def _begins(thing: Pairing, other: Pairing, chinese: str) -> bool:
+    """Whether a thing opens its Chinese clause as what the clause is about, with the other one behind its verb."""
+    between = chinese[thing.end : other.start]
+    named_place = chinese[thing.end - 1] in "上下里中内外前后旁边侧"
+    if named_place or re.search("[。！？；被由受遭让]", between) or PLACE.match(chinese, thing.end):
+        return False
+    before = re.split("[。！？；，,：:]", chinese[: thing.start])[-1]
+    if FRONTED.search(re.sub(OWN, "", before)):
+        return False
+    return any(flag[0] in "vp" for _, flag in dictionary.tagged(ATTRIBUTE.sub("", between)))

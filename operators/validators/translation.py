@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from operators.validators import Finding
+from operators.validators import Finding, sentences
 from operators.validators.form import length_of
 from operators.validators.sentences import QUOTED, outside_quotes
 
@@ -222,7 +222,6 @@ NO_NEGATION = re.compile(
     r"|非常|除非|非洲|未来|无袖|无线|无框|无缝|来不及|了不起|对不起|不可思议|不易|不起眼|别致|川流不息|络绎不绝|若有所|目不转睛|一望无际|栩栩|不倒翁|无花果|没入|淹没|沉没|出没|隐没|埋没|没落"
 )
 CERTAIN_NOT = re.compile(r"没有?|不是|并非|未|并不|不在|不戴|不穿|不带|看不[到见]|毫无|空无|无人")
-OR = re.compile(r"\bor\b|,", re.IGNORECASE)
 
 
 def negation(english: str, chinese: str) -> Finding | None:
@@ -233,17 +232,24 @@ def negation(english: str, chinese: str) -> Finding | None:
     there = len(CHINESE_NOT.findall(bare))
     if there < wanted:
         return "negation", f"{wanted} in the English, {there} in the Chinese"
-    certain = CERTAIN_NOT.findall(bare)
-    # "no houses or roads" is 没有房屋，也没有道路.
-    room = wanted + len(NEAR_NOT.findall(english)) + (len(OR.findall(english)) if wanted and "也" in bare else 0)
-    if len(certain) > room:
-        what = (
-            f"“{certain[0]}” where the English denies nothing"
-            if not room
-            else f"{len(certain)} denials, the English has {room}"
-        )
-        return "negation", what
+    pairs = [(english, bare)]
+    own, theirs = sentences.split(english), sentences.split(bare)
+    if len(own) == len(theirs) > 1:
+        pairs = list(zip(own, theirs, strict=True))
+    for en, zh in pairs:
+        certain, room = CERTAIN_NOT.findall(zh), _denials(en, zh)
+        if len(certain) > room:
+            said = f"the English has {room}" if room else "the English denies nothing"
+            return "negation", f"{len(certain)} denials (“{certain[0]}”) where {said}"
     return None
+
+
+def _denials(english: str, chinese: str) -> int:
+    """How many negations of the Chinese the English accounts for. "Not closed" is one, "no houses or roads" may be two."""
+    nots = [match.end() for match in ENGLISH_NOT.finditer(english)]
+    near = [match for match in NEAR_NOT.finditer(english) if not any(0 <= match.start() - end <= 6 for end in nots)]
+    repeated = len(re.findall(r"\bor\b", english)) if nots and re.search("也[没不无]", chinese) else 0
+    return len(nots) + len(near) + repeated
 
 
 # Words left in English, and length.

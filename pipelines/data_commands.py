@@ -212,7 +212,10 @@ def review_export(
 
 @review.command("import")
 def review_import(
-    files: Annotated[list[Path], typer.Argument(help="Files that reviewers filled in, or books of `review serve`.")],
+    files: Annotated[
+        list[str],
+        typer.Argument(help="Files that reviewers filled in, or books of `review serve`: files, or postgresql://… addresses."),
+    ],
     out: Annotated[Path, typer.Option(help="New file of all good lines: stages.reviewed.file of a recipe.")],
     as_json: AsJson = False,
 ) -> None:
@@ -221,6 +224,7 @@ def review_import(
     Examples:
         fineloom review import doubtful-anna.jsonl doubtful-bo.jsonl --out verdicts.jsonl
         fineloom review import runs/dci_cn/review.sqlite --out verdicts.jsonl
+        fineloom review import postgresql://review@db.example.org/review --out verdicts.jsonl
     """
     from pipelines.review_file import merge_reviews
 

@@ -18,7 +18,12 @@ if TYPE_CHECKING:
     from pipelines.review.book import Book
 
 BookFile = Annotated[
-    Path | None, typer.Option("--book", help="SQLite file of the review; by default review.sqlite in the run's folder.")
+    str | None,
+    typer.Option(
+        "--book",
+        metavar="PATH|ADDRESS",
+        help="SQLite file of the review, by default review.sqlite in the run's folder; or postgresql://user@host/database.",
+    ),
 ]
 
 
@@ -58,6 +63,7 @@ def serve_command(
     Examples:
         fineloom review serve dci_cn --reviewer Li --reviewer Wang --double 0.2
         fineloom review serve finehard --stage verify --doubtful "doubtful > 0"
+        fineloom review serve dci_cn --book postgresql://review@db.example.org/review
     """
     from pipelines.review import book_of, open_book, run_of, serve
 
@@ -118,16 +124,17 @@ def status_command(recipe: RecipeName, book: BookFile = None, root: Root = ROOT,
 
 
 @contextmanager
-def _book(recipe: str, root: Path, given: Path | None, begin: bool = False) -> Iterator[Book]:
-    from pipelines.review import book_of, open_book
-    from pipelines.review.book import BookError
+def _book(recipe: str, root: Path, given: str | None, begin: bool = False) -> Iterator[Book]:
+    from pipelines.review import book_of, is_begun, open_book
+    from pipelines.review.database import BookError
 
     name = load_recipe(recipe, []).name
     folder = place(root) / name
-    path = book_of(folder, given)
-    if not path.exists() and not (begin and folder.is_dir()):
-        raise ConfigError(f"{path}: no review was begun; `fineloom review serve {recipe}` begins one")
-    opened = open_book(path, name)
+    where = book_of(folder, given)
+    if not is_begun(where) and not (begin and folder.is_dir()):
+        at = f" --book {where}" if given else ""
+        raise ConfigError(f"{where}: no review was begun; `fineloom review serve {recipe}{at}` begins one")
+    opened = open_book(where, name)
     try:
         yield opened
     except BookError as error:

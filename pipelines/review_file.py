@@ -31,7 +31,8 @@ from pipelines.config import ConfigError, Stage
 from pipelines.durable import create_if_absent
 from pipelines.ledger import Entry, shard_name
 from pipelines.model_client import ModelClient
-from pipelines.review.book import Book, BookError, is_book
+from pipelines.review.book import Book, is_book
+from pipelines.review.database import BookError, is_address
 from pipelines.run import reach
 from pipelines.view import View, read_columns
 
@@ -214,17 +215,19 @@ class Merged:
     kappas: list[tuple[str, str, float | None, int]] = field(default_factory=list)
 
 
-def merge_reviews(files: Sequence[Path], out: Path) -> Merged:
-    """Read what people filled in, write the good lines to the new file `out`, and say what is wrong with the others."""
+def merge_reviews(files: Sequence[Path | str], out: Path) -> Merged:
+    """Read what people filled in (files, books, addresses of books), write the good lines to the new file `out`; say what is wrong
+    with the others."""
     merged = Merged()
     reviews: list[Review] = []
-    for path in files:
-        if not path.is_file():
-            raise ConfigError(f"{path}: no such file")
-        found, bad, waiting = _of_book(path) if is_book(path) else read_reviews(path)
+    for file in files:
+        at_server = is_address(file)
+        if not at_server and not Path(file).is_file():
+            raise ConfigError(f"{file}: no such file")
+        found, bad, waiting = _of_book(file) if at_server or is_book(Path(file)) else read_reviews(Path(file))
         reviews += found
         merged.waiting += waiting
-        merged.bad += [(str(path), number, why) for number, why in bad]
+        merged.bad += [(str(file), number, why) for number, why in bad]
     settled = settle(reviews)
     merged.reviews, merged.pairs = len(reviews), len(settled)
     merged.disputed = sum(review is None for review in settled.values())
@@ -241,10 +244,10 @@ def merge_reviews(files: Sequence[Path], out: Path) -> Merged:
     return merged
 
 
-def _of_book(path: Path) -> tuple[list[Review], list[tuple[int, str]], int]:
+def _of_book(where: Path | str) -> tuple[list[Review], list[tuple[int, str]], int]:
     """As `read_reviews` of a book: verdicts, bad ones (there should be none), items that nobody has judged yet."""
     try:
-        book = Book(path, None)
+        book = Book(where, None)
         try:
             lines, stages = list(book.lines()), book.progress()["stages"]
         finally:

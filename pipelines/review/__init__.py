@@ -1,6 +1,8 @@
 """`fineloom review`: pages on which several people judge what a run is not sure of.
 
-book.py      items, people and verdicts, in one SQLite file
+book.py      items, people and verdicts
+database.py  where they lie: an SQLite file
+postgres.py  or a PostgreSQL database
 items.py     what of a run is asked about
 filler.py    keeps the book filled while the run goes on
 app.py       addresses, who is there, refusals
@@ -16,7 +18,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from pipelines.config import ConfigError
-from pipelines.review.book import Book, BookError
+from pipelines.review.book import Book
+from pipelines.review.database import BookError, database_of, is_address
 from pipelines.stores import Place, place
 from pipelines.viewer import is_loopback, listen, runs_in
 from pipelines.viewer.snapshot import Run
@@ -25,18 +28,28 @@ PORT = 8766
 BOOK = "review.sqlite"
 
 
-def book_of(folder: Path, given: Path | None) -> Path:
-    """Where the book of a run lies. ConfigError where it must be said."""
+def book_of(folder: Path, given: str | None) -> Path | str:
+    """Where the book of a run lies: a file, or the address of a database. ConfigError where it must be said."""
     if given is not None:
-        return given
+        return given if is_address(given) else Path(given)
     if isinstance(folder, Place):
-        raise ConfigError(f"{folder} is on a store, where no database can lie: give a file on this machine's disk with --book")
+        raise ConfigError(
+            f"{folder} is on a store, where no database can lie: give a file on this machine's disk, or postgresql://…, with --book"
+        )
     return folder / BOOK
 
 
-def open_book(path: Path, run: str, double: float | None = None) -> Book:
+def open_book(where: Path | str, run: str, double: float | None = None) -> Book:
     try:
-        return Book(path, run, double)
+        return Book(where, run, double)
+    except BookError as error:
+        raise ConfigError(str(error)) from error
+
+
+def is_begun(where: Path | str) -> bool:
+    """Whether a book is there; ConfigError where nobody can say."""
+    try:
+        return database_of(where).exists()
     except BookError as error:
         raise ConfigError(str(error)) from error
 
@@ -97,7 +110,7 @@ def serve(
         None if not hosts else _origins(hosts, bound.getsockname()[1], outside),
         address.startswith("https"),
     )
-    say(f"review of {run.name} · {', '.join(a.stage.name + ' (' + a.kind + ')' for a in asked)} · book {book.path}")
+    say(f"review of {run.name} · {', '.join(a.stage.name + ' (' + a.kind + ')' for a in asked)} · book {book.at.name}")
     for name in reviewers:
         say(f"{name}: {address}/enter/{book.invite(name)}")
     known = [name for name in book.names() if name not in reviewers]

@@ -1,62 +1,27 @@
-"""The book of a review: what people are asked, who they are, and every verdict, in one SQLite file.
+"""The book of a review: what people are asked, who they are, and every verdict, in an SQLite file or a PostgreSQL database.
 
-A verdict is on the disk before the page says so (write-ahead log, synchronous=FULL) and is never changed: the last one of a reviewer
-counts. Each operation opens the file anew and refuses one that is gone, so that nothing is written into a file that no name leads to
-any more. Tokens and sessions are kept as checksums only.
+A verdict is on the disk before the page says so and is never changed: the last one of a reviewer counts. How it gets there is the
+database's (database.py, postgres.py). Tokens and sessions are kept as checksums only.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import secrets
-import sqlite3
-import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from operators.reviewed import key
-from pipelines.durable import sync_folder
+from pipelines.review.database import BookError, Connection, database_of
 
-APPLICATION, VERSION = 0x464C5256, 1
-BUSY = 5.0
-"""Seconds that a writer waits for another one."""
 LEASE = 30 * 60
 """Seconds for which an item that was shown is kept from others."""
 SESSION_DAYS = 30
-SCHEMA = """
-CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
-CREATE TABLE reviewers (
-  id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, token TEXT UNIQUE, created TEXT NOT NULL) STRICT;
-CREATE TABLE sessions (
-  id TEXT PRIMARY KEY, reviewer INTEGER NOT NULL REFERENCES reviewers(id), csrf TEXT NOT NULL, until REAL NOT NULL) STRICT;
-CREATE TABLE items (
-  id INTEGER PRIMARY KEY, mark TEXT NOT NULL UNIQUE, stage TEXT NOT NULL, shard INTEGER NOT NULL, uid TEXT NOT NULL,
-  kind TEXT NOT NULL, rank REAL NOT NULL, need INTEGER NOT NULL, done INTEGER NOT NULL DEFAULT 0,
-  gone INTEGER NOT NULL DEFAULT 0, content TEXT NOT NULL) STRICT;
-CREATE INDEX items_waiting ON items (rank, id) WHERE done = 0 AND gone = 0;
-CREATE INDEX items_of_shard ON items (stage, shard);
-CREATE INDEX items_of_sample ON items (uid);
-CREATE TABLE shards (stage TEXT NOT NULL, shard INTEGER NOT NULL, stamp TEXT NOT NULL, PRIMARY KEY (stage, shard)) STRICT;
-CREATE TABLE verdicts (
-  id INTEGER PRIMARY KEY, item INTEGER NOT NULL REFERENCES items(id), reviewer INTEGER NOT NULL REFERENCES reviewers(id),
-  verdict TEXT NOT NULL, corrected TEXT, reason TEXT, time TEXT NOT NULL) STRICT;
-CREATE INDEX verdicts_of_item ON verdicts (item, reviewer);
-CREATE INDEX verdicts_of_reviewer ON verdicts (reviewer, id);
-CREATE TABLE leases (
-  item INTEGER NOT NULL REFERENCES items(id), reviewer INTEGER NOT NULL REFERENCES reviewers(id), until REAL NOT NULL,
-  skipped INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (item, reviewer)) STRICT;
-CREATE INDEX leases_of_reviewer ON leases (reviewer);
-"""
-
-
-class BookError(Exception):
-    """The book cannot be used, and why; what was to be stored is not."""
 
 
 class Taken(Exception):
@@ -102,110 +67,38 @@ def _digest(text: str) -> str:
 
 
 class Book:
-    def __init__(self, path: Path, run: str | None, double: float | None = None, lease: float = LEASE) -> None:
+    def __init__(self, where: Path | str, run: str | None, double: float | None = None, lease: float = LEASE) -> None:
         """Open the book of the run, or begin it; with run None open whatever book it is.
 
+        where: a file, or the address of a database.
         double: share of items that two people judge; None: as it was."""
-        self.path, self.lease = path, lease
-        self._filling = threading.Lock()
-        if run is not None and not path.exists():
-            self._begin(path, run)
-        try:
-            with self.reading() as db:
-                about = dict(db.execute("SELECT name, value FROM about"))
-        except BookError:
-            raise
-        except sqlite3.Error as error:
-            raise _told(path, error) from error
+        self.at, self.lease = database_of(where), lease
+        if run is not None and not self.at.exists():
+            self.at.begin(run)
+        with self.reading() as db:
+            about = dict(db.execute("SELECT name, value FROM about"))
         if run not in (None, about.get("run")):
-            raise BookError(f"{path} is the book of the run {about.get('run')}, not of {run}: give another file with --book")
+            raise BookError(
+                f"{self.at.name} is the book of the run {about.get('run')}, not of {run}: give another one with --book"
+            )
         self.double = float(about["double"]) if double is None else double
         if self.double != float(about["double"]):
             with self.writing() as db:
                 db.execute("UPDATE about SET value = ? WHERE name = 'double'", (str(self.double),))
                 for item, mark in db.execute("SELECT id, mark FROM items").fetchall():
                     db.execute("UPDATE items SET need = ? WHERE id = ?", (self._need(mark), item))
-                db.execute(
-                    "UPDATE items SET done = need <= (SELECT count(DISTINCT reviewer) FROM verdicts WHERE item = items.id)"
-                )
-        # As long as one connection is open, closing the others does not fold the log back into the file each time.
-        self._anchor = self._connect()
+                db.execute(f"UPDATE items SET done = {_DONE}")
+        self.at.open()
 
-    def _begin(self, path: Path, run: str) -> None:
-        scratch = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            os.close(os.open(scratch, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-            db = sqlite3.connect(scratch, isolation_level=None)
-            db.execute("PRAGMA journal_mode=WAL")
-            db.executescript(
-                f"BEGIN; {SCHEMA} INSERT INTO about VALUES ('run', {_quoted(run)}), ('double', '0');"
-                f"PRAGMA application_id={APPLICATION}; PRAGMA user_version={VERSION}; COMMIT;"
-            )
-            db.close()
-            with suppress(FileExistsError):  # another process was first: its book is taken
-                os.link(scratch, path)
-            sync_folder(path.parent)
-        except (sqlite3.Error, OSError) as error:
-            raise BookError(f"{path}: cannot begin the book: {error}") from error
-        finally:
-            scratch.unlink(missing_ok=True)
+    def reading(self) -> AbstractContextManager[Connection]:
+        return self.at.reading()
 
-    def _connect(self) -> sqlite3.Connection:
-        try:
-            db = sqlite3.connect(
-                f"{self.path.absolute().as_uri()}?mode=rw",
-                uri=True,
-                timeout=BUSY,
-                isolation_level=None,
-                check_same_thread=False,
-            )
-            db.execute("PRAGMA synchronous=FULL")
-            db.execute("PRAGMA secure_delete=ON")
-            application, version = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
-        except sqlite3.Error as error:
-            raise _told(self.path, error) from error
-        if application != APPLICATION:
-            db.close()
-            raise BookError(f"{self.path} is no book of a review: give another file with --book")
-        if version != VERSION:
-            db.close()
-            raise BookError(
-                f"{self.path} was written by another version of fineloom (layout {version}, this one knows {VERSION})"
-            )
-        return db
-
-    @contextmanager
-    def reading(self) -> Iterator[sqlite3.Connection]:
-        db = self._connect()
-        try:
-            yield db
-        except sqlite3.Error as error:
-            raise _told(self.path, error) from error
-        finally:
-            db.close()
-
-    @contextmanager
-    def writing(self) -> Iterator[sqlite3.Connection]:
+    def writing(self) -> AbstractContextManager[Connection]:
         """One transaction; BookError means that nothing of it is stored."""
-        db = self._connect()
-        try:
-            opened = os.stat(self.path)
-            db.execute("BEGIN IMMEDIATE")
-            yield db
-            db.execute("COMMIT")
-            present = os.stat(self.path)
-            if (opened.st_dev, opened.st_ino) != (present.st_dev, present.st_ino):
-                raise FileNotFoundError
-        except sqlite3.Error as error:
-            raise _told(self.path, error) from error
-        except OSError as error:
-            raise BookError(f"{self.path}: the book was removed or replaced; put it back, then go on") from error
-        finally:
-            db.close()  # rolls back what was not committed
+        return self.at.writing()
 
     def close(self) -> None:
-        self._anchor.close()
+        self.at.close()
 
     # People.
 
@@ -213,7 +106,7 @@ class Book:
         """A new token for a reviewer, the only one from now on; sessions of the old one end."""
         token = secrets.token_urlsafe(24)
         with self.writing() as db:
-            db.execute("INSERT OR IGNORE INTO reviewers (name, created) VALUES (?, ?)", (name, now().isoformat()))
+            db.execute("INSERT INTO reviewers (name, created) VALUES (?, ?) ON CONFLICT DO NOTHING", (name, now().isoformat()))
             db.execute("UPDATE reviewers SET token = ? WHERE name = ?", (_digest(token), name))
             db.execute("DELETE FROM sessions WHERE reviewer = (SELECT id FROM reviewers WHERE name = ?)", (name,))
         return token
@@ -274,13 +167,17 @@ class Book:
                 mark = mark_of(uid, content)
                 row = mark, stage, shard, uid, kind, rank, self._need(mark), json.dumps(content, ensure_ascii=True, default=str)
                 added += db.execute(
-                    "INSERT OR IGNORE INTO items (mark, stage, shard, uid, kind, rank, need, content) VALUES (?,?,?,?,?,?,?,?)",
+                    "INSERT INTO items (mark, stage, shard, uid, kind, rank, need, content) VALUES (?,?,?,?,?,?,?,?) "
+                    "ON CONFLICT DO NOTHING",
                     row,
                 ).rowcount
                 db.execute(
                     "UPDATE items SET gone = 0, stage = ?, shard = ?, content = ? WHERE mark = ?", (stage, shard, row[-1], mark)
                 )
-            db.execute("INSERT OR REPLACE INTO shards VALUES (?, ?, ?)", (stage, shard, stamp))
+            db.execute(
+                "INSERT INTO shards VALUES (?, ?, ?) ON CONFLICT (stage, shard) DO UPDATE SET stamp = excluded.stamp",
+                (stage, shard, stamp),
+            )
         return added
 
     def forget(self, uids: Sequence[str]) -> int:
@@ -317,25 +214,26 @@ class Book:
             self._hold(db, found[0], reviewer, moment)
             return _item(db.execute(f"{_ITEM} WHERE id = ?", found).fetchone())
 
-    def _free(self, db: sqlite3.Connection, reviewer: int, moment: float, skipped: int) -> tuple[int] | None:
+    def _free(self, db: Connection, reviewer: int, moment: float, skipped: int) -> tuple[int] | None:
         skips = "EXISTS (SELECT 1 FROM leases l WHERE l.item = items.id AND l.reviewer = :me AND l.skipped = 1)"
         found: tuple[int] | None = db.execute(
             f"""SELECT id FROM items WHERE done = 0 AND gone = 0 AND {skips if skipped else f"NOT {skips}"}
             AND NOT EXISTS (SELECT 1 FROM verdicts v WHERE v.item = items.id AND v.reviewer = :me)
             AND need > (SELECT count(*) FROM (
               SELECT reviewer FROM verdicts v WHERE v.item = items.id AND v.reviewer != :me
-              UNION SELECT reviewer FROM leases l WHERE l.item = items.id AND l.reviewer != :me AND skipped = 0 AND until > :now))
+              UNION SELECT reviewer FROM leases l WHERE l.item = items.id AND l.reviewer != :me AND skipped = 0 AND until > :now)
+              AS others)
             ORDER BY rank, id LIMIT 1""",
             {"me": reviewer, "now": moment},
         ).fetchone()
         return found
 
-    def _hold(self, db: sqlite3.Connection, item: int, reviewer: int, moment: float) -> None:
-        db.execute("INSERT OR REPLACE INTO leases VALUES (?, ?, ?, 0)", (item, reviewer, moment + self.lease))
+    def _hold(self, db: Connection, item: int, reviewer: int, moment: float) -> None:
+        db.execute(_LEASE, (item, reviewer, moment + self.lease, 0))
 
     def skip(self, item: int, reviewer: int) -> None:
         with self.writing() as db:
-            db.execute("INSERT OR REPLACE INTO leases VALUES (?, ?, 0, 1)", (item, reviewer))
+            db.execute(_LEASE, (item, reviewer, 0.0, 1))
 
     def hold(self, item: int, reviewer: int) -> Taken | None:
         """Keep it for this reviewer, or say who else has it or judged it, if that leaves no room."""
@@ -370,10 +268,7 @@ class Book:
             row = item, reviewer, verdict, corrected, reason, time
             db.execute("INSERT INTO verdicts (item, reviewer, verdict, corrected, reason, time) VALUES (?,?,?,?,?,?)", row)
             db.execute("DELETE FROM leases WHERE item = ? AND reviewer = ?", (item, reviewer))
-            db.execute(
-                "UPDATE items SET done = need <= (SELECT count(DISTINCT reviewer) FROM verdicts WHERE item = items.id) WHERE id = ?",
-                (item,),
-            )
+            db.execute(f"UPDATE items SET done = {_DONE} WHERE id = ?", (item,))
         return time
 
     def said(self, item: int, reviewer: int) -> dict[str, Any] | None:
@@ -416,7 +311,8 @@ class Book:
             stages = {
                 stage: {"items": items, "done": done, "double": double}
                 for stage, items, done, double in db.execute(
-                    "SELECT stage, count(*), sum(done), sum(need = 2) FROM items WHERE gone = 0 GROUP BY stage ORDER BY stage"
+                    "SELECT stage, count(*), count(CASE WHEN done = 1 THEN 1 END), count(CASE WHEN need = 2 THEN 1 END) "
+                    "FROM items WHERE gone = 0 GROUP BY stage ORDER BY stage"
                 )
             }
             people: dict[str, dict[str, Any]] = {}
@@ -435,6 +331,11 @@ class Book:
 
 
 _ITEM = "SELECT id, stage, shard, uid, kind, content FROM items"
+_DONE = "CASE WHEN need <= (SELECT count(DISTINCT reviewer) FROM verdicts WHERE item = items.id) THEN 1 ELSE 0 END"
+_LEASE = (
+    "INSERT INTO leases VALUES (?, ?, ?, ?) "
+    "ON CONFLICT (item, reviewer) DO UPDATE SET until = excluded.until, skipped = excluded.skipped"
+)
 
 
 def _known(row: tuple) -> Item:
@@ -446,7 +347,7 @@ def _item(row: tuple | None) -> Item | None:
     return _known(row) if row else None
 
 
-def _taken(db: sqlite3.Connection, item: int, reviewer: int) -> Taken | None:
+def _taken(db: Connection, item: int, reviewer: int) -> Taken | None:
     """None while there is room for this reviewer, who may have judged it before."""
     rows = db.execute(
         "SELECT name, verdict, time FROM verdicts v JOIN reviewers r ON r.id = reviewer WHERE item = ? AND r.id != ? ORDER BY v.id",
@@ -466,24 +367,3 @@ def is_book(path: Path) -> bool:
     """Whether the file is a book rather than JSON lines."""
     with open(path, "rb") as file:
         return file.read(16) == b"SQLite format 3\0"
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
-
-
-def _told(path: Path, error: sqlite3.Error) -> BookError:
-    text = str(error)
-    if "locked" in text or "busy" in text:
-        why = f"another process has held the book for more than {BUSY:g} s; try again"
-    elif "unable to open" in text and not path.exists():
-        why = "the book is not there any more; put it back, then go on"
-    elif "full" in text:
-        why = "the disk is full"
-    elif "readonly" in text:
-        why = "the book may not be written to"
-    elif "not a database" in text or "malformed" in text or "no such table" in text:
-        why = f"this is no book of a review, or a damaged one ({text})"
-    else:
-        why = text
-    return BookError(f"{path}: {why}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -54,7 +53,7 @@ class Filler:
         faults: list[str] = []
         try:
             self._through(self.run.snapshot(), faults)
-        except (NotThere, ConfigError, BookError, sqlite3.Error, *UNREADABLE) as error:
+        except (NotThere, ConfigError, BookError, *UNREADABLE) as error:
             faults.append(str(error))
         self.faults, self._whole = faults[:FAULTS], True
         for fault in faults:

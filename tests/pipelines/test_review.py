@@ -14,6 +14,7 @@ from html import unescape
 import pytest
 from in_process import run_here
 from PIL import Image
+from postgres_server import NoServer, PostgresServer
 from scenes_run import EVIL, make_run, write_recipe
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
@@ -22,7 +23,8 @@ from pipelines.cli import app
 from pipelines.config import ConfigError, load_recipe
 from pipelines.review import book_of, limits, open_book, run_of
 from pipelines.review.app import make_app
-from pipelines.review.book import Book, BookError, Taken
+from pipelines.review.book import Book, Taken
+from pipelines.review.database import BookError, Lite
 from pipelines.review.filler import Filler
 from pipelines.review.items import asked_of
 from pipelines.review_file import merge_reviews
@@ -44,9 +46,29 @@ def root(made, tmp_path):
     return tmp_path / "runs"
 
 
-def opened(made, root, double=None, stages=("translate",)):
+@pytest.fixture(scope="module")
+def server():
+    try:
+        started = PostgresServer()
+    except NoServer as error:
+        pytest.skip(f"no PostgreSQL server can be started here: {error}")
+    yield started
+    started.end()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def where(request):
+    """What --book says: nothing, for the file in the run's folder, or the address of an empty database."""
+    return None if request.param == "sqlite" else request.getfixturevalue("server").fresh()
+
+
+sqlite_only = pytest.mark.parametrize("where", ["sqlite"], indirect=True)
+postgres_only = pytest.mark.parametrize("where", ["postgres"], indirect=True)
+
+
+def opened(made, root, double=None, stages=("translate",), where=None):
     run = run_of(root, str(made / "scenes_recipe.yaml"), [], None)
-    book = open_book(book_of(run.folder, None), run.name, double)
+    book = open_book(book_of(run.folder, where), run.name, double)
     filler = Filler(run, book, asked_of(run.snapshot().recipe, list(stages)))
     filler.round()
     return run, book, filler
@@ -92,8 +114,8 @@ class Person:
 
 
 @pytest.fixture
-def desk(made, root):
-    made_desk = opened(made, root)
+def desk(made, root, where):
+    made_desk = opened(made, root, where=where)
     yield made_desk
     made_desk[1].close()
 
@@ -178,8 +200,8 @@ def test_many_people_at_once_never_hold_the_same_item(desk):
     assert len({item.id for item in held}) == 6
 
 
-def test_with_double_review_two_people_and_no_third_judge_an_item_and_their_agreement_is_told(made, root):
-    desk = opened(made, root, double=1.0)
+def test_with_double_review_two_people_and_no_third_judge_an_item_and_their_agreement_is_told(made, root, where):
+    desk = opened(made, root, double=1.0, where=where)
     li, wang, zhao = (Person(desk, name) for name in ("Li", "Wang", "Zhao"))
     first, second = li.get(), wang.get()
     assert first.url.path == second.url.path
@@ -297,9 +319,10 @@ def test_the_picture_is_a_bounded_jpeg(li):
     assert answer.headers["content-type"] == "image/jpeg" and max(Image.open(io.BytesIO(answer.content)).size) <= 480
 
 
+@sqlite_only
 def test_a_book_that_is_locked_stores_nothing_and_keeps_what_was_written(desk, li, monkeypatch):
-    monkeypatch.setattr("pipelines.review.book.BUSY", 0.05)
-    other = sqlite3.connect(desk[1].path, isolation_level=None)
+    monkeypatch.setattr("pipelines.review.database.BUSY", 0.05)
+    other = sqlite3.connect(desk[1].at.path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     page = li.post(verdict="correct", corrected="我的译文。")
     assert page.status_code == 503 and "NOT stored" in page.text and "held the book" in page.text and "我的译文。" in page.text
@@ -308,8 +331,9 @@ def test_a_book_that_is_locked_stores_nothing_and_keeps_what_was_written(desk, l
     assert li.post(item, verdict="correct", corrected="我的译文。").status_code == 200 and len(said(desk[1])) == 1
 
 
+@sqlite_only
 def test_a_book_that_is_gone_is_told_and_never_written_to_in_secret(desk, li):
-    path, page = desk[1].path, li.page
+    path, page = desk[1].at.path, li.page
     hidden = path.with_name("elsewhere.sqlite")
     path.rename(hidden)
     answer = li.post(f"/item/{li.item}", verdict="accept")
@@ -338,22 +362,22 @@ def test_foreign_newer_and_other_runs_books_are_refused_with_a_reason(tmp_path):
         book_of(place("s3://bucket/run"), None)
 
 
-def _judge_until_killed(path, pipe):
-    book = Book(path, "demo")
+def _judge_until_killed(where, pipe):
+    book = Book(where, "demo")
     me = book.who(book.enter(book.invite("Li"))).id
     while (item := book.next(me)) is not None:
         book.store(item.id, me, "accept", None, None)
         pipe.send(item.id)
 
 
-def test_a_process_killed_in_mid_review_loses_nothing_that_it_said_was_stored(tmp_path):
-    path = tmp_path / "book.sqlite"
-    book = Book(path, "demo")
+def test_a_process_killed_in_mid_review_loses_nothing_that_it_said_was_stored(tmp_path, where):
+    where = where or tmp_path / "book.sqlite"
+    book = Book(where, "demo")
     content = {"column": "t", "place": None, "source": "a dog", "shown": "一只狗"}
     book.fill("translate", 0, "x", [(f"{i:032x}", "translation", 0.0, content) for i in range(3000)])
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_judge_until_killed, args=(path, theirs))
+    process = context.Process(target=_judge_until_killed, args=(where, theirs))
     process.start()
     told = [ours.recv() for _ in range(25)]
     os.kill(process.pid, signal.SIGKILL)
@@ -361,27 +385,33 @@ def test_a_process_killed_in_mid_review_loses_nothing_that_it_said_was_stored(tm
     while ours.poll():
         told.append(ours.recv())
     book.close()
-    again = Book(path, "demo")
+    again = Book(where, "demo")
     with again.reading() as db:
         stored = [item for (item,) in db.execute("SELECT item FROM verdicts ORDER BY id")]
+    if isinstance(where, str):
+        assert stored[: len(told)] == told and len(stored) <= len(told) + 1
+        return again.close()
+    with again.reading() as db:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",) and db.execute("PRAGMA synchronous").fetchone() == (2,)
     assert stored[: len(told)] == told and len(stored) <= len(told) + 1
     again.close()
 
 
-def test_after_a_restart_reviewers_are_still_in_and_have_the_same_item(made, desk, li):
+def test_after_a_restart_reviewers_are_still_in_and_have_the_same_item(made, desk, li, where):
     run, book, _ = desk
     item = li.item
     book.close()
-    second = opened(made, run.folder.parent)
+    second = opened(made, run.folder.parent, where=where)
     web = TestClient(make_app(*second, {"testserver"}), cookies=li.web.cookies)
     assert web.get("/").url.path == f"/item/{item}"
     second[1].close()
 
 
-def test_verdicts_on_translations_captions_and_negatives_reach_the_next_run_through_the_review_file(made, root, tmp_path):
-    desk = opened(made, root, stages=())
+def test_verdicts_on_translations_captions_and_negatives_reach_the_next_run_through_the_review_file(
+    made, root, tmp_path, where
+):
+    desk = opened(made, root, stages=(), where=where)
     li = Person(desk, "Li")
     li.get()
     done = {}
@@ -405,7 +435,7 @@ def test_verdicts_on_translations_captions_and_negatives_reach_the_next_run_thro
         assert li.page.status_code == 200, li.page.text
     assert set(done) == {"translation", "negatives"}
     desk[1].close()
-    merged = merge_reviews([book_of(desk[0].folder, None)], tmp_path / "reviews.jsonl")
+    merged = merge_reviews([book_of(desk[0].folder, where)], tmp_path / "reviews.jsonl")
     assert merged.reviews > 10 and merged.waiting == 0 and not merged.bad
     told = [json.loads(line) for line in (tmp_path / "reviews.jsonl").read_text("utf-8").splitlines()]
     assert any(line["reason"] == "fluency: no" for line in told)
@@ -440,7 +470,8 @@ def test_a_sample_that_was_taken_down_leaves_the_book_with_all_that_was_said_of_
     take_down(run.snapshot().chain, [uid], [], [], "")
     filler.round()
     assert not any(item.uid == uid for item in items(book)) and said(book) == []
-    assert "一个秘密".encode() not in book.path.read_bytes()
+    if isinstance(book.at, Lite):
+        assert "一个秘密".encode() not in book.at.path.read_bytes()
 
 
 def test_a_half_deleted_run_is_asked_about_as_far_as_it_is_there(made, root):
@@ -452,13 +483,13 @@ def test_a_half_deleted_run_is_asked_about_as_far_as_it_is_there(made, root):
     desk[1].close()
 
 
-def test_a_run_that_goes_on_brings_new_items(made, tmp_path):
+def test_a_run_that_goes_on_brings_new_items(made, tmp_path, where):
     root = tmp_path / "runs"
     shutil.copytree(made / "runs", root)
     for entry in (root / "scenes" / "ledger" / "translate").rglob("00001.json"):
         entry.rename(tmp_path / "later.json")
         back = entry
-    desk = opened(made, root)
+    desk = opened(made, root, where=where)
     before = len(items(desk[1]))
     (tmp_path / "later.json").rename(back)
     desk[0]._until = 0.0
@@ -490,21 +521,181 @@ def test_a_stale_lease_is_no_reason_to_refuse_ones_own_second_thought(desk):
         book.store(10**6, li, "accept", None, None)
 
 
-def test_people_are_invited_counted_and_let_go_at_the_terminal(made, root):
+def test_people_are_invited_counted_and_let_go_at_the_terminal(made, root, where):
     def call(*arguments):
-        recipe, place_ = str(made / "scenes_recipe.yaml"), ["--root", str(root)]
+        recipe, place_ = str(made / "scenes_recipe.yaml"), ["--root", str(root), *(["--book", where] if where else [])]
         return CliRunner().invoke(app, ["review", arguments[0], recipe, *arguments[1:], *place_])
 
     assert "no review was begun" in str(call("status").exception)
     first, second = (call("invite", "Li", "--address", "https://review.example.org/").output for _ in range(2))
     assert first != second and first.startswith("Li: https://review.example.org/enter/")
-    book = Book(root / "scenes" / "review.sqlite", "scenes")
+    book = Book(where or root / "scenes" / "review.sqlite", "scenes")
     token = second.strip().rpartition("/")[2]
     assert book.enter(first.strip().rpartition("/")[2]) is None and book.enter(token)
-    assert token.encode() not in book.path.read_bytes() + book.path.with_name("review.sqlite-wal").read_bytes()
+    if where is None:
+        assert token.encode() not in book.at.path.read_bytes() + book.at.path.with_name("review.sqlite-wal").read_bytes()
     told = json.loads(call("status", "--json").output)
     assert told["reviewers"]["Li"]["accept"] == 0 and told["agreement"] == []
     assert "have ended" in call("invite", "Li", "--revoke").output and book.enter(token) is None
     assert "no reviewer Wang" in str(call("invite", "Wang", "--revoke").exception)
     assert "a reviewer's name is" in str(call("invite", "<b>").exception)
     book.close()
+
+
+# What is PostgreSQL's own.
+
+
+@postgres_only
+def test_a_database_stopped_in_mid_review_is_told_loses_nothing_and_goes_on_when_it_is_back(desk, li, server):
+    book, filler = desk[1], desk[2]
+    page, first = li.page, li.item
+    li.post(verdict="reject", reason="added")
+    page, second = li.page, li.item
+    for how in ("fast", "immediate"):
+        server.stop(how)
+        try:
+            answer = li.post(f"/item/{second}", verdict="correct", corrected="我的译文。")
+            assert answer.status_code == 503 and "Nothing that was stored before is lost" in answer.text
+            assert "the database" in answer.text and li.web.get("/").status_code == 503
+            with pytest.raises(BookError, match=r"stopped or cannot be reached|does not answer"):
+                book.store(second, 1, "accept", None, None)
+            filler.round()
+            assert "does not answer" in filler.faults[0]
+        finally:
+            server.start()
+        filler.round()
+        assert not filler.faults and [verdict for _, verdict, _, _ in said(book)] == ["reject"]
+        li.page = page
+    assert li.post(f"/item/{second}", verdict="correct", corrected="我的译文。").status_code == 200
+    assert said(book) == [("Li", "reject", None, "added"), ("Li", "correct", "我的译文。", None)] and first != second
+
+
+@postgres_only
+def test_a_transaction_cut_off_before_its_end_leaves_nothing(desk, li, server):
+    book = desk[1]
+    with pytest.raises(BookError, match="stopped or cannot be reached"), book.writing() as db:
+        db.execute("UPDATE items SET gone = 1")
+        (own,) = db.execute("SELECT pg_backend_pid()").fetchone()
+        server.ask(f"SELECT pg_terminate_backend({own})")
+        db.execute("UPDATE items SET done = 1")
+    with book.reading() as db:
+        assert db.execute("SELECT count(*) FROM items WHERE gone = 1 OR done = 1").fetchone() == (0,)
+    with book.writing() as db:
+        assert db.execute("SELECT current_setting('synchronous_commit')").fetchone() == ("on",)
+
+
+@postgres_only
+def test_tables_that_another_session_holds_store_nothing_and_say_so(desk, li, where, monkeypatch):
+    import psycopg
+
+    monkeypatch.setattr("pipelines.review.database.BUSY", 0.05)
+    with psycopg.connect(where) as other:
+        other.execute("LOCK TABLE fineloom_review.about IN EXCLUSIVE MODE")
+        page = li.post(verdict="correct", corrected="我的译文。")
+        assert (
+            page.status_code == 503 and "NOT stored" in page.text and "held the book" in page.text and "我的译文。" in page.text
+        )
+    item = re.search(r'action="(/item/\d+)"', page.text)[1]
+    assert li.post(item, verdict="correct", corrected="我的译文。").status_code == 200 and len(said(desk[1])) == 1
+
+
+def _judge_all(where, name):
+    book = Book(where, "demo")
+    me = book.who(book.enter(book.invite(name))).id
+    while (item := book.next(me)) is not None:
+        book.store(item.id, me, "accept", None, None)
+    book.close()
+
+
+@postgres_only
+def test_several_servers_on_one_database_give_no_item_to_two_and_lose_none(where):
+    content = {"column": "t", "place": None, "source": "a dog", "shown": "一只狗"}
+    context = multiprocessing.get_context("spawn")
+    found = [(f"{i:032x}", "translation", 0.0, content) for i in range(24)]
+    starting = [threading.Thread(target=lambda: Book(where, "demo").close()) for _ in range(4)]  # who begins it is one
+    [thread.start() for thread in starting]
+    [thread.join() for thread in starting]
+    book = Book(where, "demo")
+    book.fill("translate", 0, "x", found)
+    processes = [context.Process(target=_judge_all, args=(where, name)) for name in ("Li", "Wang")]
+    [process.start() for process in processes]
+    [process.join() for process in processes]
+    judged = [line["uid"] for line in book.lines()]
+    assert sorted(judged) == [uid for uid, *_ in found] and book.progress()["stages"]["translate"]["done"] == 24
+    book.close()
+
+
+@postgres_only
+def test_two_who_save_the_same_item_at_once_are_one_verdict_and_one_question(where):
+    servers = [Book(where, "demo") for _ in range(2)]
+    content = {"column": "t", "place": None, "source": "a dog", "shown": "一只狗"}
+    servers[0].fill("translate", 0, "x", [("0" * 32, "translation", 0.0, content)])
+    people = [servers[0].who(servers[0].enter(servers[0].invite(name))).id for name in ("Li", "Wang")]
+    item, together, told = items(servers[0])[0].id, threading.Barrier(2), []
+
+    def save(book, person):
+        together.wait()
+        try:
+            told.append(book.store(item, person, "accept", None, None))
+        except Taken as error:
+            told.append(error)
+
+    threads = [threading.Thread(target=save, args=pair) for pair in zip(servers, people, strict=True)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert sorted(isinstance(one, Taken) for one in told) == [False, True] and len(said(servers[1])) == 1
+    [book.close() for book in servers]
+
+
+@postgres_only
+def test_newer_foreign_and_other_runs_tables_and_missing_rights_are_named(where, server):
+    name = where.partition("@/")[2].partition("?")[0]
+    with pytest.raises(ConfigError, match="not there"):
+        merge_reviews([where], "never.jsonl")
+    open_book(where, "demo").close()
+    with pytest.raises(ConfigError, match="book of the run demo, not of dci_cn"):
+        open_book(where, "dci_cn")
+    server.ask("CREATE ROLE reader LOGIN") if not server.ask("SELECT 1 FROM pg_roles WHERE rolname = 'reader'") else None
+    with pytest.raises(ConfigError, match="permission denied"):
+        open_book(server.address(name, "reader"), "demo")
+    server.ask("GRANT USAGE ON SCHEMA fineloom_review TO reader", name)
+    server.ask("GRANT SELECT ON ALL TABLES IN SCHEMA fineloom_review TO reader", name)
+    looked = open_book(server.address(name, "reader"), "demo")
+    with pytest.raises(BookError, match="this user may not do that"):
+        looked.invite("Li")
+    assert looked.names() == []
+    looked.close()
+    with pytest.raises(ConfigError, match=r"does not let us in.*nowhere"):
+        open_book(server.address("nowhere"), "demo")
+    server.ask("UPDATE fineloom_review.about SET value = '9' WHERE name = 'layout'", name)
+    with pytest.raises(
+        ConfigError, match=r"fineloom_review.* were written by another version of fineloom \(layout 9, this one"
+    ):
+        open_book(where, "demo")
+    server.ask("DELETE FROM fineloom_review.about WHERE name = 'layout'", name)
+    with pytest.raises(ConfigError, match="is no book of a review"):
+        open_book(where, "demo")
+    server.ask("DROP SCHEMA fineloom_review CASCADE", name)
+    with pytest.raises(ConfigError, match="permission denied"):
+        open_book(server.address(name, "reader"), "demo")
+
+
+@postgres_only
+def test_a_server_that_does_not_sync_is_refused(where, server):
+    server.stop()
+    server.start("-c fsync=off")
+    try:
+        with pytest.raises(ConfigError, match="fsync off"):
+            open_book(where, "demo")
+    finally:
+        server.stop()
+        server.start()
+
+
+def test_a_password_in_the_address_is_refused_and_repeated_nowhere():
+    for address in ("postgresql://li:s3cret@db/x", "postgresql://db/x?password=s3cret", "postgresql://li:s3cret@db:port/x"):
+        with pytest.raises(ConfigError) as told:
+            open_book(address, "demo")
+        assert "s3cret" not in str(told.value)
+    with pytest.raises(ConfigError, match=r"PGPASSWORD"):
+        open_book("postgresql://li:s3cret@db/x", "demo")

@@ -31,6 +31,11 @@ BOOK = "review.sqlite"
 def book_of(folder: Path, given: str | None) -> Path | str:
     """Where the book of a run lies: a file, or the address of a database. ConfigError where it must be said."""
     if given is not None:
+        if "://" in given and not is_address(given):
+            scheme = given.partition("://")[0]
+            raise ConfigError(
+                f"--book {scheme}://…: a book is a file on this machine's disk, or at postgresql://user@host/database"
+            )
         return given if is_address(given) else Path(given)
     if isinstance(folder, Place):
         raise ConfigError(

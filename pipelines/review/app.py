@@ -36,6 +36,7 @@ from operators.reviewed_negatives import fault_of
 from operators.validators import characters
 from pipelines.compare import difference
 from pipelines.review.book import Book, BookError, Item, Reviewer, Taken
+from pipelines.review.database import Unsure
 from pipelines.review.filler import Filler
 from pipelines.review.limits import Limits, Told
 from pipelines.review.marks import marked
@@ -172,6 +173,11 @@ class Desk:
                 )
             text += " " + say("Yours is not stored yet; what you wrote is below. Store it as a second opinion, or go on.")
             return again(409, mistake=text, second=True)
+        except Unsure as error:
+            text = say(
+                "Nobody knows whether this verdict is stored: {why}. Send it again: it will be one verdict.", why=str(error)
+            )
+            return again(503, mistake=text)
         except BookError as error:
             text = say("This verdict is NOT stored: {why}. What you wrote is below; try again.", why=str(error))
             return again(503, mistake=text)

@@ -45,7 +45,11 @@ CREATE INDEX leases_of_reviewer ON leases (reviewer);
 
 
 class BookError(Exception):
-    """The book cannot be used, and why; what was to be stored is not, unless the text says that this cannot be known."""
+    """The book cannot be used, and why; what was to be stored is not."""
+
+
+class Unsure(BookError):
+    """The connection ended at the very end of a transaction: it may be stored or not, and sending it again is safe."""
 
 
 class Connection(Protocol):
@@ -69,7 +73,7 @@ class Database(Protocol):
     def reading(self) -> AbstractContextManager[Connection]: ...
 
     def writing(self) -> AbstractContextManager[Connection]:
-        """One transaction, the only one that writes. BookError means that nothing of it is stored."""
+        """One transaction, the only one that writes. BookError means that nothing of it is stored, Unsure that nobody knows."""
 
     def close(self) -> None: ...
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from pipelines.review import database
-from pipelines.review.database import VERSION, BookError, Connection, quoted
+from pipelines.review.database import VERSION, BookError, Connection, Unsure, quoted
 
 try:
     import psycopg
@@ -165,8 +165,8 @@ class Postgres:
     def _told(self, error: psycopg.Error, uncertain: bool = False) -> BookError:
         text = _first_line(error)
         if uncertain:
-            why = f"the connection ended while this was stored, so it may be stored or not; sending it again is safe ({text})"
-        elif isinstance(error, errors.LockNotAvailable):
+            return Unsure(f"{self.name}: the connection ended meanwhile ({text})")
+        if isinstance(error, errors.LockNotAvailable):
             why = f"another process has held the book for more than {database.BUSY:g} s; try again"
         elif isinstance(error, errors.UndefinedTable | errors.InvalidSchemaName):
             why = f"the book is not there (any more), or damaged: put it back, then go on ({text})"

@@ -10,6 +10,7 @@ import signal
 import sqlite3
 import threading
 from html import unescape
+from unittest.mock import Mock
 
 import pytest
 from in_process import run_here
@@ -24,7 +25,7 @@ from pipelines.config import ConfigError, load_recipe
 from pipelines.review import book_of, limits, open_book, run_of
 from pipelines.review.app import make_app
 from pipelines.review.book import Book, Taken
-from pipelines.review.database import BookError, Lite
+from pipelines.review.database import BookError, Lite, Unsure
 from pipelines.review.filler import Filler
 from pipelines.review.items import asked_of
 from pipelines.review_file import merge_reviews
@@ -571,7 +572,9 @@ def test_a_database_stopped_in_mid_review_is_told_loses_nothing_and_goes_on_when
 
 
 @postgres_only
-def test_a_transaction_cut_off_before_its_end_leaves_nothing(desk, li, server):
+def test_a_transaction_cut_off_before_its_end_leaves_nothing_and_one_cut_off_at_its_end_is_told_apart(
+    desk, li, server, monkeypatch
+):
     book = desk[1]
     with pytest.raises(BookError, match="stopped or cannot be reached"), book.writing() as db:
         db.execute("UPDATE items SET gone = 1")
@@ -580,6 +583,11 @@ def test_a_transaction_cut_off_before_its_end_leaves_nothing(desk, li, server):
         db.execute("UPDATE items SET done = 1")
     with book.reading() as db:
         assert db.execute("SELECT count(*) FROM items WHERE gone = 1 OR done = 1").fetchone() == (0,)
+    with pytest.raises(Unsure, match="ended meanwhile"), book.writing() as db:
+        (own,) = db.execute("SELECT pg_backend_pid()").fetchone()
+        server.ask(f"SELECT pg_terminate_backend({own})")
+    monkeypatch.setattr(book, "store", Mock(side_effect=Unsure("gone")))
+    assert "Nobody knows whether" in li.post(verdict="accept").text
     with book.writing() as db:
         assert db.execute("SELECT current_setting('synchronous_commit')").fetchone() == ("on",)
 
@@ -696,6 +704,10 @@ def test_a_password_in_the_address_is_refused_and_repeated_nowhere():
     for address in ("postgresql://li:s3cret@db/x", "postgresql://db/x?password=s3cret", "postgresql://li:s3cret@db:port/x"):
         with pytest.raises(ConfigError) as told:
             open_book(address, "demo")
+        assert "s3cret" not in str(told.value)
+    for other in ("mysql://li:s3cret@db/x", "s3://bucket/book"):
+        with pytest.raises(ConfigError, match="or at postgresql://") as told:
+            book_of(place("runs"), other)
         assert "s3cret" not in str(told.value)
     with pytest.raises(ConfigError, match=r"PGPASSWORD"):
         open_book("postgresql://li:s3cret@db/x", "demo")

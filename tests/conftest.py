@@ -36,6 +36,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "vllm: needs the real model server (made by `make setup`; FINELOOM_SKIP_VLLM=1 skips)")
     # Ray's workers are niced by default: beside anything else on the machine, tests of whole runs would wait for minutes.
     os.environ.setdefault("RAY_worker_niceness", "0")
+    # xdist tells its workers how wide its own screen is, which a console would take for its own for good.
+    os.environ.pop("COLUMNS", None)
+    os.environ.pop("LINES", None)
     if not hasattr(config, "workerinput"):
         os.environ[RUN] = str(os.getpid())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import ctypes
 import time
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ class Mark(Operator):
         if self.kill_on in rows or self.kill_on_too in rows:
             with Path(self.notes, "deaths").open("a") as file:
                 file.write(f"{rows}\n")
-            os.kill(os.getpid(), 11)
+            ctypes.string_at(0)  # the fault of this very thread; one sent by kill() strikes another, and later
         if self.flaky_on in rows:
             note = Path(self.notes) / "flaky"
             if not note.exists():

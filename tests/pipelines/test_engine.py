@@ -4,11 +4,8 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from contextlib import suppress
 
-import psutil
 import pyarrow.parquet as pq
 import pytest
 
@@ -73,27 +70,6 @@ def test_samples_that_kill_their_worker_are_found_and_refused_alone(make_recipe,
     assert count(chain)["mark"]["samples"] == {"crashed_worker": 2}
     assert len(deaths.read_text().split("\n")) < 14, "each costs a few deaths, whatever the size of the shard"
     assert run(recipe, tmp_path).nothing_to_do
-
-
-def test_a_lost_monitor_costs_a_pass_and_not_the_run(make_recipe, tmp_path):
-    recipe = make_recipe({"mark": {"operator": MARK, "seconds": 0.2}}, rows=60)
-    killed = []
-
-    def kill_it() -> None:
-        while len(list((tmp_path / "runs" / "tiny" / "ledger" / "mark").glob("*/*.json"))) < 3:
-            time.sleep(0.02)
-        for process in psutil.Process().children(recursive=True):
-            with suppress(psutil.Error):
-                if process.cmdline()[:1] == ["ray::Monitor"]:
-                    process.kill()
-                    killed.append(process.pid)
-
-    thread = threading.Thread(target=kill_it, daemon=True)
-    thread.start()
-    assert run(recipe, tmp_path).ok
-    thread.join(5)
-    assert killed
-    assert sorted(packed(recipe, tmp_path).values()) == list(range(60))
 
 
 def test_a_finished_run_starts_nothing(make_recipe, tmp_path):

@@ -238,7 +238,7 @@ def test_ctrl_c_on_the_real_command(command, tmp_path, finished):
                 break
         time.sleep({"run": 8, "view": 1}[command])
         os.killpg(process.pid, signal.SIGINT)
-        rest, _ = process.communicate(timeout=120)
+        rest, _ = process.communicate(timeout=400)
     told = "".join(seen) + rest
     assert "Traceback" not in told and "raylet" not in told
     if command == "run":

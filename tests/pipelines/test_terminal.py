@@ -230,7 +230,11 @@ def test_ctrl_c_on_the_real_command(command, tmp_path, finished):
     }[command]
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "kit")}
     pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    with subprocess.Popen([FINELOOM, *words], env=env, start_new_session=True, **pipe) as process:
+
+    def hear() -> None:  # what is started in the background of a shell ignores Ctrl-C, and so do its children
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    with subprocess.Popen([FINELOOM, *words], env=env, start_new_session=True, preexec_fn=hear, **pipe) as process:
         seen = []
         for line in process.stdout:
             seen.append(line)

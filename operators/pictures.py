@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import io
 import os
-import struct
 import threading
 import warnings
-import zlib
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 """Raster formats that browsers show, and TIFF; JPEG's reader also takes its multi-picture kind (MPO). Nothing that runs other
@@ -25,13 +22,21 @@ programs (EPS) or refers to other files (SVG)."""
 MAX_PIXELS = 1 << 30
 """Of a picture that was checked when it was stored; the download's own limit is far lower."""
 ORIENTATION = 0x0112
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What puts a picture of this EXIF orientation upright."""
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # the limits here decide
 warnings.filterwarnings("ignore", module=r"PIL\.")  # remarks on odd tags of strangers' pictures
 LARGE = 16_000_000
 """Pixels from which on pictures are decoded one at a time, whatever the number of threads: bounds memory."""
 _LARGE_ONES, _SMALL_ONES = threading.Lock(), threading.Semaphore(min(8, os.cpu_count() or 1))
-_BROKEN = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, struct.error, zlib.error, EOFError, OverflowError)
-"""What Pillow's readers raise over broken files. MemoryError is not among them: it is the machine's, not the picture's."""
 
 
 class BadPicture(ValueError):
@@ -50,10 +55,16 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The picture in `data` as upright RGB."""
     with open_picture(data, max_pixels) as image:
         load(image)
-        upright: Image.Image = image
-        with suppress(*_BROKEN):  # a broken EXIF block: `upright_size` takes it for upright too
-            upright = ImageOps.exif_transpose(image)
-        return to_rgb(upright)
+        turn = orientation(image)
+        try:
+            seen = to_rgb(image.transpose(UPRIGHT[turn]) if turn in UPRIGHT else image)
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise _broken(error) from None
+        for told in ("exif", "xmp"):  # so that nobody turns it once more
+            seen.info.pop(told, None)
+        return seen
 
 
 def open_picture(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
@@ -66,7 +77,9 @@ def open_picture(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
         raise _not_an_image(data) from None
     except Image.DecompressionBombError as error:
         raise BadPicture("too_many_pixels", str(error)) from None
-    except _BROKEN as error:
+    except MemoryError:
+        raise
+    except Exception as error:
         raise _broken(error) from None
     width, height = image.size
     if width * height > max_pixels:
@@ -79,24 +92,33 @@ def open_picture(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
 
 
 def load(image: Image.Image) -> None:
-    """Decode the pixels of an opened picture."""
+    """Decode the pixels of an opened picture.
+
+    Readers raise what they like over broken files (AVIF's even RuntimeError), and all of it is the picture's fault but MemoryError.
+    """
     try:
         with _LARGE_ONES if image.width * image.height > LARGE else _SMALL_ONES:
             image.load()
     except Image.DecompressionBombError as error:
         raise BadPicture("too_many_pixels", str(error)) from None
-    except _BROKEN as error:
+    except MemoryError:
+        raise
+    except Exception as error:
         raise _broken(error) from None
 
 
-def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height after EXIF rotation."""
+def orientation(image: Image.Image) -> int:
+    """EXIF orientation of a picture that was loaded, 1 (upright) where there is none or a broken one.
+
+    Not to be asked before `load`: PNG's reader loads the pixels to find EXIF, and what it raises then it does not raise again.
+    """
     try:
-        turned = image.getexif().get(ORIENTATION) in (5, 6, 7, 8)
-    except _BROKEN:
-        turned = False
-    width, height = image.size
-    return (height, width) if turned else (width, height)
+        found = image.getexif().get(ORIENTATION, 1)
+        return int(found) if found in UPRIGHT else 1
+    except MemoryError:
+        raise
+    except Exception:
+        return 1
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

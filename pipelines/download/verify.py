@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from operators.pictures import BadPicture, load, open_picture, upright_size
+from operators.pictures import BadPicture, load, open_picture, orientation
 from pipelines.download.reasons import FetchError
 
 
@@ -27,10 +27,12 @@ def verify(data: bytes, max_pixels: int) -> Picture:
     try:
         with open_picture(data, max_pixels) as image:
             kind = image.format or ""
-            width, height = upright_size(image)
+            width, height = image.size
             # A JPEG is read at an eighth of its size: every coded byte is still parsed, only the cheap last step shrinks.
             image.draft(None, (1, 1))
             load(image)
+            if orientation(image) >= 5:  # lies on its side
+                width, height = height, width
     except BadPicture as error:
         raise FetchError(error.reason, error.detail) from None
     return Picture(kind, width, height, hashlib.sha256(data).hexdigest())

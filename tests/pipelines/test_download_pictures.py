@@ -184,17 +184,36 @@ def test_formats_that_run_or_refer_to_other_things_are_no_pictures():
 def test_noise_never_gets_past_with_another_error():
     """Pictures with bytes turned over: accepted or refused, never anything else."""
     rng = np.random.default_rng(2)
-    for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"):
-        data = picture(40, 30, kind)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"):
+        data = picture(40, 30, kind, **({"exif": exif.tobytes()} if kind in ("PNG", "WEBP", "AVIF") else {}))
         for _ in range(150):
             noisy = np.frombuffer(data, np.uint8).copy()
             places = rng.integers(0, len(noisy), rng.integers(1, 12))
             noisy[places] = rng.integers(0, 255, len(places), np.uint8)
             try:
                 found = verify(noisy.tobytes(), LIMIT)
-                assert decode(noisy.tobytes(), LIMIT).size == (found.width, found.height)
-            except (FetchError, BadPicture):
-                pass
+            except FetchError:
+                continue
+            # What was stored as good is good for every later stage, at the size that was recorded.
+            assert decode(noisy.tobytes(), LIMIT).size == (found.width, found.height), kind
+
+
+def test_an_avif_whose_payload_is_broken_is_refused():
+    """Its reader raises RuntimeError, which once failed the whole shard, and again at every new try."""
+    data = bytearray(picture(64, 64, "AVIF"))
+    at = data.index(b"mdat") + 8
+    data[at:] = bytes(len(data) - at)
+    assert refusal(bytes(data)) == "undecodable"
+
+
+def test_a_png_with_a_broken_stream_is_refused_when_it_comes():
+    """Looking for EXIF loads its pixels, and a second load of the same picture says nothing of what was broken."""
+    data = bytearray(picture(64, 64, "PNG"))
+    at = data.index(b"IDAT") + 30
+    data[at : at + 8] = b"\xff" * 8
+    assert refusal(bytes(data)) in ("truncated", "undecodable")
 
 
 def test_real_photographs(pytestconfig):

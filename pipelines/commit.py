@@ -80,6 +80,7 @@ class Attempt:
             uids_in.to_pylist(), kept["uid"].to_pylist(), made.rejects, f"stage {self.stage}, shard {self.shard}"
         )
         data, refused = self.file(self.stage, ".parquet"), self.file(f"rejects/{self.stage}", ".parquet")
+        publishing = False
         try:
             pq.write_table(kept, data, compression="zstd")
             pq.write_table(_reject_table(made.rejects), refused, compression="zstd")
@@ -101,9 +102,15 @@ class Attempt:
                 seconds=round(time.monotonic() - self.started, 3),
                 usage=made.usage,
             )
-            return ledger.publish(entry)
+            publishing = True
+            won = ledger.publish(entry)
+            if won.attempt == self.id:
+                self._check_files(ledger, entry)
+            return won
         except BaseException:
-            for path in (data, refused, *made.files.values()):
+            # Once it was asked to publish, a failure may mean that only the answer was lost: an entry may name the files, and
+            # they stay. If none does they are `gc`'s.
+            for path in (data, refused, *made.files.values()) if not publishing else ():
                 with contextlib.suppress(OSError):  # a store that is away keeps what was uploaded, until `gc`
                     path.unlink(missing_ok=True)
                     (self.run / path.relative_to(self._base())).unlink(missing_ok=True)
@@ -121,6 +128,13 @@ class Attempt:
         for path in made.files.values():
             path.unlink(missing_ok=True)
         self.clear()
+
+    def _check_files(self, ledger: Ledger, entry: Entry) -> None:
+        """Take the entry back if a file is gone that it names: this worker was cut off, its run died, and `gc` went by."""
+        gone = next((file.path for file in entry.files.values() if not (self.run / file.path).is_file()), None)
+        if gone is not None:
+            ledger.remove_loose(entry.stage, entry.fingerprint, entry.shard)
+            raise RuntimeError(f"{self.run / gone} was removed before it was published: `fineloom gc` was called meanwhile")
 
     def _settle(self, path: Path) -> DataFile:
         """Make a written file durable in its place, and say what it is."""

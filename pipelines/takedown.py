@@ -34,6 +34,7 @@ from pipelines.config import ConfigError
 from pipelines.durable import (
     canonical_json,
     create_if_absent,
+    folders,
     read_table,
     replace,
     replace_by,
@@ -226,12 +227,15 @@ def _drop_tar(run: Path, entry: Entry, gone: Iterable[str], receipt: Receipt) ->
 
 
 def _drop_answers(chain: Chain, pictures: dict[int, set[str]], receipt: Receipt) -> None:
-    """Answers that were asked with the picture go by its checksum; of a shard's text-only answers all go: they name no sample."""
-    for stage in chain.recipe.stages:
+    """Answers that were asked with the picture go by its checksum; of a shard's text-only answers all go: they name no sample.
+
+    Those of stages that the recipe has no more, or calls otherwise, too.
+    """
+    for stage in folders(chain.run / "answers"):
         for shard, hashes in pictures.items():
-            if stage.kind != "model" or not hashes:
+            if not hashes:
                 continue
-            for path in segments(chain.run / "answers" / stage.name / shard_name(shard)):
+            for path in segments(stage / shard_name(shard)):
                 lines = path.read_bytes().splitlines(keepends=True)
                 left = [line for line in lines if not _is_of(line, hashes)]
                 if len(left) < len(lines):

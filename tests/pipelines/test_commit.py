@@ -3,7 +3,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from operators.base import Reject
+from pipelines import gc
+from pipelines import ledger as ledgers
 from pipelines.commit import Attempt, Made, NotConserved
+from pipelines.durable import folders
 from pipelines.ledger import Entry, Ledger
 from pipelines.view import View, read_columns
 
@@ -49,6 +52,50 @@ def test_the_first_attempt_wins_and_the_loser_leaves_no_file(tmp_path):
     second = commit(tmp_path, {"a": 9, "b": 9, "c": 9}, [])
     assert second == first
     assert {path.name for path in tmp_path.rglob("*.parquet")} == {file.path.split("/")[-1] for file in first.files.values()}
+
+
+@pytest.mark.parametrize("fails", ["create_if_absent", "get"])
+def test_a_commit_whose_answer_was_lost_keeps_its_files(tmp_path, monkeypatch, fails):
+    """The entry was published, and then the store was away: it must not name files that the worker has removed."""
+    publish, get = ledgers.create_if_absent, Ledger.get
+
+    def lost(*arguments):
+        done = (publish if fails == "create_if_absent" else get)(*arguments)
+        assert done
+        raise OSError("the store is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledgers if fails == "create_if_absent" else Ledger, fails, lost)
+        with pytest.raises(OSError, match="away"):
+            commit(tmp_path, {"a": 1, "b": 2, "c": 3}, [])
+    entry = Ledger(tmp_path).get("size", "f" * 32, 7)
+    assert entry is not None and all((tmp_path / file.path).is_file() for file in entry.files.values())
+
+
+@pytest.mark.parametrize("when", ["before it publishes", "after it published"])
+def test_what_gc_removed_under_a_worker_that_was_cut_off_is_not_committed(tmp_path, monkeypatch, when):
+    publish, collecting, made = ledgers.create_if_absent, gc.collect, {}
+
+    def meanwhile(*arguments):
+        collecting(tmp_path, delete=True)
+        return publish(*arguments)
+
+    def late(folder, *, delete):  # entries were listed; now the worker publishes, and then its files are removed
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                gc, "folders", lambda run: (made.setdefault("entry", commit(run, {"a": 1}, [], "a")), folders(run))[1]
+            )
+            return collecting(folder, delete=delete)
+
+    if when == "before it publishes":
+        monkeypatch.setattr(ledgers, "create_if_absent", meanwhile)
+        with pytest.raises(RuntimeError, match="was removed before it was published"):
+            commit(tmp_path, {"a": 1, "b": 2, "c": 3}, [])
+        monkeypatch.undo()
+    else:
+        assert late(tmp_path, delete=True)[0] == 2 and made["entry"] is not None
+    assert Ledger(tmp_path).get("size", "f" * 32, 7) is None
+    assert commit(tmp_path, {"a": 1}, [], "a") is not None, "the next try commits"
 
 
 def test_a_view_reads_each_column_from_the_stage_that_wrote_it_for_the_survivors_of_the_last(tmp_path):

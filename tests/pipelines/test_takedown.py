@@ -11,6 +11,7 @@ from s3_server import BUCKET, s3_server
 from pipelines import takedown as takedowns
 from pipelines.config import ConfigError, load_recipe
 from pipelines.durable import files, read_table
+from pipelines.gc import collect
 from pipelines.rejects import requeue
 from pipelines.report import write_report
 from pipelines.report.way import walk
@@ -153,9 +154,24 @@ def test_answers_that_were_asked_with_the_picture_go(recipe_of, tmp_path):
         run_here(recipe, root)
         uid = secret(look(recipe, root))
         lines = sum(len(path.read_bytes().splitlines()) for path in files(root / "six" / "answers", deep=True))
-        take_down(look(recipe, root), [uid], [], [])
+        # The recipe has no such stage any more: its answers hold the picture's description all the same.
+        take_down(look(recipe_of(), root), [uid], [], [])
         left = sum(len(path.read_bytes().splitlines()) for path in files(root / "six" / "answers", deep=True))
         assert lines == 4 and left == 3
+
+
+def test_collecting_leftovers_leaves_tombstones_receipts_and_what_a_user_put_there(recipe_of, tmp_path):
+    recipe, root = recipe_of(), tmp_path / "runs"
+    run_here(recipe, root)
+    uid = secret(look(recipe, root))
+    take_down(look(recipe, root), [uid], [], [])
+    (root / "six" / "notes").mkdir()
+    (root / "six" / "notes" / "why.txt").write_text("for later")
+    left = root / "six" / "size" / f"00000.{'a' * 12}.{'b' * 12}.parquet"
+    left.write_bytes(b"x")
+    assert collect(root / "six", delete=True) == (1, 1)
+    assert not left.exists() and (root / "six" / "notes" / "why.txt").exists()
+    assert sorted(path.name for path in (root / "six" / "tombstones").iterdir()) == ["0000.json", "0000.receipt.json"]
 
 
 def test_who_is_not_here_is_told(recipe_of, tmp_path):

@@ -15,6 +15,7 @@ from typing import Any
 
 from operators import lexicon
 from operators.lexicon import Value
+from operators.perturb import denied
 from operators.perturb.phrase import Edit, Option, Phrase, Slot, bare_slot
 
 QUOTED = re.compile(r"“[^”]*”|\"[^\"]*\"|‘[^’]*’|「[^」]*」|『[^』]*』|《[^》]*》")
@@ -199,7 +200,9 @@ def _phrase(text: str, wanted: frozenset[str]) -> Phrase:
         slot = _count(tokens, match)
         if slot and not any(a < match.end() and match.start() < b for a, b in protected):
             slots.append(slot)
-    slots = sorted((slot for slot in slots if slot.family in wanted), key=lambda slot: slot.start)
+    not_said = denied.spans(text, "zh")
+    slots = [slot for slot in slots if slot.family in wanted and not denied.inside(slot.start, not_said)]
+    slots.sort(key=lambda slot: slot.start)
     slots = [
         replace(
             slot,

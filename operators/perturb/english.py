@@ -15,6 +15,7 @@ from typing import Any
 
 from operators import lexicon
 from operators.lexicon import Value
+from operators.perturb import denied
 from operators.perturb.inflect import cased, mend_articles, plural, singular
 from operators.perturb.phrase import Edit, Option, Phrase, Slot, bare_slot
 
@@ -192,7 +193,10 @@ def _phrase(doc: Any, wanted: frozenset[str]) -> Phrase:
     matched = {i for _, first, last in spans for i in range(first, last + 1)}
     root = _head(tokens, matched)
     slots = []
+    not_said = denied.spans(text, "en")
     for match, first, last in spans:
+        if denied.inside(match.start(), not_said):
+            continue
         if not text.isupper() and _is_name(tokens, first, last):
             continue
         for value in lexicon.load("en").lookup(match.group()):

@@ -14,12 +14,15 @@ from functools import lru_cache
 
 from operators import lexicon
 from operators.lexicon import Value
-from operators.perturb import chinese, english
+from operators.perturb import chinese, denied, english
 from operators.perturb.inflect import mend_articles, singular
 from operators.perturb.phrase import Phrase
 
 WORD = re.compile(r"[A-Za-z0-9]+(?:['’-][A-Za-z0-9]+)*|[^\sA-Za-z0-9]")
 SMALL = {"a", "an", "the", "and", "和", "、", ",", ".", "，", "。", "is", "are", "was", "were", "has", "have"}
+
+
+PAIR = re.compile(r"[一两二三四五六七八九十\d]\s?[双对]")
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class _Unit:
 
     text: str
     values: tuple[Value, ...] = ()
+    denied: bool = False
 
 
 def judge(positive: str, negative: str, language: str) -> Verdict:
@@ -65,10 +69,18 @@ def judge(positive: str, negative: str, language: str) -> Verdict:
     if Counter(unit.text for unit in old) == Counter(unit.text for unit in new):
         return _reordered(phrase, old, new, flaws)
     findings = []
+    paired = language == "zh" and len(PAIR.findall(positive)) != len(PAIR.findall(negative))
     matcher = SequenceMatcher(None, [unit.text for unit in old], [unit.text for unit in new], autojunk=False)
     for kind, i, j, k, m in matcher.get_opcodes():
         if kind != "equal":
-            findings += _compare(old[i:j], new[k:m], phrase, language)
+            found = _compare(old[i:j], new[k:m], phrase, language)
+            if any(unit.denied for unit in (*old[i:j], *new[k:m])):
+                found = [("near" if what == "excludes" else what, family, f"{why}, but denied") for what, family, why in found]
+            if paired:  # 一对狗 are two dogs
+                found = [("near" if family == "count" else what, family, why) for what, family, why in found]
+            findings += found
+    if len(denied.marks(positive, language)) != len(denied.marks(negative, language)):
+        findings.append(("denial", "", "a denial is added or left out"))
     if not findings:
         return Verdict("unchanged", (), ("only small words differ",), flaws)
     kinds = [kind for kind, _, _ in findings]
@@ -77,11 +89,11 @@ def judge(positive: str, negative: str, language: str) -> Verdict:
     odd = tuple(sentence for kind, _, sentence in findings if kind == "misfit")
     if "object" in kinds:
         truth = "object_changed"
-    elif "excludes" in kinds:
+    elif "excludes" in kinds and "denial" not in kinds:
         truth = "false"
     elif set(kinds) <= {"same", "agreement"}:
         truth = "synonym"
-    elif "unknown" in kinds or "misfit" in kinds:
+    elif {"unknown", "misfit", "denial"} & set(kinds):
         truth = "unknown"
     else:
         truth = "not_false"
@@ -104,13 +116,27 @@ def _attribute_words(language: str) -> re.Pattern[str]:
 def _units(text: str, language: str) -> list[_Unit]:
     units: list[_Unit] = []
     at = 0
+    not_said = denied.spans(text, language)
     for match in [*_attribute_words(language).finditer(text), None]:
         upto = match.start() if match else len(text)
-        units += [_Unit(word.casefold()) for word in WORD.findall(text[at:upto])]
+        units += [_Unit(word.group().casefold()) for word in WORD.finditer(text, at, upto)]
         if match:
-            units.append(_Unit(match.group().casefold(), tuple(lexicon.load(language).lookup(match.group()))))
+            values = tuple(lexicon.load(language).lookup(match.group()))
+            units.append(_Unit(match.group().casefold(), values, denied.inside(match.start(), not_said)))
             at = match.end()
-    return units
+    return [unit for i, unit in enumerate(units) if i == 0 or not _idle(units[i - 1], unit)] if language == "zh" else units
+
+
+def _idle(before: _Unit, unit: _Unit) -> bool:
+    """的, and what only counts (一个, 一只): a noun may be written with or without the one, and with several of the other."""
+    counted = before.text in ("这", "那", "每") or any(value.family == "count" for value in before.values)
+    return not unit.values and (unit.text == "的" or (counted and unit.text in _measures()))
+
+
+@lru_cache(maxsize=1)
+def _measures() -> frozenset[str]:
+    extra = lexicon.load("zh").families["count"].extra
+    return frozenset(extra["measures"]) - frozenset(extra["pair_measures"])
 
 
 def _compare(old: list[_Unit], new: list[_Unit], phrase: Phrase, language: str) -> list[tuple[str, str, str]]:
@@ -185,9 +211,16 @@ def _reordered(phrase: Phrase, old: list[_Unit], new: list[_Unit], flaws: tuple[
     inside = {
         slot.noun for slot in phrase.slots if any(phrase.text[slot.start : slot.end].casefold() == a.text for a, _ in moved)
     }
-    if len(inside) > 1 and any(lex.families[family].excludes(x, y) for a, b in moved for family, x, y in _shared(a, b)):
+    # Whole parts that changed places ("holding a bag and wearing a hat") leave everything as true as it was.
+    only_attributes = all(_shared(a, b) for a, b in moved)
+    if (
+        len(inside) > 1
+        and only_attributes
+        and any(lex.families[family].excludes(x, y) for a, b in moved for family, x, y in _shared(a, b))
+    ):
         return Verdict("false", families, ("attributes of two things are swapped",), flaws)
-    return Verdict("synonym", families, ("the same words in another order",), flaws)
+    truth = "synonym" if only_attributes else "unknown"
+    return Verdict(truth, families, ("the same words in another order",), flaws)
 
 
 def _english_flaws(positive: str, negative: str) -> tuple[str, ...]:

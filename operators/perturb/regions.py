@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,6 +19,9 @@ POSSIBLE = frozenset({"same", "wider", "narrower", "near", "kin"})
 LONGEST = 400
 """Characters of an expression; what is longer is none, and would only cost time."""
 ALONE = re.compile(r"(?:an?|one|a single)\b|一", re.I)
+HAN = re.compile(r"[\u4e00-\u9fff]")
+IDLE = re.compile(r"(?<=\w)的(?=\w)|(?<=[一两二三四五六七八九十\d这那每])[个只条辆张把本件位名棵朵艘架匹台幅顶枚颗根座](?=\w)")
+"""Chinese that may be written or not, or otherwise, without another meaning."""
 
 
 @dataclass(frozen=True)
@@ -141,8 +145,12 @@ def language_of(region: dict[str, Any]) -> str | None:
 
 
 def normal(text: str) -> str:
-    """What must differ between two members of a group: words without case, articles, spelling variants and punctuation."""
-    words = re.findall(r"\w+", text.casefold().replace("gray", "grey").replace("color", "colour"))
+    """What must differ between two members of a group: words without case, articles, spelling variants, widths and punctuation, Chinese
+    without 的 and without what counts (一个, 一只)."""
+    text = unicodedata.normalize("NFKC", text).casefold().replace("gray", "grey").replace("color", "colour")
+    if HAN.search(text):
+        text = IDLE.sub("", text)
+    words = re.findall(r"\w+", text)
     return " ".join(word for word in words if word not in ("a", "an", "the"))
 
 

@@ -7,6 +7,7 @@ from operators.hard_negatives import HardNegatives
 from operators.perturb.diff import diff_span
 from operators.perturb.inflect import mend_articles
 from operators.perturb.judge import judge
+from operators.perturb.regions import normal
 
 LEFT, RIGHT = [0.0, 0.0, 0.4, 1.0], [0.6, 0.0, 1.0, 1.0]
 
@@ -106,6 +107,31 @@ def test_what_may_also_be_true_is_never_a_negative(text, never):
 def test_words_that_only_look_like_attributes_are_left_alone(text):
     groups, rejects = run([(text, LEFT)])
     assert groups == [[[]]] and [(reject.reason, reject.item) for reject in rejects] == [("no_attribute", "negatives[0]")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a man without a red hat",
+        "a ball that is not red",
+        "neither a red nor a blue ball",
+        "没戴红帽子的男人",
+        "没有红色花朵的花瓶",
+    ],
+)
+def test_what_is_denied_is_not_changed_since_another_word_there_is_as_true(text):
+    groups, rejects = run([(text, LEFT)])
+    assert groups == [[[]]] and [reject.reason for reject in rejects] == ["no_attribute"]
+
+
+def test_attributes_beside_a_denial_are_changed():
+    assert all("帽子" in negative["text"] and "没有条纹" in negative["text"] for negative in group("一个没有条纹的红色帽子"))
+    assert all("no-parking" in negative["text"] for negative in group("a no-parking red sign"))
+
+
+def test_members_of_a_group_that_differ_only_in_width_article_or_counter_are_the_same():
+    assert normal("Ａ blue ball.") == normal("the Blue ball") and normal("一个蓝色的球") == normal("一只蓝色球")
+    assert normal("一个蓝色的球") != normal("两个蓝色的球")
 
 
 def test_a_single_size_word_is_too_little_for_ten():

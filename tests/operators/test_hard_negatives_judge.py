@@ -30,6 +30,12 @@ from operators.perturb.judge import judge
         ("a dog to the left of a car", "a dog to the right of a car", None),
         ("a dog behind a car", "a dog to the left of a car", "not_false"),
         ("two dogs are running", "one dog is running", None),
+        ("a large dog", "a not small dog", "unknown"),
+        ("a red car", "an almost blue car", "unknown"),
+        ("a man without a red hat", "a man without a blue hat", "not_false"),
+        ("a bowl with no red apples", "a bowl with no green apples", "not_false"),
+        ("a man without a hat, in a red shirt", "a man without a hat, in a blue shirt", None),
+        ("a woman holding a red bag and wearing a hat", "a woman wearing a hat and holding a red bag", "unknown"),
     ],
 )
 def test_english_verdicts(positive, negative, refusal):
@@ -47,6 +53,13 @@ def test_english_verdicts(positive, negative, refusal):
         ("三只狗", "两只狗", None),
         ("三只狗", "二只狗", "disfluent"),
         ("一只红色的狗", "一只红色的猫", "object_changed"),
+        ("一只小狗", "一只不大的狗", "unknown"),
+        ("两只狗", "一对狗", "unknown"),
+        ("没戴红帽子的男人", "没戴蓝帽子的男人", "not_false"),
+        ("一个没有条纹的红色帽子", "一个没有条纹的蓝色帽子", None),
+        ("一个大球", "一个巨大的球", "not_false"),
+        ("一个红色的球", "一只红色球", "unchanged"),
+        ("一个不锈钢的红色杯子", "一个不锈钢的蓝色杯子", None),
     ],
 )
 def test_chinese_verdicts(positive, negative, refusal):

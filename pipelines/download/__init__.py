@@ -38,34 +38,40 @@ NETWORK_PROOF = 5
 
 
 class Download(Settings):
+    """Patience and manners (`exclude=True`) decide what is fetched of a host on a bad day, never what a picture is: they are no part
+    of the stage's fingerprint, and may be changed in the middle of a run. What a longer wait would get, `fineloom retry` fetches.
+    """
+
     version: ClassVar[int] = 1
     reasons: ClassVar[dict[str, str]] = {reason: text for reason, (text, _) in REASONS.items()}
 
-    timeout: float = Field(10.0, gt=0)
+    timeout: float = Field(10.0, gt=0, exclude=True)
     """Seconds that a host may stay silent."""
-    connect_timeout: float = Field(5.0, gt=0)
+    connect_timeout: float = Field(5.0, gt=0, exclude=True)
     """Seconds that a host may take to accept a connection."""
-    deadline: float = Field(30.0, gt=0)
+    deadline: float = Field(30.0, gt=0, exclude=True)
     """Seconds for one picture, everything included: redirects, robots.txt, retries and the waits between them."""
-    min_bytes_per_second: float = Field(1024.0, ge=0)
+    min_bytes_per_second: float = Field(1024.0, ge=0, exclude=True)
     """A body that comes slower than this, on average after `timeout` seconds, is given up."""
     max_bytes: int = Field(20 << 20, gt=0)
     """Of one picture, unpacked."""
     max_pixels: int = Field(80_000_000, gt=0)
     """Width times height; checked before anything is decoded."""
-    retries: int = Field(2, ge=0)
+    retries: int = Field(2, ge=0, exclude=True)
     """Further attempts after 429, 5xx, silence or a broken connection. Never after a 404 or an opt-out."""
-    backoff: float = Field(0.5, ge=0)
+    backoff: float = Field(0.5, ge=0, exclude=True)
     """Seconds before the first retry, doubled for each further one, give or take a quarter."""
-    threads: int = Field(64, ge=1)
+    threads: int = Field(64, ge=1, exclude=True)
     """Fetches under way at once."""
-    per_host: int = Field(16, ge=1)
+    per_host: int = Field(16, ge=1, exclude=True)
     """Fetches from one host under way at once."""
-    host_failures: int = Field(8, ge=1)
+    host_failures: int = Field(8, ge=1, exclude=True)
     """After so many silences and broken connections in a row a host is left alone …"""
-    host_rest: float = Field(120.0, ge=0)
+    host_rest: float = Field(120.0, ge=0, exclude=True)
     """… for so many seconds; its addresses are refused as `host_down`, which may be retried later."""
-    user_agent: str = Field("Mozilla/5.0 (compatible; FineLoom/0.1; data set research)", pattern=r"^[\x20-\x7e]+$")
+    user_agent: str = Field(
+        "Mozilla/5.0 (compatible; FineLoom/0.1; data set research)", pattern=r"^[\x20-\x7e]+$", exclude=True
+    )
     """Put an address here under which you can be reached."""
     respect_opt_out: bool = True
     """Honour X-Robots-Tag noai, noimageai, noindex, noimageindex and TDM-Reservation."""
@@ -118,7 +124,7 @@ class Download(Settings):
 
     def _fetcher(self) -> Fetcher:
         """One for all shards of this process with these settings: it remembers connections, names and dead hosts."""
-        key = self.model_dump_json()
+        key = repr(self)
         if key not in _fetchers:
             _fetchers[key] = Fetcher(self)
         return _fetchers[key]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 import threading
@@ -14,14 +15,19 @@ from dataclasses import dataclass
 from http.client import HTTPException, HTTPMessage, HTTPResponse, IncompleteRead
 from typing import Protocol
 from urllib.parse import quote, urljoin, urlsplit
-from urllib.robotparser import RobotFileParser
 
+from pipelines.download import robots
 from pipelines.download.network import Clock, Connections, Origin, Resolver
 from pipelines.download.reasons import FetchError, is_retryable
+from pipelines.download.robots import Rules
 
 MAX_REDIRECTS = 5
 MAX_HOSTS = 50_000
 """Hosts remembered at a time."""
+ROBOTS_KEPT, ROBOTS_SIZE = 24 * 3600.0, 32 << 20
+"""Seconds that a host's rules hold (RFC 9309: a day at most), and characters of rules remembered at a time."""
+ROBOTS_REST = 600.0
+"""Seconds until a host is asked again whose robots.txt answered with a server error."""
 PIECE = 1 << 16
 OPT_OUTS = {"noai", "noimageai", "noindex", "noimageindex", "none"}
 NOT_AGAIN = {"connect_timeout", "host_down", "deadline", "too_slow", "robots_unavailable"}
@@ -66,7 +72,8 @@ class Fetcher:
         self.connections = Connections(Resolver(), manners.allow_private_addresses, manners.connect_timeout)
         self.lock = threading.Lock()
         self.hosts: OrderedDict[str, _Host] = OrderedDict()
-        self.robots: OrderedDict[Origin, Future[RobotFileParser | FetchError]] = OrderedDict()
+        self.robots: OrderedDict[Origin, tuple[float, Future[Rules | FetchError]]] = OrderedDict()
+        self.robots_size = 0
         product = re.match(r"(?:Mozilla/5\.0 \(compatible; )?([\w-]+)", manners.user_agent)
         self.agent = (product[1] if product else "FineLoom").lower()
 
@@ -139,7 +146,7 @@ class Fetcher:
             answer = self._ask(origin, target, clock, self.manners.max_bytes)
             if isinstance(answer, bytes):
                 return answer
-            url = urljoin(url, answer)
+            url = joined(url, answer)
             if urlsplit(url).scheme.lower() not in ("http", "https"):
                 raise FetchError("redirect_refused", f"to {url[:200]}")
         raise FetchError("redirect_refused", f"more than {MAX_REDIRECTS} redirects, the last to {url[:200]}")
@@ -169,11 +176,8 @@ class Fetcher:
                     connection.close()
 
     def _head(self, origin: Origin, target: str, robots: bool) -> bytes:
-        host = f"[{origin.host}]" if ":" in origin.host else origin.host
-        if origin.port != (443 if origin.scheme == "https" else 80):
-            host += f":{origin.port}"
         return (
-            f"GET {target} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: {self.manners.user_agent}\r\n"
+            f"GET {target} HTTP/1.1\r\nHost: {_host(origin)}\r\nUser-Agent: {self.manners.user_agent}\r\n"
             f"Accept: {'text/plain' if robots else 'image/*'},*/*;q=0.5\r\nAccept-Encoding: identity\r\n\r\n"
         ).encode("latin-1", "replace")
 
@@ -188,7 +192,7 @@ class Fetcher:
         if self.manners.respect_opt_out and not robots:
             check_opt_out(headers, self.agent)
         announced = response.length
-        if announced is not None and announced > max_bytes:
+        if announced is not None and announced > max_bytes and not robots:
             raise FetchError("too_large", f"{announced} bytes announced > {max_bytes}")
         unpack = _unpacker(headers["Content-Encoding"])
         parts: list[bytes] = []
@@ -201,9 +205,11 @@ class Fetcher:
                 except zlib.error as error:
                     raise FetchError("bad_encoding", f"{headers['Content-Encoding']}: {error}") from error
             size += len(piece)
+            parts.append(piece)
+            if size > max_bytes and robots:
+                return b"".join(parts)
             if size > max_bytes:
                 raise FetchError("too_large", f"more than {max_bytes} bytes")
-            parts.append(piece)
         if announced is not None and raw < announced:
             raise FetchError("incomplete", f"{raw} of {announced} bytes")
         return b"".join(parts)
@@ -211,18 +217,29 @@ class Fetcher:
     def _check_robots(self, origin: Origin, target: str, clock: Clock) -> None:
         """One thread asks for a host's rules, those that come meanwhile wait for the same answer."""
         with self.lock:
-            future = self.robots.pop(origin, None)
-            mine = future is None
-            self.robots[origin] = future = future or Future()
-            if len(self.robots) > MAX_HOSTS:
-                self.robots.popitem(last=False)
+            expires, known = self.robots.pop(origin, (0.0, None))
+            mine = known is None or expires < time.monotonic()
+            future: Future[Rules | FetchError] = Future() if mine or known is None else known
+            self.robots[origin] = (math.inf if mine else expires, future)
+            if mine and known is not None:
+                self.robots_size -= _size(known)
+            while len(self.robots) > MAX_HOSTS or (self.robots_size > ROBOTS_SIZE and len(self.robots) > 1):
+                _, (_, oldest) = self.robots.popitem(last=False)
+                self.robots_size -= _size(oldest)
         if mine:
             try:
-                future.set_result(self._ask_robots(origin, clock))
+                rules = self._ask_robots(origin, clock)
             except BaseException as error:
                 with self.lock:
                     self.robots.pop(origin, None)  # the next attempt asks again
                 future.set_exception(error)
+            else:
+                keep = ROBOTS_REST if isinstance(rules, FetchError) else ROBOTS_KEPT
+                future.set_result(rules)
+                with self.lock:
+                    if self.robots.get(origin, (0.0, None))[1] is future:
+                        self.robots[origin] = (time.monotonic() + keep, future)
+                        self.robots_size += _size(future)
         try:
             rules = future.result(clock.left(self.manners.deadline))
         except FutureTimeout:
@@ -232,31 +249,55 @@ class Fetcher:
             raise FetchError(error.reason, error.detail) from error
         if isinstance(rules, FetchError):
             raise FetchError(rules.reason, rules.detail)
-        if not rules.can_fetch(self.agent, target):
+        if not rules.allow(target):
             raise FetchError("robots_disallowed", f"{origin.host}/robots.txt forbids {target[:200]}")
 
-    def _ask_robots(self, origin: Origin, clock: Clock) -> RobotFileParser | FetchError:
-        """Rules of a host: all allowed where it has none, all forbidden while it answers with a server error (RFC 9309).
+    def _ask_robots(self, origin: Origin, clock: Clock) -> Rules | FetchError:
+        """Rules of a host: all allowed where it has none (4xx, 401 and 403 too, or a redirect that leads nowhere), all forbidden
+        while it answers with a server error (RFC 9309).
 
         A host that cannot be reached at all is not remembered: the picture's own fetch would fail alike.
         """
-        parser = RobotFileParser()
         here, target = origin, "/robots.txt"
         for _ in range(MAX_REDIRECTS):
             try:
-                answer = self._ask(here, target, clock, 512_000, robots=True)
+                answer = self._ask(here, target, clock, robots.MAX_BYTES, robots=True)
+                if isinstance(answer, bytes):
+                    return Rules.read(answer, self.agent)
+                here, target = split(joined(f"{here.scheme}://{_host(here)}{target}", answer))
             except FetchError as error:
                 if error.reason.startswith("http_5") or error.reason == "http_429":
                     return FetchError("robots_unavailable", f"{origin.host}/robots.txt: {error}")
-                if error.reason.startswith("http_") or error.reason in ("too_large", "bad_encoding"):
+                if error.reason.startswith("http_") or error.reason in ("bad_encoding", "bad_url", "redirect_refused"):
                     break
                 raise
-            if isinstance(answer, bytes):
-                parser.parse(answer.decode("utf-8", "replace").splitlines())
-                return parser
-            here, target = split(urljoin(f"{here.scheme}://{here.host}:{here.port}{target}", answer))
-        parser.allow_all = True  # type: ignore[attr-defined]
-        return parser
+        return Rules()
+
+
+def _size(rules: Future[Rules | FetchError]) -> int:
+    """Of an answer that is there."""
+    found = rules.result() if rules.done() and rules.exception() is None else None
+    return found.size if isinstance(found, Rules) else 0
+
+
+def _host(origin: Origin) -> str:
+    """As it stands in an address."""
+    host = f"[{origin.host}]" if ":" in origin.host else origin.host
+    return host if origin.port == (443 if origin.scheme == "https" else 80) else f"{host}:{origin.port}"
+
+
+def joined(url: str, location: str) -> str:
+    """Where a redirect leads to. Raises FetchError for what is no address."""
+    try:  # http.client reads bytes as Latin-1, but hosts write UTF-8 into headers, or what their files are called
+        location = location.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        location = "".join(c if c.isascii() or ord(c) > 255 else f"%{ord(c):02X}" for c in location)
+    try:
+        url = urljoin(url, location)
+        urlsplit(url)
+    except ValueError as error:
+        raise FetchError("redirect_refused", f"to {location[:200]}: {error}") from None
+    return url
 
 
 def split(url: str) -> tuple[Origin, str]:

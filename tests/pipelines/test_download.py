@@ -18,9 +18,11 @@ import webdataset
 from picture_server import PictureServer, answer, drip, hang_up, picture, silent
 
 from operators.columns import BASE, IMAGE
-from pipelines.download import Download, NetworkDown, is_retryable
+from pipelines.download import Download, FetchError, NetworkDown, is_retryable
 from pipelines.download.engine import Spool
-from pipelines.download.network import refused
+from pipelines.download.fetcher import Fetcher, split
+from pipelines.download.network import Clock, Resolver, refused
+from pipelines.download.robots import Rules
 from pipelines.download.tar import header
 
 QUICK = {"timeout": 1.0, "connect_timeout": 1.0, "deadline": 4.0, "backoff": 0.01, "allow_private_addresses": True}
@@ -255,6 +257,32 @@ def test_redirects_are_followed_within_bounds(server, tmp_path):
     assert [r.reason for r in outcome.rejects] == ["redirect_refused", "redirect_refused", "refused_address"]
 
 
+@pytest.mark.parametrize("where", ["http://[::1/a.jpg", "http://[half/", "https://a\u2100b.example/", "//[", "http://:80:80/"])
+def test_a_redirect_to_nonsense_costs_one_picture_and_not_the_shard(server, tmp_path, where):
+    good = server.serve("/good.jpg", picture())
+    bad = server.behave("/bad.jpg", raw_location(where.encode()))
+    outcome = fetch(tmp_path, bad, good)
+    assert [row["uid"][-1] for row in outcome.kept.to_pylist()] == ["1"]
+    assert outcome.rejects[0].reason in ("redirect_refused", "bad_url")
+
+
+def test_redirects_written_in_bytes_lead_where_browsers_go(server, tmp_path):
+    names = {"/图片.jpg".encode(): "/%E5%9B%BE%E7%89%87.jpg", "/图片.jpg".encode("gbk"): "/%CD%BC%C6%AC.jpg"}
+    urls = []
+    for number, (location, path) in enumerate(names.items()):
+        server.serve(path, picture())
+        urls.append(server.behave(f"/{number}.jpg", raw_location(location)))
+    assert len(fetch(tmp_path, *urls).kept) == 2
+
+
+def raw_location(where: bytes):
+    def behave(handler):
+        handler.close_connection = True
+        handler.wfile.write(b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: " + where + b"\r\n\r\n")
+
+    return behave
+
+
 def test_private_addresses_are_never_connected_to(server, tmp_path):
     port = server.server_address[1]
     server.default = [answer(200, picture())]
@@ -272,6 +300,7 @@ def test_private_addresses_are_never_connected_to(server, tmp_path):
 REFUSED = """
     127.0.0.1 192.168.1.1 172.16.0.1 100.64.0.1 100.100.100.200 168.63.129.16 224.0.0.1 0.0.0.0 240.0.0.1 192.0.2.1 255.255.255.255
     ::1 :: fd00:ec2::254 ::ffff:10.0.0.1 64:ff9b::a9fe:a9fe 2002:7f00:1:: fe80::1%eth0 ff02::1 2001:db8::1
+    fec0::1 ::7f00:1 ::ffff:0:7f00:1 64:ff9b:1::a00:1
 """
 
 
@@ -303,6 +332,45 @@ def test_the_address_that_was_checked_is_the_one_connected_to(server, tmp_path, 
     outcome = fetch(tmp_path, f"http://rebinds.example:{port}/a.jpg", f"http://rebinds.example:{port}/b.jpg")
     assert len(outcome.kept) == 2
     assert {head["host"] for head in server.heads} == {f"rebinds.example:{port}"}
+
+
+def test_of_several_addresses_only_public_ones_are_tried_and_a_family_that_this_machine_lacks_is_passed_over(
+    server, tmp_path, monkeypatch
+):
+    port, real, opened = server.server_address[1], socket.socket, []
+    found = [(socket.AF_INET6, "::ffff:169.254.169.254"), (socket.AF_INET6, "2606:4700::1"), (socket.AF_INET, "127.0.0.1")]
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda host, *a, **k: [(f, socket.SOCK_STREAM, 6, "", (address, port)) for f, address in found]
+    )
+
+    class NoIPv6(real):
+        def __init__(self, family=-1, *arguments, **options):
+            if family == socket.AF_INET6:
+                raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+            super().__init__(family, *arguments, **options)
+
+        def connect(self, address):
+            opened.append(address[0])
+            super().connect(address)
+
+    server.default = [answer(200, picture())]
+    monkeypatch.setattr(socket, "socket", NoIPv6)
+    outcome = fetch(tmp_path, f"http://both.example:{port}/a.jpg")
+    assert len(outcome.kept) == 1 and set(opened) == {"127.0.0.1"}
+
+
+def test_threads_do_not_pile_up_before_a_silent_name_server(monkeypatch):
+    over = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **k: over.wait(10))
+    resolver = Resolver(at_once=1)
+    reasons = []
+    for i in range(12):
+        with pytest.raises(FetchError) as caught:
+            resolver(f"{i}.example", 80, Clock(time.monotonic() + 0.02, 0.02, 0, threading.Event()))
+        reasons.append(caught.value.detail.partition(": ")[2])
+    assert sum("being asked for already" in text for text in reasons) == 4
+    assert sum(thread.name == "resolve" for thread in threading.enumerate()) <= 8
+    over.set()
 
 
 def test_names_are_asked_for_once(server, tmp_path, monkeypatch):
@@ -352,12 +420,101 @@ def test_robots_txt_is_read_once_and_honoured(server, tmp_path):
     assert server.asked["/robots.txt"] == 1 and server.asked["/own/a.jpg"] == 0
 
 
+@pytest.mark.parametrize(
+    ("rules", "forbidden"),
+    [
+        ("User-agent: *\nDisallow: /*.jpg$\n", ["/a.jpg", "/x/b.jpg"]),
+        ("User-agent: *\nDisallow: /*/private/*.jpg\n", ["/x/private/a.jpg", "/x/private/a.jpg?size=2"]),
+        (
+            "User-agent: *\nDisallow: /\nAllow: /x/\nDisallow: /x/private/\n",
+            ["/a.jpg", "/x/private/a.jpg", "/x/private/a.jpg?size=2"],
+        ),
+        (
+            "User-agent: *\nAllow: /\n\nUser-agent: *\nDisallow: /x\n",
+            ["/x/b.jpg", "/x/private/a.jpg", "/x/private/a.jpg?size=2"],
+        ),
+        ("User-agent: a\nUser-agent: FINELOOM/2 # us\n\nDisallow: /a.jpg\nUser-agent: *\nDisallow: /\n", ["/a.jpg"]),
+        ("\ufeffUser-agent: *\r\nDisallow: /a.jpg\r\n", ["/a.jpg"]),
+        ("User-agent: *\nCrawl-delay: 9\nDisallow: /%61.jpg\nSitemap: x\nDisallow: /%E5%9B%BE\n", ["/a.jpg", "/图.jpg"]),
+        ("User-agent: *\nDisallow: /图\n", ["/图.jpg"]),
+        ("User-agent: *\nDisallow:\n", []),
+        ("Disallow: /\n", []),
+        ("<html>Disallow: /</html>", []),
+    ],
+)
+def test_rules_are_read_as_the_standard_says(rules, forbidden):
+    paths = ["/a.jpg", "/x/b.jpg", "/x/private/a.jpg", "/x/private/a.jpg?size=2", "/图.jpg"]
+    read = Rules.read(rules.encode(), "fineloom")
+    no_pictures = (
+        {"/x/private/a.jpg", "/图.jpg"} if "jpg$" in rules else {"/图.jpg"} if "Disallow: /\nAllow" in rules else set()
+    )
+    assert [path for path in paths if not read.allow(split(f"http://h{path}")[1])] == [
+        path for path in paths if path in forbidden or path in no_pictures
+    ]
+
+
+def test_of_a_huge_robots_txt_the_beginning_counts(server, tmp_path):
+    """It was once taken for none at all."""
+    long = b"User-agent: *\nDisallow: /a\n" + b"# nothing\n" * 200_000
+    server.behave("/robots.txt", answer(200, long))
+    server.default = [answer(200, picture())]
+    outcome = fetch(tmp_path, server.url + "/a.jpg", server.url + "/b.jpg")
+    assert [r.reason for r in outcome.rejects] == ["robots_disallowed"] and len(outcome.kept) == 1
+    cut = b"User-agent: *\nDisallow: /private/" + b"x" * 600_000
+    assert Rules.read(cut, "fineloom").allow("/private/a")
+
+
+def test_a_hostile_pattern_costs_no_time():
+    rules = Rules.read(b"User-agent: *\nDisallow: /" + b"a*" * 20_000 + b"$\n", "fineloom")
+    began = time.process_time()
+    assert rules.allow("/" + "a" * 2000)
+    assert time.process_time() - began < 5
+
+
+def test_rules_are_asked_for_again_after_a_while(server, tmp_path, monkeypatch):
+    """A run lasts a month: a bad minute of a host must not shut it out for good, and an owner may change his mind."""
+    server.behave(
+        "/robots.txt", answer(503), answer(200, b"User-agent: *\nDisallow: /b\n"), answer(200, b"User-agent: *\nDisallow: /\n")
+    )
+    server.default = [answer(200, picture())]
+    fetcher = Fetcher(Download(**QUICK))
+    now, real = [0.0], time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: real() + now[0])
+
+    def ask(path):
+        try:
+            return len(fetcher.fetch(server.url + path, threading.Event())) > 0
+        except FetchError as error:
+            return error.reason
+
+    assert (ask("/a.jpg"), ask("/a.jpg")) == ("robots_unavailable", "robots_unavailable")
+    now[0] += 700
+    assert (ask("/a.jpg"), ask("/b.jpg")) == (True, "robots_disallowed")
+    now[0] += 25 * 3600
+    assert ask("/a.jpg") == "robots_disallowed" and server.asked["/robots.txt"] == 3
+
+
+def test_a_robots_txt_that_leads_nowhere_is_none(server, tmp_path):
+    server.behave("/robots.txt", answer(302, Location="http://[half/"))
+    assert len(fetch(tmp_path, server.serve("/a.jpg", picture())).kept) == 1
+
+
 def test_a_robots_txt_that_cannot_be_read_forbids_for_now(server, tmp_path):
     server.behave("/robots.txt", answer(500))
     url = server.serve("/a.jpg", picture())
     assert reason(tmp_path, url) == "robots_unavailable"
     (tmp_path / "again").mkdir()
     assert len(fetch(tmp_path / "again", url, respect_robots_txt=False).kept) == 1
+
+
+def test_patience_may_be_changed_in_the_middle_of_a_run_and_what_is_accepted_may_not():
+    """More threads for the second week must not fetch the first week's pictures again."""
+    known = Download().model_dump(mode="json")
+    patient = {"timeout": 5, "deadline": 9, "retries": 9, "threads": 9, "per_host": 2, "host_rest": 9, "user_agent": "Me/1"}
+    assert Download(**patient).model_dump(mode="json") == known
+    for name, value in {"max_bytes": 9, "max_pixels": 9, "respect_opt_out": False, "licenses": ["CC0"]}.items():
+        assert Download(**{name: value}).model_dump(mode="json") != known
+    assert Download(**patient)._fetcher() is not Download()._fetcher()
 
 
 def test_it_says_who_asks(server, tmp_path):

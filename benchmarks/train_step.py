@@ -96,12 +96,15 @@ class Plain:
         self.precision, self.threshold = precision, 0.0
 
     def __call__(self) -> float:
-        self.model.config.vision._attn_implementation = "sdpa"
+        configs = self.model.config.vision, self.model.config.text
+        for config in configs:
+            config._attn_implementation = "sdpa"
         try:
             with torch.autocast(self.batch.patches.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                 total = self.loss()
         finally:
-            self.model.config.vision._attn_implementation = NAME
+            for config in configs:
+                config._attn_implementation = NAME
         total.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

@@ -50,8 +50,7 @@ class Fgclip2Model(Siglip2PreTrainedModel):
     def __init__(self, config: Fgclip2Config):
         super().__init__(config)
         text, vision = config.text, config.vision
-        text._attn_implementation = "sdpa"  # the eager path would round softmax to float32
-        vision._attn_implementation = NAME
+        text._attn_implementation = vision._attn_implementation = NAME
         self.text_model = TextTower(text)
         self.vision_model = VisionTower(vision)
         self.longtext_head = nn.Linear(text.hidden_size, text.projection_size or text.hidden_size)

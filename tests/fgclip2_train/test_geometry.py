@@ -67,6 +67,25 @@ def test_pictures_and_paddings_as_sequences_equal_a_key_mask(monkeypatch):
     assert packed.isfinite().all()
 
 
+@pytest.mark.parametrize("padded", [True, False])
+def test_bfloat16_on_a_cpu_attends_as_float32_does_and_padding_counts_for_nothing(padded):
+    random = torch.Generator().manual_seed(0)
+    valid = token_places(GRIDS, TOKENS)[2] if padded else torch.ones(len(GRIDS), TOKENS, dtype=torch.bool)
+    query, key, value = (torch.randn(len(GRIDS), 2, TOKENS, 8, generator=random).bfloat16() for _ in range(3))
+    away = torch.where(valid[:, None, :, None], value, 100.0).to(value.dtype)  # what padding says must not be heard
+    pad = attention.padding(valid) if padded else None
+    leaves = [part.clone().requires_grad_() for part in (query, key, away)]
+    exact = [part.float().requires_grad_() for part in (query, key, value)]
+    ours = attention.attend(*leaves, pad)
+    theirs = F.scaled_dot_product_attention(*exact, attn_mask=valid[:, None, None])
+    assert ours.dtype == torch.bfloat16
+    torch.testing.assert_close(ours.float(), theirs, rtol=0.03, atol=0.03)
+    ours.float().square().sum().backward()
+    theirs.square().sum().backward()
+    for mine, right in zip(leaves, exact, strict=True):
+        torch.testing.assert_close(mine.grad.float(), right.grad, rtol=0.1, atol=0.05)
+
+
 @pytest.mark.parametrize("walk, tokens", [("short", 63), ("long", 64), ("box", 196)])
 def test_a_text_of_another_length_than_its_walk_is_refused(walk, tokens):
     from fgclip2_train.model import Fgclip2Model

@@ -20,7 +20,7 @@ from uuid import uuid4
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.durable import canonical_json, create_if_absent, files, read_table, write_new
+from pipelines.durable import canonical_json, create_if_absent, files, read_many, read_table, write_new
 
 REQUEUED = "requeued"
 """Source name of tables made of samples that were put back."""
@@ -48,43 +48,48 @@ class Tables:
     def __init__(self, run: Path) -> None:
         self.run = run
         self.all: list[Table] = []
+        self._first: list[int] = []
+        self._by_file: dict[tuple[str, str, int, int], Table] = {}
+        self._by_content: dict[tuple[str, str], Table] = {}
         self._slices: dict[int, pa.Table] = {}
         self.refresh()
 
     def refresh(self) -> None:
-        folder = self.run / "tables"
-        self.all = [
-            Table(**json.loads(file.read_bytes())) for file in files(folder) if re.fullmatch(r"[0-9]+\.json", file.name)
-        ]
-        self._first = [table.first_shard for table in self.all]
+        """Read what was registered since. Numbers are compared as such: 10000.json comes after 9999.json."""
+        named = (file for file in files(self.run / "tables") if re.fullmatch(r"[0-9]+\.json", file.name))
+        fresh = sorted((int(file.stem), file) for file in named)[len(self.all) :]
+        for (number, file), data in zip(fresh, read_many(file for _, file in fresh), strict=True):
+            if data is None or number != len(self.all):
+                raise RuntimeError(f"{file}: the table before it is missing; nothing may be removed from the folder tables/")
+            self._add(Table(**json.loads(data)))
+
+    def _add(self, table: Table) -> None:
+        self.all.append(table)
+        self._first.append(table.first_shard)
+        self._by_file[table.source, table.path, table.size, table.mtime_ns] = table
+        self._by_content.setdefault((table.source, table.digest), table)
 
     def known(self, source: str, path: Path, beside: Sequence[str] = ()) -> Table | None:
         """The table registered from this very file and those that belong to it, if none was touched since."""
-        state = _state(path, beside)
-        for table in reversed(self.all):
-            if (table.source, table.path, table.size, table.mtime_ns) == (source, str(path), *state):
-                return table
-        return None
+        return self._by_file.get((source, str(path), *_state(path, beside)))
 
     def register(
         self, source: str, path: Path, digest: str, rows: int, slices: Sequence[Mapping[str, Any]], beside: Sequence[str] = ()
     ) -> Table:
         """Give the shards of a table their numbers. A table of the same source and content keeps those it has."""
         state = _state(path, beside)
-        while True:
-            for table in self.all:
-                if (table.source, table.digest) == (source, digest):
-                    return table
+        while (source, digest) not in self._by_content:
             index = len(self.all)
             first = self.all[-1].first_shard + self.all[-1].shards if self.all else 0
             cut = self.run / "tables" / f"{index:04d}.{uuid4().hex[:12]}.parquet"
             write_new(cut, lambda p: pq.write_table(pa.Table.from_pylist(slices), p))
             table = Table(index, source, str(path), digest, rows, first, len(slices), f"tables/{cut.name}", *state)
             if create_if_absent(self.run / "tables" / f"{index:04d}.json", canonical_json(asdict(table))):
+                self._add(table)
+            else:  # somebody else took the number
+                cut.unlink()
                 self.refresh()
-                return table
-            cut.unlink()
-            self.refresh()
+        return self._by_content[source, digest]
 
     def table_of(self, shard: int) -> Table:
         return self.all[bisect_right(self._first, shard) - 1]

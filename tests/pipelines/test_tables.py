@@ -1,3 +1,6 @@
+import json
+from dataclasses import asdict
+
 import pytest
 
 from pipelines.tables import Tables
@@ -63,3 +66,26 @@ def test_a_table_is_read_again_when_a_file_that_belongs_to_it_was_touched(tmp_pa
     assert tables.known("muge", path, [str(queries)]) == known
     queries.write_text('{"query": "红鞋"}')
     assert tables.known("muge", path, [str(queries)]) is None
+
+
+def test_the_ten_thousandth_table_is_not_the_last(tmp_path, table):
+    """Sets are published in more files than that, and 10000.json comes before 9999.json in a listing."""
+    tables = Tables(tmp_path)
+    first = tables.register("coyo", table("a"), "d0", 4, slices(4, 4))
+    for i in range(1, 10_001):
+        put = asdict(first) | {"index": i, "path": f"t{i}", "digest": f"d{i}", "first_shard": i}
+        (tmp_path / "tables" / f"{i:04d}.json").write_text(json.dumps(put))
+    tables.refresh()
+    assert [found.index for found in tables.all] == list(range(10_001))
+    assert tables.table_of(9_999).path == "t9999" and tables.table_of(10_000).path == "t10000"
+    again = Tables(tmp_path).register("coyo", table("b"), "new", 4, slices(4, 4))
+    assert (again.index, again.first_shard) == (10_001, 10_001)
+
+
+def test_a_registration_that_was_removed_is_told(tmp_path, table):
+    tables = Tables(tmp_path)
+    for name in "abc":
+        tables.register("coyo", table(name), name, 4, slices(4, 4))
+    (tmp_path / "tables" / "0001.json").unlink()
+    with pytest.raises(RuntimeError, match="nothing may be removed"):
+        Tables(tmp_path)

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from pipelines.config import Recipe
+from pipelines.config import Recipe, Stage
 from pipelines.metrics import ask
 from pipelines.monitor import Limits, Monitor
 from pipelines.progress import Progress
+from pipelines.room import bundles, lacking, nodes_of_ray
 
 if TYPE_CHECKING:
     from pipelines.run import Options
+
+ROOM_SECONDS = 900.0
+"""How long a cluster that a run has joined may take to grow to what the recipe asks for."""
+ROOM_LOOK = 5.0
+"""Seconds between two looks at it."""
 
 
 class Engine:
@@ -26,6 +34,7 @@ class Engine:
         self.progress = progress
         self.started = False
         self.own_ray = False
+        self.joined = bool(options.address or os.environ.get("RAY_ADDRESS"))
         self.monitor: Any = None
         self.totals: dict[str, Any] = {}
         self._memory: Any = None
@@ -68,6 +77,27 @@ class Engine:
         self._memory = ClusterMemory(f"monitor-{uuid4().hex}")
         actor: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)(Monitor)
         self.monitor = actor.remote(self.recipe.window, limits, self._memory)
+
+    def no_room(self, stages: Sequence[Stage]) -> str | None:
+        """Why these stages cannot begin, or None. A cluster of others may grow: it is asked to, and waited for."""
+        import ray
+        from ray.autoscaler.sdk import request_resources
+
+        began, asked = time.monotonic(), False
+        while (lack := lacking(stages, nodes_of_ray())) is not None:
+            if not self.joined or time.monotonic() - began > ROOM_SECONDS:
+                waited = f"after {ROOM_SECONDS / 60:.0f} minutes" if self.joined else "on this machine"
+                return f"no room {waited}: {lack}. Ask for less, or for a larger cluster, and run again"
+            if not asked:
+                self.progress.say(f"waiting for room, {ROOM_SECONDS / 60:.0f} minutes at most: {lack}")
+                with suppress(ray.exceptions.RayError, RuntimeError, OSError):
+                    request_resources(bundles=bundles(stages))
+            asked = True
+            time.sleep(ROOM_LOOK)
+        if asked:
+            with suppress(ray.exceptions.RayError, RuntimeError, OSError):
+                request_resources(bundles=[])  # from now on the workers themselves hold the nodes
+        return None
 
     def lost(self, monitor: Any, error: Exception) -> None:
         """A monitor that Ray could not bring back is replaced by one whose counts begin anew; what is committed lies in the ledger."""

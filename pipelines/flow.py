@@ -27,6 +27,7 @@ from pipelines.commit import Attempt, Made
 from pipelines.config import Stage
 from pipelines.monitor import DEATHS, Failure, pieces
 from pipelines.reach import Reach
+from pipelines.room import cpu_share, nodes_of_ray
 from pipelines.view import View, read_columns
 from pipelines.worker import StopRun, Worker, set_aside
 
@@ -54,7 +55,7 @@ def run_flow(
     source = _Source(chain, done, stages, ranges, monitor)
     # One source task at a time: shards are admitted in order, and a waiting source holds one process, not one per range.
     flow = flow.map_batches(source, batch_size=1, num_cpus=0.01, compute=TaskPoolStrategy(size=1))  # type: ignore[arg-type]
-    share = _cpu_share([*stages, *beside])
+    share = cpu_share([*stages, *beside], nodes_of_ray())
     for position, stage in enumerate(stages):
         model = stage.kind == "model"
         workers = stage.resources.workers
@@ -93,16 +94,6 @@ def _configure() -> None:
     context.target_max_block_size = context.target_min_block_size = 1
     context.max_errored_blocks = -1
     context.print_on_execution_start = False
-
-
-def _cpu_share(stages: list[Stage]) -> float:
-    """All pools must fit at once, or the flow would wait for ever: on a small machine every worker asks for less."""
-    wanted = sum(
-        s.resources.cpus * (s.resources.workers if isinstance(s.resources.workers, int) else s.resources.workers[0])
-        for s in stages
-    )
-    have = ray.cluster_resources().get("CPU", 1.0)
-    return min(1.0, 0.9 * have / wanted) if wanted else 1.0
 
 
 class _Source:

@@ -147,6 +147,9 @@ def flow(
         if passes >= MAX_PASSES:
             break
         engine.start()
+        no_room = engine.no_room([*segment, *(beside or ())])
+        if no_room is not None:
+            return failures, no_room
         import ray
 
         from pipelines.flow import run_flow

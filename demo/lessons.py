@@ -44,11 +44,29 @@ STRANGE = {
 
 
 @dataclass(frozen=True)
+class Note:
+    """What the model should know at one place of a lesson, for a head that is trained beside the answers.
+
+    at       the character of the question or, with `answering`, of the answer, whose token knows it
+    truth    whether the statement that ends there is true
+    thing    the thing that is spoken of there, or next
+    place    the number of the list's member that comes next
+    """
+
+    at: int
+    answering: bool = False
+    truth: bool | None = None
+    thing: Thing | None = None
+    place: int | None = None
+
+
+@dataclass(frozen=True)
 class Lesson:
     prompt: str
     user: str
     answer: str
     picture: bool = True
+    notes: tuple[Note, ...] = ()
 
     @property
     def system(self) -> str:
@@ -73,15 +91,38 @@ def _json(**answer: object) -> str:
     return json.dumps(answer, ensure_ascii=False, separators=(",", ":"))
 
 
+def _line_ends(text: str) -> list[int]:
+    return [match.start() for match in re.finditer(r"\n|$", text)]
+
+
+def _verdict_notes(user: str, answer: str, truths: Sequence[bool]) -> tuple[Note, ...]:
+    """Whether each text is true, where it ends; and its number, where the answer has come to it."""
+    ends = _line_ends(user)[-len(truths) :]
+    starts = [match.start() - 1 for match in re.finditer("true|false", answer)]
+    known = [Note(end, truth=truth) for end, truth in zip(ends, truths, strict=True)]
+    return (*known, *(Note(start, answering=True, place=number) for number, start in enumerate(starts)))
+
+
+def _sentence_notes(key: str, sentences: Sequence[str], language: str, things: Sequence[Thing | None]) -> tuple[Note, ...]:
+    """The thing that each sentence of the answer is about, before it begins."""
+    at, notes = len(f'{{"{key}":"') - 1, []
+    for number, (sentence, thing) in enumerate(zip(sentences, things, strict=True)):
+        notes.append(Note(at, answering=True, thing=thing, place=number))
+        at += len(sentence) + (language == "en" and number > 0)
+    return tuple(notes)
+
+
 # Questions about a picture. `scene` None: a picture that is no scene, where the right answer is to abstain.
 
 
 def long_caption(scene: Scene | None, language: str, rng: random.Random) -> Lesson:
     user = {"en": "Describe this picture.", "zh": "描述这张图片。"}[language]
-    text = NOTHING[language]
-    if scene:
-        text = joined([pair[language == "zh"] for pair in long_pairs(scene, rng)], language)
-    return Lesson(f"long_caption_{language}", user, _json(caption=text))
+    if scene is None:
+        return Lesson(f"long_caption_{language}", user, _json(caption=NOTHING[language]))
+    sentences = [pair[language == "zh"] for pair in long_pairs(scene, rng)]
+    things = (*scene.things, *[None] * (len(sentences) - len(scene.things)))
+    notes = _sentence_notes("caption", sentences, language, things)
+    return Lesson(f"long_caption_{language}", user, _json(caption=joined(sentences, language)), notes=notes)
 
 
 def ground(scene: Scene | None, language: str, rng: random.Random, other: Scene) -> Lesson:
@@ -109,7 +150,15 @@ def ground(scene: Scene | None, language: str, rng: random.Random, other: Scene)
         for thing in (scene.things if scene else ())
         if fits(thing)
     ]
-    return Lesson("ground", numbered([text for text, _ in phrases]), _json(boxes=boxes))
+    user, answer = numbered([text for text, _ in phrases]), _json(boxes=boxes)
+    notes = []
+    for end, (_, fits) in zip(_line_ends(user), phrases, strict=True):
+        fitting = [thing for thing in (scene.things if scene else ()) if fits(thing)]
+        notes.append(Note(end, truth=bool(fitting), thing=fitting[0] if len(fitting) == 1 else None))
+    of_box = {thing.box: thing for thing in (scene.things if scene else ())}
+    for match, box in zip(re.finditer(r',"bbox_2d":\[', answer), boxes, strict=True):
+        notes.append(Note(match.start(), answering=True, thing=of_box[tuple(box["bbox_2d"])]))  # type: ignore[index, arg-type]
+    return Lesson("ground", user, answer, notes=tuple(notes))
 
 
 def verify(scene: Scene | None, language: str, rng: random.Random, other: Scene) -> Lesson:
@@ -136,7 +185,10 @@ def verify(scene: Scene | None, language: str, rng: random.Random, other: Scene)
         texts.append((_variant(claim, language, rng), claim.fits(thing)))
     rng.shuffle(texts)
     user = f"Box: [{', '.join(map(str, box))}]\n{numbered([text for text, _ in texts])}"
-    return Lesson("verify_negatives", user, _json(verdicts=[truth and scene is not None for _, truth in texts]))
+    truths = [truth and scene is not None for _, truth in texts]
+    answer = _json(verdicts=truths)
+    boxed = Note(user.index("]"), thing=thing if scene else None)
+    return Lesson("verify_negatives", user, answer, notes=(boxed, *_verdict_notes(user, answer, truths)))
 
 
 def check(scene: Scene | None, language: str, rng: random.Random, other: Scene) -> Lesson:
@@ -155,11 +207,9 @@ def check(scene: Scene | None, language: str, rng: random.Random, other: Scene) 
             chosen.append((sentence, True))
     if rng.random() < 0.3:
         chosen = chosen[rng.randrange(len(chosen)) :]
-    return Lesson(
-        "check_sentences",
-        numbered([sentence for sentence, _ in chosen]),
-        _json(verdicts=[truth and scene is not None for _, truth in chosen]),
-    )
+    truths = [truth and scene is not None for _, truth in chosen]
+    user, answer = numbered([sentence for sentence, _ in chosen]), _json(verdicts=truths)
+    return Lesson("check_sentences", user, answer, notes=_verdict_notes(user, answer, truths))
 
 
 # Questions about texts alone.
@@ -177,28 +227,33 @@ def rewrite(scene: Scene, language: str, rng: random.Random) -> Lesson:
     )
 
 
-def _parallel(scene: Scene, rng: random.Random) -> tuple[str, str]:
-    """A text of the scene in English and its Chinese translation, from a phrase to several sentences."""
+def _parallel(scene: Scene, rng: random.Random) -> tuple[list[tuple[str, str]], Sequence[Thing | None]]:
+    """Sentences of the scene in English, each with its Chinese translation, or a phrase; and what each is about."""
     kind = rng.random()
     if kind < 0.15:
         thing = rng.choice(scene.things)
-        return rng.choice([(thing.short("en"), thing.short("zh")), (scene.long(thing, "en"), scene.long(thing, "zh"))])
+        pair = rng.choice([(thing.short("en"), thing.short("zh")), (scene.long(thing, "en"), scene.long(thing, "zh"))])
+        return [pair], [thing]
     if kind < 0.30:
-        return short_pair(scene, rng)
+        return [short_pair(scene, rng)], [None]
     pairs = long_pairs(scene, rng)
     start = rng.randrange(len(pairs))
-    part = pairs if rng.random() < 0.4 else pairs[start : start + rng.randint(1, 4)]
-    return joined([en for en, _ in part], "en"), joined([zh for _, zh in part], "zh")
+    part = slice(0, None) if rng.random() < 0.4 else slice(start, start + rng.randint(1, 4))
+    return pairs[part], (*scene.things, *[None] * (len(pairs) - len(scene.things)))[part]
 
 
 def translate(scene: Scene, rng: random.Random) -> Lesson:
-    english, chinese = _parallel(scene, rng)
-    return Lesson("translate_en_zh", f"原文：{english}", _json(translation=chinese), False)
+    pairs, things = _parallel(scene, rng)
+    english, chinese = [en for en, _ in pairs], [zh for _, zh in pairs]
+    notes = _sentence_notes("translation", chinese, "zh", things)
+    return Lesson("translate_en_zh", f"原文：{joined(english, 'en')}", _json(translation=joined(chinese, "zh")), False, notes)
 
 
 def translate_back(scene: Scene, rng: random.Random) -> Lesson:
-    english, chinese = _parallel(scene, rng)
-    return Lesson("translate_zh_en", chinese, _json(translation=english), False)
+    pairs, things = _parallel(scene, rng)
+    english, chinese = [en for en, _ in pairs], [zh for _, zh in pairs]
+    notes = _sentence_notes("translation", english, "en", things)
+    return Lesson("translate_zh_en", joined(chinese, "zh"), _json(translation=joined(english, "en")), False, notes)
 
 
 def judge(scene: Scene, rng: random.Random) -> Lesson:

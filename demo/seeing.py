@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from demo.scenes import Scene
+from demo.scenes import Scene, Thing
 from demo.words import BACKGROUNDS, COLOURS, LIGHTS, SHAPES, SIZES, STYLES, SURFACES, TONES
 
 CELL = 28
@@ -22,6 +23,10 @@ MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
 TOKEN_FACTS = {"colour": len(COLOURS), "shape": len(SHAPES), "surface": len(SURFACES), "size": len(SIZES), "count": 4}
+SIDE = 512
+"""Boxes are told to the heads in pixels, as answers name them, divided by this; shares of the picture's sides would have to be
+multiplied by sides that the language model does not see."""
+LISTED = 12
 SCENE_FACTS = {"background": len(BACKGROUNDS), "tone": len(TONES), "light": len(LIGHTS), "style": len(STYLES)}
 
 
@@ -51,7 +56,7 @@ def look(model: Any, pictures: torch.Tensor) -> torch.Tensor:
     for block in visual.blocks:
         qkv = block.attn.qkv(block.norm1(x)).view(x.shape[0], x.shape[1], 3, heads, size).permute(2, 0, 3, 1, 4)
         q, k = (_turned(part.float(), cos, sin).to(qkv.dtype) for part in qkv[:2])
-        mixed = F.scaled_dot_product_attention(q, k, qkv[2])
+        mixed = attend(q, k, qkv[2], size**-0.5, causal=False)
         x = x + block.attn.proj(mixed.transpose(1, 2).reshape(x.shape))
         x = x + block.mlp(block.norm2(x))
     merger = visual.merger
@@ -78,15 +83,39 @@ def positions(length: int, start: int, rows: int, columns: int) -> np.ndarray:
     return place
 
 
-def read(model: Any, ids: torch.Tensor, places: torch.Tensor, seen: torch.Tensor | None, image_token: int) -> torch.Tensor:
-    """Last hidden states [N, T, hidden] of right-padded texts.
+def read(
+    model: Any, ids: torch.Tensor, places: torch.Tensor, seen: torch.Tensor | None, image_token: int
+) -> list[torch.Tensor]:
+    """Hidden states [N, T, hidden] of right-padded texts, after no layer, after one, … and the last ones, normed.
 
     ids [N, T]   places [3, N, T]   seen [N, tokens, hidden]: what stands in the place of each text's image tokens
     """
     x = model.model.language_model.embed_tokens(ids)
     if seen is not None:
         x = x.masked_scatter((ids == image_token)[..., None], seen.to(x.dtype))
-    return model.model.language_model(inputs_embeds=x, position_ids=places, use_cache=False).last_hidden_state
+    out = model.model.language_model(inputs_embeds=x, position_ids=places, use_cache=False, output_hidden_states=True)
+    return [*out.hidden_states[:-1], out.last_hidden_state]
+
+
+def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float, causal: bool) -> torch.Tensor:
+    """Attention [B, heads, T, d] by plain products: on a CPU in bfloat16 torch's fused kernel takes twice as long backwards."""
+    length = q.shape[2]
+    bias = torch.zeros(length, length, dtype=q.dtype, device=q.device)
+    if causal:
+        bias = bias.fill_(float("-inf")).triu(1)
+    scores = torch.baddbmm(bias, q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2), alpha=scaling)
+    return torch.bmm(scores.softmax(-1).to(v.dtype), v.flatten(0, 1)).view(q.shape)
+
+
+def _read_attention(
+    module: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scaling: float, **_: Any
+) -> tuple[torch.Tensor, None]:
+    """What transformers calls for the language model's layers; right-padded texts need no mask but the causal one."""
+    k, v = (part.repeat_interleave(q.shape[1] // part.shape[1], 1) for part in (k, v))
+    return attend(q, k, v, scaling, causal=True).transpose(1, 2).contiguous(), None
+
+
+ALL_ATTENTION_FUNCTIONS.register("plain", _read_attention)
 
 
 class Head(torch.nn.Module):
@@ -99,10 +128,12 @@ class Head(torch.nn.Module):
         self.scene = torch.nn.Linear(hidden, sum(SCENE_FACTS.values()))
 
     def forward(
-        self, seen: torch.Tensor, facts: torch.Tensor, boxes: torch.Tensor, scene: torch.Tensor
+        self, seen: torch.Tensor, facts: torch.Tensor, boxes: torch.Tensor, centres: torch.Tensor, scene: torch.Tensor
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        """Loss and accuracies. facts [B, tokens, 5] (-1: nothing there), boxes [B, tokens, 8], scene [B, 4] (-1: no scene)."""
+        """Loss and accuracies. facts [B, tokens, 5] (-1: nothing there), boxes [B, tokens, 8],
+        centres of the cells [tokens, 8], scene [B, 4] (-1: no scene)."""
         out = self.token(seen).float()
+        boxes = boxes - centres  # the eye has no absolute positions
         there = facts[..., 0] >= 0
         loss = 2 * F.binary_cross_entropy_with_logits(out[..., 0], there.float())
         marks = {"there": ((out[..., 0] > 0) == there).float().mean()}
@@ -114,10 +145,10 @@ class Head(torch.nn.Module):
             at += size
         loss = (
             loss
-            + 8 * F.l1_loss(mine[:, at : at + 4], boxes[there][:, :4])
-            + 8 * F.l1_loss(mine[:, at + 4 :], boxes[there][:, 4:])
+            + 24 * F.l1_loss(mine[:, at : at + 4], boxes[there][:, :4])
+            + 24 * F.l1_loss(mine[:, at + 4 :], boxes[there][:, 4:])
         )
-        marks["box"] = (mine[:, at:] - boxes[there]).abs().mean()
+        marks["box"] = SIDE * (mine[:, at:] - boxes[there]).abs().mean()
         known = scene[:, 0] >= 0
         out, at = self.scene(seen.mean(1)).float()[known], 0
         for i, (name, size) in enumerate(SCENE_FACTS.items()):
@@ -128,23 +159,91 @@ class Head(torch.nn.Module):
         return loss, {name: float(value) for name, value in marks.items()} if not self.training else {}
 
 
+class Places(torch.nn.Module):
+    """Says of each visual token, when the language model has put positions to it, the absolute boxes of what is there."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.norm = torch.nn.RMSNorm(hidden)
+        self.box = torch.nn.Linear(hidden, 8)
+
+    def forward(self, hidden: torch.Tensor, facts: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+        """Mean error, a share of SIDE. hidden [N, tokens, hidden], facts and boxes as of `Head`."""
+        there = facts[..., 0] >= 0
+        return _mean((self.box(self.norm(hidden[there].float())).float() - boxes[there]).abs())
+
+
+def centres(rows: int, columns: int) -> torch.Tensor:
+    """The middle of each cell, as two boxes without extent [tokens, 8]."""
+    y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    return ((torch.stack([x, y], -1).view(-1, 2) + 0.5) * CELL / SIDE).repeat(1, 4)
+
+
+class NoteHead(torch.nn.Module):
+    """Says at marked tokens of a text whether a statement is true, what the thing is that is spoken of, and how far a list has
+    come (`lessons.Note`). It gives the language model a reason to compare and to count long before whole answers come right;
+    dropped when the model is exported."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.norm = torch.nn.RMSNorm(hidden)
+        self.all = torch.nn.Linear(hidden, 1 + sum(TOKEN_FACTS.values()) + 4 + LISTED)
+
+    def forward(self, hidden: torch.Tensor, notes: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
+        """Loss and accuracies. hidden [M, hidden]   notes [M, 11] as `note_row` writes them."""
+        out = self.all(self.norm(hidden.float())).float()
+        whole = notes[:, :7].long()
+        said, spoken, listed, boxed = whole[:, 0] >= 0, whole[:, 1] >= 0, whole[:, 6] >= 0, notes[:, 7] >= 0
+        logits, truth = out[said, 0], whole[said, 0]
+        loss = _mean(F.binary_cross_entropy_with_logits(logits, truth.float(), reduction="none"))
+        marks = {"truth": _mean(((logits > 0) == truth.bool()).float())}
+        at, right = 1, []
+        for i, size in enumerate(TOKEN_FACTS.values(), 1):
+            logits, truth = out[spoken, at : at + size], whole[spoken, i]
+            loss = loss + 0.4 * _mean(F.cross_entropy(logits, truth, reduction="none"))
+            right.append(_mean((logits.argmax(-1) == truth).float()))
+            at += size
+        marks["spoken"] = torch.stack(right).mean()
+        error = _mean((out[boxed, at : at + 4] - notes[boxed, 7:]).abs())
+        marks["spoken box"] = SIDE * error
+        logits, truth = out[listed, at + 4 :], whole[listed, 6]
+        loss = loss + 16 * error + 0.3 * _mean(F.cross_entropy(logits, truth, reduction="none"))
+        marks["place"] = _mean((logits.argmax(-1) == truth).float())
+        return loss, {name: float(value) for name, value in marks.items()} if not self.training else {}
+
+
+def _mean(values: torch.Tensor) -> torch.Tensor:
+    """The mean, 0 where there is none."""
+    return values.sum() / max(1, values.numel())
+
+
+def note_row(truth: bool | None, thing: Thing | None, place: int | None, seen: bool) -> list[float]:
+    """truth, five facts, place and box of one note, -1 for what is not known; a box only of what is `seen`."""
+    facts = facts_of_thing(thing) if thing else [-1] * len(TOKEN_FACTS)
+    box = [value / SIDE for value in thing.box] if thing and seen else [-1.0] * 4
+    return [-1 if truth is None else float(truth), *facts, -1 if place is None else min(place, LISTED - 1), *box]
+
+
+def facts_of_thing(thing: Thing) -> list[int]:
+    return [
+        list(COLOURS).index(thing.colour),
+        list(SHAPES).index(thing.shape),
+        list(SURFACES).index(thing.surface),
+        list(SIZES).index(thing.size),
+        thing.count - 1,
+    ]
+
+
 def facts_of(scene: Scene | None, width: int, height: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Truth for the head: facts [tokens, 5] int16, boxes [tokens, 8] float32 (shares of the picture), scene facts [4] int16."""
+    """Truth for the head: facts [tokens, 5] int16, boxes [tokens, 8] float32 (pixels / SIDE), scene facts [4] int16."""
     rows, columns = height // CELL, width // CELL
     facts = np.full((rows, columns, 5), -1, np.int16)
     boxes = np.zeros((rows, columns, 8), np.float32)
     if scene is None:
         return facts.reshape(-1, 5), boxes.reshape(-1, 8), np.full(4, -1, np.int16)
     best = np.full((rows, columns), 0.18, np.float32)  # least share of the cell that a thing's box must cover
-    scale = np.array([width, height, width, height], np.float32)
     for thing in scene.things:
-        values = (
-            list(COLOURS).index(thing.colour),
-            list(SHAPES).index(thing.shape),
-            list(SURFACES).index(thing.surface),
-            list(SIZES).index(thing.size),
-            thing.count - 1,
-        )
+        values = facts_of_thing(thing)
         for x1, y1, x2, y2 in thing.instances:
             for row in range(y1 // CELL, min(rows, (y2 - 1) // CELL + 1)):
                 for column in range(x1 // CELL, min(columns, (x2 - 1) // CELL + 1)):
@@ -155,7 +254,7 @@ def facts_of(scene: Scene | None, width: int, height: int) -> tuple[np.ndarray, 
                     if covered > best[row, column] or (middle and facts[row, column, 0] < 0):
                         best[row, column] = covered
                         facts[row, column] = values
-                        boxes[row, column] = np.array([x1, y1, x2, y2, *thing.box], np.float32) / np.tile(scale, 2)
+                        boxes[row, column] = np.array([x1, y1, x2, y2, *thing.box], np.float32) / SIDE
     named = [list(BACKGROUNDS).index(scene.background), list(TONES).index(scene.tone)]
     named += [list(LIGHTS).index(scene.light), list(STYLES).index(scene.style)]
     return facts.reshape(-1, 5), boxes.reshape(-1, 8), np.array(named, np.int16)

@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -50,6 +50,8 @@ SHAPES = {
     "large": {"hidden": 256, "layers": 5, "heads": 8, "vision_hidden": 160, "vision_depth": 6},
 }
 """3.2 and 5.8 million parameters."""
+BOX, BOX_ENDS = ',"bbox_2d":[', ("]},", "]}]}")
+AFTER_USER = "<|im_end|>\n<|im_start|>assistant\n"
 PHOTOS = Path(__file__).parent / "photos"
 PROMPTS = [
     "long_caption_en", "long_caption_zh", "ground", "hard_negatives", "verify_negatives", "check_sentences",
@@ -126,7 +128,7 @@ class School(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
         width, height = fit(*drawn, self.pixels)
         pictures = np.empty((self.scenes, height, width, 3), np.uint8)
         truths: list[tuple[np.ndarray, ...]] = []
-        asked: list[tuple[tuple[np.ndarray, np.ndarray, int], int]] = []
+        asked: list[tuple[Row, int]] = []
         first = MODEL_SEEDS + 100_000 + (self.seed << 32) + number * self.scenes
         previous = sent(render(first - 1, size=drawn), width, height, rng)
         for i in range(self.scenes):
@@ -137,16 +139,18 @@ class School(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
             for _ in range(self.questions):
                 asked.append((self.encode(self.about_picture(scene, previous, rng), width, height), i))
             previous = real
-        asked.sort(key=lambda item: len(item[0][0]))
+        asked.sort(key=lambda item: len(item[0].ids))
         texts = [self.encode(self.about_text(render_like(previous, rng), rng), 0, 0) for _ in range(self.texts)]
         facts, boxes, named = (torch.from_numpy(np.stack(part)) for part in zip(*truths, strict=True))
+        rows = [row for row, _ in asked] + texts
         return {
             "pictures": torch.from_numpy(pictures),
             "facts": facts,
             "boxes": boxes,
             "scene": named,
             "owner": torch.tensor([i for _, i in asked]),
-            **padded([row for row, _ in asked] + texts, self.special["<|endoftext|>"]),
+            "notes": torch.tensor([[i, *note] for i, row in enumerate(rows) for note in row.notes]).reshape(-1, 13),
+            **padded(rows, self.special["<|endoftext|>"], self.tokenizer.convert_tokens_to_ids(BOX)),
         }
 
     def about_picture(self, scene: Scene | None, other: Scene, rng: random.Random) -> lessons.Lesson:
@@ -184,27 +188,41 @@ class School(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
         noise = np.random.default_rng(rng.getrandbits(32)).integers(0, 256, (cells, cells, 3), np.uint8)
         return Image.fromarray(noise).resize(size, rng.choice([Image.Resampling.BICUBIC, Image.Resampling.NEAREST]))
 
-    def encode(self, lesson: lessons.Lesson, width: int, height: int) -> tuple[np.ndarray, np.ndarray, int]:
-        """Token ids, positions [3, T], and where the answer begins."""
+    def encode(self, lesson: lessons.Lesson, width: int, height: int) -> Row:
         rows, columns = height // seeing.CELL, width // seeing.CELL
         before, after = chat(lesson)
-        ids = self.tokenizer(before, add_special_tokens=False)["input_ids"]
-        start = -1
+        question, answer = (
+            self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=bool(lesson.notes))
+            for text in (before, after)
+        )
+        ids, start = question["input_ids"], -1
         if lesson.picture:
             start = ids.index(self.special["<|image_pad|>"])
             ids[start : start + 1] = [self.special["<|image_pad|>"]] * (rows * columns)
-        answer = self.tokenizer(after, add_special_tokens=False)["input_ids"]
-        everything = np.array(ids + answer, np.int64)
-        return everything, seeing.positions(len(everything), start, rows, columns), len(ids)
+        notes = []
+        user = len(before) - len(lesson.user) - len(AFTER_USER)
+        for note in lesson.notes:
+            part, at = (answer, note.at) if note.answering else (question, user + note.at)
+            token = next(i for i, (_, end) in enumerate(part["offset_mapping"]) if end > at)
+            token += len(ids) if note.answering else (rows * columns - 1 if lesson.picture else 0)
+            notes.append([token, *seeing.note_row(note.truth, note.thing, note.place, lesson.picture)])
+        everything = np.array(ids + answer["input_ids"], np.int64)
+        return Row(everything, seeing.positions(len(everything), start, rows, columns), len(ids), notes)
+
+
+class Row(NamedTuple):
+    """Token ids [T], places [3, T], where the answer begins, and notes: token and `seeing.note_row` of each."""
+
+    ids: np.ndarray
+    places: np.ndarray
+    start: int
+    notes: list[list[float]]
 
 
 def chat(lesson: lessons.Lesson) -> tuple[str, str]:
     """What the model is given and what it must say, as the chat template writes them."""
     picture = "<|vision_start|><|image_pad|><|vision_end|>" if lesson.picture else ""
-    before = (
-        f"<|im_start|>system\n{lesson.system}<|im_end|>\n<|im_start|>user\n{picture}{lesson.user}<|im_end|>\n"
-        "<|im_start|>assistant\n"
-    )
+    before = f"<|im_start|>system\n{lesson.system}<|im_end|>\n<|im_start|>user\n{picture}{lesson.user}{AFTER_USER}"
     return before, lesson.answer + "<|im_end|>"
 
 
@@ -253,46 +271,88 @@ def sent(scene: Scene, width: int, height: int, rng: random.Random) -> Scene:
     return replace(scene, image=image, things=tuple(things))
 
 
-def padded(rows: list[tuple[np.ndarray, np.ndarray, int]], pad: int) -> dict[str, torch.Tensor]:
-    """Right-padded ids [N, T], places [3, N, T] and targets [N, T] (the next token where it belongs to an answer, else -100)."""
-    length = max(len(ids) for ids, _, _ in rows)
+def padded(rows: list[Row], pad: int, box: int) -> dict[str, torch.Tensor]:
+    """Right-padded ids [N, T], places [3, N, T], targets [N, T] (the next token where it belongs to an answer, else -100) and
+    which of the targets are coordinates: numbers among the seven tokens after the token `box`."""
+    length = max(len(row.ids) for row in rows)
     ids = np.full((len(rows), length), pad, np.int64)
     targets = np.full((len(rows), length), -100, np.int64)
     places = np.zeros((3, len(rows), length), np.int64)
-    for i, (row, place, start) in enumerate(rows):
-        ids[i, : len(row)] = row
-        places[:, i, : len(row)] = place
-        places[:, i, len(row) :] = place[:, -1:] + np.arange(1, length - len(row) + 1)
-        targets[i, start - 1 : len(row) - 1] = row[start:]
-    return {"ids": torch.from_numpy(ids), "places": torch.from_numpy(places), "targets": torch.from_numpy(targets)}
+    for i, row in enumerate(rows):
+        ids[i, : len(row.ids)] = row.ids
+        places[:, i, : len(row.ids)] = row.places
+        places[:, i, len(row.ids) :] = row.places[:, -1:] + np.arange(1, length - len(row.ids) + 1)
+        targets[i, row.start - 1 : len(row.ids) - 1] = row.ids[row.start :]
+    coordinates = np.zeros((len(rows), length), bool)
+    for after in (0, 2, 4, 6):
+        coordinates[:, after:] |= (ids[:, : length - after] == box) & (targets[:, after:] >= 0)
+    return {
+        "ids": torch.from_numpy(ids),
+        "places": torch.from_numpy(places),
+        "targets": torch.from_numpy(targets),
+        "coordinates": torch.from_numpy(coordinates),
+    }
 
 
-def losses(
-    model: Any, head: seeing.Head, batch: dict[str, torch.Tensor], image_token: int
-) -> tuple[torch.Tensor, torch.Tensor, dict[str, float]]:
-    """Loss of the answers, loss of the head, and the head's accuracies (in evaluation mode)."""
-    seen = seeing.look(model, batch["pictures"])
-    auxiliary, marks = head(seen, batch["facts"], batch["boxes"], batch["scene"])
-    shown = len(batch["owner"])
-    total = torch.zeros((), device=seen.device)
-    count = torch.zeros((), device=seen.device)
-    right = torch.zeros((), device=seen.device)
-    # Rows come sorted by length: the shorter half, the longer half, and those without a picture are padded by themselves.
-    for part in (slice(0, shown // 2), slice(shown // 2, shown), slice(shown, len(batch["ids"]))):
-        if part.start == part.stop:
-            continue
-        length = int((batch["targets"][part] >= 0).any(0).nonzero().max()) + 1
-        ids, targets = batch["ids"][part, :length], batch["targets"][part, :length]
-        visual = seen[batch["owner"][part]] if part.stop <= shown else None
-        hidden = seeing.read(model, ids, batch["places"][:, part, :length], visual, image_token)
-        wanted = targets >= 0
-        logits = model.lm_head(hidden[wanted]).float()
-        total = total + F.cross_entropy(logits, targets[wanted], reduction="sum")
-        count = count + wanted.sum()
-        right = right + (logits.argmax(-1) == targets[wanted]).sum()
-    if not head.training:
-        marks["tokens"] = float(right / count)
-    return total / count, auxiliary, marks
+class Trained(torch.nn.Module):
+    """The model, the heads that are trained with it, and what the losses must know of its tokens."""
+
+    def __init__(self, model: Any, tokenizer: Any, hidden: int) -> None:
+        super().__init__()
+        self.model, self.head, self.notes = model, seeing.Head(hidden), seeing.NoteHead(hidden)
+        self.places = seeing.Places(hidden)
+        self.image = tokenizer.convert_tokens_to_ids("<|image_pad|>")
+        numbers = tokenizer.convert_tokens_to_ids([str(number) for number in range(INTEGERS)])
+        self.numbers: torch.Tensor
+        self.register_buffer("numbers", torch.tensor(numbers), persistent=False)
+        self.verdicts = [tokenizer.convert_tokens_to_ids(text) for text in ("true", "false")]
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, dict[str, float]]:
+        """Loss of the answers, loss of the heads, and the heads' accuracies (in evaluation mode)."""
+        seen = seeing.look(self.model, batch["pictures"])
+        rows, columns = (side // seeing.CELL for side in batch["pictures"].shape[1:3])
+        centres = seeing.centres(rows, columns).to(seen.device)
+        auxiliary, marks = self.head(seen, batch["facts"], batch["boxes"], centres, batch["scene"])
+        shown = len(batch["owner"])
+        total = torch.zeros((), device=seen.device)
+        count = torch.zeros((), device=seen.device)
+        right = torch.zeros((), device=seen.device)
+        misplaced = torch.zeros((), device=seen.device)
+        noted, notes = [], []
+        # Rows come sorted by length: the shorter half, the longer half, and those without a picture are padded by themselves.
+        for part in (slice(0, shown // 2), slice(shown // 2, shown), slice(shown, len(batch["ids"]))):
+            if part.start == part.stop:
+                continue
+            length = int((batch["targets"][part] >= 0).any(0).nonzero().max()) + 1
+            ids, targets = batch["ids"][part, :length], batch["targets"][part, :length]
+            visual = seen[batch["owner"][part]] if part.stop <= shown else None
+            layers = seeing.read(self.model, ids, batch["places"][:, part, :length], visual, self.image)
+            wanted = targets >= 0
+            likely = F.log_softmax(self.model.lm_head(layers[-1][wanted]).float(), -1)
+            total = total + self._missed(likely, targets[wanted], batch["coordinates"][part, :length][wanted])
+            count = count + wanted.sum()
+            right = right + (likely.argmax(-1) == targets[wanted]).sum()
+            mine = batch["notes"][(batch["notes"][:, 0] >= part.start) & (batch["notes"][:, 0] < part.stop)]
+            noted.append(layers[-2][mine[:, 0].long() - part.start, mine[:, 1].long()])
+            notes.append(mine[:, 2:])
+            if visual is not None:
+                owner = batch["owner"][part]
+                at = layers[len(layers) // 2][ids == self.image].view(visual.shape)
+                misplaced = misplaced + self.places(at, batch["facts"][owner], batch["boxes"][owner])
+        known, more = self.notes(torch.cat(noted), torch.cat(notes))
+        if not self.training:
+            marks |= more | {"placed": seeing.SIDE * float(misplaced) / 2, "tokens": float(right / count)}
+        return total / count, auxiliary + known + 12 * misplaced, marks
+
+    def _missed(self, likely: torch.Tensor, targets: torch.Tensor, coordinate: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy, summed. A coordinate may be missed by a pixel or two; a verdict weighs as much as several words."""
+        missed = -likely.gather(1, targets[:, None])[:, 0]
+        weight = 1 + 2 * torch.isin(targets, torch.tensor(self.verdicts, device=targets.device)).float()
+        values = torch.arange(INTEGERS, device=targets.device)
+        truth = torch.eq(targets[coordinate][:, None], self.numbers).float() @ values.float()
+        near = (-0.5 * ((values - truth[:, None]) / 1.5) ** 2).softmax(-1)
+        soft = -(near * likely[coordinate][:, self.numbers]).sum(-1)
+        return (missed * weight)[~coordinate].sum() + soft.sum()
 
 
 def train(options: argparse.Namespace) -> None:
@@ -300,11 +360,11 @@ def train(options: argparse.Namespace) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     options.out.mkdir(parents=True, exist_ok=True)
     tokenizer = make_tokenizer()
-    image_token = tokenizer.convert_tokens_to_ids("<|image_pad|>")
     shape = SHAPES[options.shape]
-    model = build(tokenizer, **shape, seed=options.seed, all_attend=True, theta=1e4).to(device).train()
-    head = seeing.Head(shape["hidden"]).to(device).train()
-    parameters = [*model.parameters(), *head.parameters()]
+    model = build(tokenizer, **shape, seed=options.seed, all_attend=True, theta=1e4)
+    model.model.language_model.config._attn_implementation = "plain"
+    trained = Trained(model, tokenizer, shape["hidden"]).to(device).train()
+    parameters = list(trained.parameters())
     decays = [[p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1]]
     groups = [{"params": part, "weight_decay": decay} for part, decay in zip(decays, (0.05, 0.0), strict=True)]
     optimizer = torch.optim.AdamW(groups, lr=options.rate, betas=(0.9, 0.98), fused=device == "cuda")
@@ -312,11 +372,8 @@ def train(options: argparse.Namespace) -> None:
     step = 0
     if state.exists():
         saved = torch.load(state, map_location=device, weights_only=True)
-        (
-            model.load_state_dict(saved["model"]),
-            head.load_state_dict(saved["head"]),
-            optimizer.load_state_dict(saved["optimizer"]),
-        )
+        trained.load_state_dict(saved["trained"])
+        optimizer.load_state_dict(saved["optimizer"])
         step = int(saved["step"])
     amount = options.scenes, options.questions, options.texts
     test = move(School(tokenizer, *amount, options.seed + 99, options.pixels).batch(7), device)
@@ -344,7 +401,7 @@ def train(options: argparse.Namespace) -> None:
         batch = move(next(batches), device)
         waited += time.monotonic() - asked
         with autocast:
-            answers, auxiliary, _ = losses(model, head, batch, image_token)
+            answers, auxiliary, _ = trained(batch)
             loss = answers + options.auxiliary * auxiliary
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -360,12 +417,12 @@ def train(options: argparse.Namespace) -> None:
                 said - begun,
                 waited,
                 answers.item(),
-                *_unseen(model, head, test, image_token, autocast),
+                *_unseen(trained, test, autocast),
             )
         if time.monotonic() - saved_at > options.save_every:
-            _keep(options.out, model, head, optimizer, step, tokenizer)
+            _keep(options.out, trained, optimizer, step, tokenizer)
             saved_at = time.monotonic()
-    _keep(options.out, model, head, optimizer, step, tokenizer)
+    _keep(options.out, trained, optimizer, step, tokenizer)
     print(f"step {step} of {options.steps}; wrote {options.out / 'model'}", flush=True)
 
 
@@ -375,14 +432,12 @@ def _deaf(_: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _unseen(
-    model: Any, head: seeing.Head, test: dict[str, torch.Tensor], image_token: int, autocast: Any
-) -> tuple[float, dict[str, float]]:
+def _unseen(trained: Trained, test: dict[str, torch.Tensor], autocast: Any) -> tuple[float, dict[str, float]]:
     """Loss of the answers and accuracies of the head on scenes that are never trained on."""
-    model.eval(), head.eval()
+    trained.eval()
     with torch.no_grad(), autocast:
-        answers, _, marks = losses(model, head, test, image_token)
-    model.train(), head.train()
+        answers, _, marks = trained(test)
+    trained.train()
     return float(answers), marks
 
 
@@ -402,14 +457,12 @@ def _report(
         log.write(json.dumps(line) + "\n")
 
 
-def _keep(out: Path, model: Any, head: seeing.Head, optimizer: Any, step: int, tokenizer: Any) -> None:
+def _keep(out: Path, trained: Trained, optimizer: Any, step: int, tokenizer: Any) -> None:
     """Save the state to go on from, and the model as it is served."""
     part = out / "state.part"
-    torch.save(
-        {"model": model.state_dict(), "head": head.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, part
-    )
+    torch.save({"trained": trained.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, part)
     os.replace(part, out / "state.pt")
-    export(model, tokenizer, out / "model")
+    export(trained.model, tokenizer, out / "model")
 
 
 def move(batch: dict[str, torch.Tensor], device: str) -> dict[str, torch.Tensor]:
@@ -437,7 +490,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=2, help="about each picture")
     parser.add_argument("--texts", type=int, default=8, help="questions about texts alone, of a step")
     parser.add_argument("--rate", type=float, default=1.5e-3)
-    parser.add_argument("--auxiliary", type=float, default=0.5, help="weight of the head's loss")
+    parser.add_argument("--auxiliary", type=float, default=0.5, help="weight of the heads' loss")
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 1) - 1), help="processes that draw")
     parser.add_argument("--threads", type=int, default=0, help="of the trainer, on a CPU")
     parser.add_argument("--seed", type=int, default=0)

@@ -1,3 +1,4 @@
+import json
 import random
 
 import numpy as np
@@ -32,12 +33,12 @@ def test_the_batched_arithmetic_is_transformers_own(model, tokenizer, tmp_path):
         lesson = lessons.long_caption(scene, "zh", random.Random(0))
         before, after = train_vlm.chat(lesson)
         inputs = processor(text=[before + after], images=[scene.image], return_tensors="pt")
-        ids, places, start = school.encode(lesson, *size)
+        ids, places, start, _ = school.encode(lesson, *size)
         assert inputs["input_ids"][0].tolist() == ids.tolist()
         with torch.no_grad():
             theirs = network(**inputs).logits[0]
             seen = seeing.look(network, torch.from_numpy(np.array(scene.image))[None])
-            hidden = seeing.read(
+            *_, hidden = seeing.read(
                 network,
                 torch.from_numpy(ids)[None],
                 torch.from_numpy(places).long()[:, None],
@@ -100,8 +101,6 @@ def test_fixed_prompts_are_short_and_numbers_are_one_token(tokenizer):
 
 
 def test_answers_are_true_and_in_the_schema():
-    import json
-
     from prompts.load import load
 
     for seed in range(60):
@@ -165,17 +164,57 @@ def test_facts_name_the_thing_under_each_token():
     assert (nothing[0] == -1).all() and (nothing[2] == -1).all()
 
 
+def test_notes_stand_where_something_can_be_known(tokenizer):
+    """A statement's truth after its last word; a thing before the sentence, or the box, that tells of it."""
+    school = train_vlm.School(tokenizer, 1, 1, 1, seed=0)
+    scene, other = render(11, size=(168, 168)), render(12)
+    truth, thing, place = 0, slice(1, 6), 6
+
+    def noted(lesson):
+        row = school.encode(lesson, scene.width, scene.height)
+        tokens = [tokenizer.decode(row.ids[int(note[0])]) for note in row.notes]
+        return row, [(token, note[1:]) for token, note in zip(tokens, row.notes, strict=True)]
+
+    lesson = lessons.verify(scene, "zh", random.Random(1), other)
+    _, notes = noted(lesson)
+    verdicts = [float(word == "true") for word in lesson.answer[13:-2].split(",")]
+    assert notes[0][0] == "]" and min(notes[0][1][thing]) >= 0
+    assert [note[truth] for _, note in notes[1:11]] == verdicts and notes[1][0] == "\n" and notes[10][0] == "<|im_end|>"
+    assert [(token, note[place]) for token, note in notes[11:]] == [('{"verdicts":[', 0)] + [(",", i) for i in range(1, 10)]
+
+    row, notes = noted(lessons.long_caption(scene, "en", random.Random(1)))
+    for number, mine in enumerate(scene.things):
+        assert notes[number][1][thing] == seeing.facts_of_thing(mine)
+        assert [round(value * seeing.SIDE) for value in notes[number][1][7:]] == list(mine.box)
+        assert notes[number][0] == ('{"caption":"' if number == 0 else ".")
+        after = tokenizer.decode(row.ids[int(row.notes[number][0]) + 1 :])
+        assert mine.colour in after.split(".")[0]
+
+    lesson = lessons.ground(scene, "en", random.Random(1), other)
+    _, notes = noted(lesson)
+    told = [note for token, note in notes if token == ',"bbox_2d":[']
+    boxes = [tuple(round(value * seeing.SIDE) for value in note[7:]) for note in told]
+    assert boxes and boxes == [tuple(box["bbox_2d"]) for box in json.loads(lesson.answer)["boxes"]]
+
+
+def test_only_coordinates_may_be_missed_by_a_pixel(tokenizer):
+    lesson = lessons.Lesson("ground", "1. a ball", '{"boxes":[{"phrase":1,"bbox_2d":[12,3,40,31]}]}')
+    row = train_vlm.School(tokenizer, 1, 1, 1, seed=0).encode(lesson, 112, 112)
+    batch = train_vlm.padded([row], 0, tokenizer.convert_tokens_to_ids(train_vlm.BOX))
+    told = batch["targets"][batch["coordinates"]]
+    assert tokenizer.convert_ids_to_tokens(told.tolist()) == ["12", "3", "40", "31"]
+
+
 def test_a_few_steps_lower_the_loss(tokenizer):
     torch.manual_seed(0)
     shape = {"hidden": 64, "layers": 1, "heads": 2, "vision_hidden": 64, "vision_depth": 1}
     network = build(tokenizer, **shape, seed=0, all_attend=True, theta=1e4)
-    head = seeing.Head(64)
+    trained = train_vlm.Trained(network, tokenizer, 64)
     batch = train_vlm.School(tokenizer, 2, 2, 2, seed=1).batch(0)
-    optimizer = torch.optim.AdamW([*network.parameters(), *head.parameters()], 3e-3)
-    image = tokenizer.convert_tokens_to_ids("<|image_pad|>")
+    optimizer = torch.optim.AdamW(trained.parameters(), 3e-3)
     history = []
     for _ in range(12):
-        answers, auxiliary, _ = train_vlm.losses(network, head, batch, image)
+        answers, auxiliary, _ = trained(batch)
         optimizer.zero_grad()
         (answers + auxiliary).backward()
         optimizer.step()

@@ -39,17 +39,17 @@ def options(out):
 
 def test_a_stopped_training_goes_on_with_the_very_next_batch(tmp_path, quick, monkeypatch):
     train_vlm.train(options(tmp_path / "whole"))
-    real, steps = train_vlm.losses, []
+    real, steps = train_vlm.Trained.forward, []
 
-    def stop_at_the_second(model, head, batch, image_token):
-        if head.training:
+    def stop_at_the_second(trained, batch):
+        if trained.training:
             steps.append(1)
             if len(steps) == 2:
                 os.kill(os.getpid(), signal.SIGTERM)
-        return real(model, head, batch, image_token)
+        return real(trained, batch)
 
     with monkeypatch.context() as stopping:
-        stopping.setattr(train_vlm, "losses", stop_at_the_second)
+        stopping.setattr(train_vlm.Trained, "forward", stop_at_the_second)
         train_vlm.train(options(tmp_path / "parts"))
     assert len(steps) == 2
     train_vlm.train(options(tmp_path / "parts"))

@@ -34,12 +34,14 @@ class Made:
     kept     `uid` and the columns the stage adds, one row per survivor
     files    role → file already written under this attempt's name ("images", "stats", "shard")
     usage    counters to keep with the entry: requests, answers found, tokens
+    seconds  what it cost its worker; None: all the time since the attempt began
     """
 
     kept: pa.Table
     rejects: list[Reject]
     files: dict[str, Path] = field(default_factory=dict)
     usage: dict[str, int] = field(default_factory=dict)
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ class Attempt:
                 columns={name: column_hash(kept[name]) for name in kept.column_names if name != "uid"},
                 inputs=inputs,
                 made_by=made_by,
-                seconds=round(time.monotonic() - self.started, 3),
+                seconds=round(time.monotonic() - self.started if made.seconds is None else made.seconds, 3),
                 usage=made.usage,
             )
             publishing = True

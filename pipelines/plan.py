@@ -74,6 +74,7 @@ class _Measured:
     rows_out: int = 0
     seconds: float = 0.0
     requests: int = 0
+    asked: int = 0  # requests, and those that the store had an answer to
     output_tokens: int = 0
     bytes: int = 0
     picture_bytes: int = 0
@@ -123,7 +124,7 @@ def make_plan(
     prices: dict[str, float] | None = None,
 ) -> Plan:
     """
-    tokens_per_second   given rate of the model server; by default the one measured in the committed entries
+    tokens_per_second   given rate of the model server, all workers together; by default the one measured in the committed entries
     prices              of a GPU-hour, a GB stored for a month, a GB read from the store (`PRICES`), in any currency
     """
     at = reach(chain, shards)
@@ -141,7 +142,8 @@ def make_plan(
         plan.samples, plan.calls, plan.output_tokens = plan.samples * scale, plan.calls * scale, plan.output_tokens * scale
         plan.seconds, plan.stored, plan.read = plan.seconds * scale, plan.stored * scale, plan.read * scale
         if plan.kind == "model":
-            speed = tokens_per_second or _speed(measured[plan.name])
+            # A worker's seconds are measured; all workers of a stage together are faster.
+            speed = tokens_per_second or _speed(measured[plan.name]) * _most_workers(chain.recipe.stage(plan.name))
             plan.seconds = plan.output_tokens / speed if speed else 0.0
             plan.exact = plan.exact and scale == 1.0
     result = Plan(len(shards), list(stages.values()), len(gone_through) if scale > 1 else None)
@@ -152,7 +154,11 @@ def make_plan(
     result.hours = max(model_seconds, *alone) / 3600  # stages work at the same time: the slowest one is what takes the time
     result.storage_gb = sum(plan.stored for plan in result.stages) / 1e9
     result.egress_gb = sum(plan.read for plan in result.stages) / 1e9
-    result.unmeasured = [plan.name for plan in result.stages if plan.shards_to_do and not measured[plan.name].rows_in]
+    result.unmeasured = [
+        plan.name
+        for plan in result.stages
+        if plan.shards_to_do and (not measured[plan.name].rows_in or (plan.output_tokens and not plan.seconds))
+    ]
     amounts = {"gpu_hour": result.gpu_hours, "gb_month": result.storage_gb, "egress_gb": result.egress_gb}
     result.cost = {name: price * amounts[name] for name, price in (prices or {}).items()}
     return result
@@ -169,16 +175,23 @@ def _measure(chain: Chain, at: Reach) -> dict[str, _Measured]:
     for stage in chain.recipe.stages:
         costs = at.table(stage.name).costs()
         row = found[stage.name]
-        for name in ("rows_in", "rows_out", "seconds", "bytes", "picture_bytes"):
+        for name in ("rows_in", "rows_out", "bytes", "picture_bytes"):
             setattr(row, name, getattr(row, name) + (pc.sum(costs[name]).as_py() or 0))
+        silent: list[str] = []  # usages of entries that asked nothing: their seconds say nothing of the server
         for text in pc.value_counts(costs["usage"]).to_pylist():
             usage = json.loads(text["values"])
             row.requests += usage.get("requests", 0) * text["counts"]
+            row.asked += (usage.get("requests", 0) + usage.get("answers_found", 0)) * text["counts"]
             row.output_tokens += usage.get("output_tokens", 0) * text["counts"]
+            if stage.kind == "model" and not usage.get("requests"):
+                silent.append(text["values"])
+        timed = costs.filter(pc.invert(pc.is_in(costs["usage"], value_set=pa.array(silent, pa.string()))))
+        row.seconds += pc.sum(timed["seconds"]).as_py() or 0.0
     return found
 
 
 def _speed(row: _Measured) -> float:
+    """Output tokens of one worker in a second of its time; 0 where none was ever asked for."""
     return row.output_tokens / row.seconds if row.seconds else 0.0
 
 
@@ -203,7 +216,7 @@ def _walk(chain: Chain, view: View, first: Stage, stages: dict[str, StagePlan], 
         table = shard.table
         if table is None or not _can_run_dry(stage, shard):
             if stage.kind == "model":
-                _estimate(plan, cost, shard.rows * cost.per_row("requests", 1.0), _max_tokens(chain, stage))
+                _estimate(plan, cost, shard.rows * cost.per_row("asked", 1.0), _max_tokens(chain, stage))
                 plan.exact = False
             survive = cost.rows_out / cost.rows_in if cost.rows_in else 1.0
             shard = _Reached(shard.rows * survive, None)

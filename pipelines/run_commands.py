@@ -170,7 +170,7 @@ def plan(
     say(f"{made.storage_gb:,.2f} GB more to store · {made.egress_gb:,.2f} GB of pictures to read from there")
     if made.unmeasured:
         missing = ", ".join(made.unmeasured)
-        say(f"nothing is committed yet of {missing}: their time and bytes are missing above; a pilot (run --limit) tells")
+        say(f"nothing is measured yet of {missing}: their time and bytes are missing above; a pilot (run --limit) tells")
     if made.cost:
         parts = " + ".join(f"{amount:,.2f} ({name})" for name, amount in made.cost.items())
         say(f"cost {sum(made.cost.values()):,.2f} = {parts}")

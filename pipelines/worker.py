@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -51,6 +53,29 @@ class StopRun(RuntimeError):
     """Something that no shard can get past; the message says what and what to do."""
 
 
+class Shares:
+    """The time of one worker, divided among the shards that it holds at once: their seconds add up to its own, as those of workers
+    do that hold one after the other. Otherwise four shards that share a server would each be told the whole time."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+        self._since = time.monotonic()
+
+    def begin(self, one: str) -> None:
+        self._settle()
+        self._seconds[one] = 0.0
+
+    def end(self, one: str) -> float:
+        self._settle()
+        return self._seconds.pop(one)
+
+    def _settle(self) -> None:
+        now = time.monotonic()
+        for one in self._seconds:
+            self._seconds[one] += (now - self._since) / len(self._seconds)
+        self._since = now
+
+
 class Worker:
     """Runs one stage. Operators are set up once; a model stage keeps one client for all its shards."""
 
@@ -62,6 +87,7 @@ class Worker:
             if hasattr(operator, "setup"):
                 operator.setup()
         self.client = _client(chain) if stage.kind == "model" else None
+        self.shares = Shares()
 
     async def process(self, view: View, progress: Progress, killers: Sequence[int] = ()) -> tuple[Entry, bool]:
         """Commit this stage for the shard of `view`, or find that it is committed already; whether work was done now.
@@ -213,6 +239,16 @@ class Worker:
     # The stage that asks a model.
 
     async def _ask(
+        self, view: View, attempt: Attempt, progress: Progress, killers: Sequence[int]
+    ) -> tuple[pa.ChunkedArray, Made]:
+        self.shares.begin(attempt.id)
+        try:
+            came, made = await self._asked(view, attempt, progress, killers)
+        finally:
+            seconds = self.shares.end(attempt.id)
+        return came, replace(made, seconds=seconds)
+
+    async def _asked(
         self, view: View, attempt: Attempt, progress: Progress, killers: Sequence[int]
     ) -> tuple[pa.ChunkedArray, Made]:
         operator: ModelOperator = self.stage.operator

@@ -119,7 +119,7 @@ add_to(app)
 def main() -> None:
     try:
         app()
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
         # What a person can mend: a path, a setting, a file of the wrong kind. Anything else keeps its traceback.
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)

@@ -205,16 +205,32 @@ def resolve(path: str | Path) -> Path:
 
 
 def load_trainer(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "trainer.json").read_text())
+    """What a run goes on with. Raises ValueError for a damaged file."""
+    try:
+        trainer = json.loads((folder / "trainer.json").read_text())
+        _ = trainer["step"], trainer["readers"], trainer["workers"], trainer["settings"]["stage"]
+        return trainer
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(_damaged(folder / "trainer.json", error)) from error
 
 
 def load_optimizer(folder: Path, empty: dict[str, Tensor]) -> set[str]:
     """Fill those tensors of `empty` that the checkpoint has, in place, sharded as they are; gives their names."""
     reader = distributed.FileSystemReader(folder / "optimizer")
-    stored = reader.read_metadata().state_dict_metadata
-    wanted = {name: tensor for name, tensor in empty.items() if name in stored}
-    distributed.load(wanted, storage_reader=reader, no_dist=True)
+    try:
+        stored = reader.read_metadata().state_dict_metadata
+        wanted = {name: tensor for name, tensor in empty.items() if name in stored}
+        distributed.load(wanted, storage_reader=reader, no_dist=True)
+    except Exception as error:  # a file cut short shows as an error of pickle, zip, storage or shape
+        raise ValueError(_damaged(folder / "optimizer", error)) from error
     return set(wanted)
+
+
+def _damaged(path: Path, error: Exception) -> str:
+    what = str(error).strip().split("\n")[0][:200]
+    return (
+        f"{path}: damaged ({type(error).__name__}: {what}). Move {path.parent} away, and the run goes on from the one before it"
+    )
 
 
 def _sync(path: Path) -> None:

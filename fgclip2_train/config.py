@@ -166,17 +166,37 @@ def find_preset(preset: str | Path) -> Path:
     return PRESETS / f"{preset}.yaml"
 
 
-def _read(file: Path) -> dict[str, Any]:
-    values = yaml.safe_load(file.read_text()) or {}
+def _read(file: Path, within: tuple[Path, ...] = ()) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(file.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file}: not YAML ({' '.join(str(error).split())})") from None
+    values = {} if values is None else values
+    if not isinstance(values, dict) or not isinstance(values.get("stages", {}), dict):
+        raise ValueError(f"{file}: settings are written `key: value`, and `stages` holds them by stage")
     parent = values.pop("extends", None)
-    return _merge(_read(find_preset(parent)), values) if parent else values
+    if parent is None:
+        return values
+    if find_preset(parent) in (*within, file):
+        raise ValueError(f"{file}: extends {parent}, which extends it")
+    return _merge(_read(find_preset(parent), (*within, file)), values)
 
 
 def _parse(override: str) -> tuple[str, Any]:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ValueError(f"{override!r} is not an override: write key.sub=value, for instance optimizer.lr=1e-5")
-    return key, yaml.safe_load(text) if text else None
+    return key, parse_value(text)
+
+
+def parse_value(text: str) -> Any:
+    """What stands behind the = of an override."""
+    try:
+        return yaml.safe_load(text) if text else None
+    except yaml.YAMLError:
+        raise ValueError(
+            f"{text!r} is not a value: lists are written [a, b], mappings {{en: 2, zh: 1}}, and odd texts in quotes"
+        ) from None
 
 
 def _nest(keys: Sequence[str], value: Any) -> dict[str, Any]:
@@ -207,8 +227,13 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
 
 
 def _fields(path: Sequence[str], model: Any) -> list[str]:
+    by_name = False  # the next part is a key of a mapping, not a setting
     for part in path:
+        if by_name:
+            by_name = False
+            continue
         annotation = model.model_fields[part].annotation if part in getattr(model, "model_fields", {}) else None
+        by_name = typing.get_origin(annotation) is dict
         options = [annotation, *typing.get_args(annotation)]
         model = next((option for option in options if isinstance(option, type) and issubclass(option, BaseModel)), None)
         if model is None:

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections import Counter, deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from fgclip2_train.batch import Batch
 from fgclip2_train.checkpoint import Saver, latest, load_optimizer, load_trainer, point
 from fgclip2_train.config import Settings, changed
 from fgclip2_train.data.loader import Loader, Reader
+from fgclip2_train.data.order import START
 from fgclip2_train.data.tokens import Texts
 from fgclip2_train.evaluation.during import InTraining
+from fgclip2_train.evaluation.pictures import from_rank_0
 from fgclip2_train.model import Fgclip2Model
 from fgclip2_train.optim import load_named_state, make_optimizer, named_state
 from fgclip2_train.parallel import full, spread
@@ -55,7 +58,9 @@ class Run:
     def __init__(self, settings: Settings, model: Fgclip2Model, texts: Texts, checkpoint: Path | None):
         self.settings, self.model, self.texts = settings, model, texts
         self.out = Path(settings.out)
-        self.steps = total_steps(settings, world())
+        trainer = load_trainer(checkpoint) if checkpoint else None
+        self.step, self.pairs = (trainer["step"], _pairs(trainer)) if trainer else (0, 0)
+        self.steps = total_steps(settings, world(), self.step, self.pairs)
         model.freeze_unused(settings.regional)
         model.train()
         if settings.checkpoint_layers:
@@ -64,9 +69,10 @@ class Run:
             model.compile_layers()
         runner = spread(model, settings)
         self.optimizer = make_optimizer(model, settings.optimizer)
-        self.step, reader = 0, self._reader()
-        if checkpoint:
-            reader = self._resume(checkpoint)
+        reader = self._reader()
+        self.order: dict[str, Any] = from_rank_0(reader.order() if rank() == 0 else {})
+        if checkpoint and trainer:
+            reader = self._resume(checkpoint, trainer, reader.names)
         self.loader = Loader(reader, settings.data.workers, pin=model.device.type == "cuda")
         self.stepper = Stepper(model, runner, self.optimizer, settings, self.steps)
         self.watch = Watch(self.out, model, settings, self.steps)
@@ -100,8 +106,7 @@ class Run:
             parts=settings.accumulate,
         )
 
-    def _resume(self, checkpoint: Path) -> Reader:
-        trainer = load_trainer(checkpoint)
+    def _resume(self, checkpoint: Path, trainer: dict[str, Any], names: list[str]) -> Reader:
         before = trainer["settings"]["stage"]
         if before != self.settings.stage:
             raise ValueError(
@@ -109,25 +114,38 @@ class Run:
                 f"model.start={self.out}/checkpoints/last lets it start from those weights"
             )
         now = self.settings.model_dump(mode="json")
-        if other := list(changed(trainer["settings"], now)):
+        other = list(changed(trainer["settings"], now))
+        if other:
             self._say(f"changed since {checkpoint.name}: {', '.join(other)}")
-        self.step = trainer["step"]
+        if trainer.get("steps", self.steps) != self.steps:
+            self._say(f"the run has {self.steps} steps now, {trainer['steps']} before")
         load_named_state(self.model, self.optimizer, lambda empty: load_optimizer(checkpoint, empty))
-        readers, workers = trainer["readers"], trainer["workers"]
-        if len(readers) == world() and workers == self.settings.data.workers:
-            self._say(f"going on from {checkpoint} at step {self.step}, with the exact next batch")
+        readers, reasons = trainer["readers"], list(self._disordered(trainer))
+        if not reasons:
+            exact = not any(name.startswith(("data.", "batch", "accumulate")) for name in other)
+            where = "with the exact next batch" if exact else "with the next sample of every source"
+            self._say(f"going on from {checkpoint} at step {self.step}, {where}")
             mine = readers[rank()]
             return self._reader(mine["step"], mine["positions"])
         self._say(
-            f"going on from {checkpoint} at step {self.step}: weights, optimizer and schedule as they were, but {len(readers)} × "
-            f"{workers} readers became {world()} × {self.settings.data.workers}, so the current epoch's order starts anew"
+            f"going on from {checkpoint} at step {self.step}: weights, optimizer and schedule as they were, but "
+            f"{', '.join(reasons)}, so the current epoch's order starts anew"
         )
         epochs = [at["epoch"] for reader in readers for turn in reader["positions"].values() for at in turn.values()]
-        start: dict[str, Any] = {"epoch": max(epochs, default=0), "block": 0, "opened": 0, "slots": [], "taken": 0}
+        start = {**START, "epoch": max(epochs, default=0)}
         workers = max(1, self.settings.data.workers)
-        names = self._reader().names
         positions = {str(turn): dict.fromkeys(names, start) for turn in range(workers)}
         return self._reader(self.step * self.settings.accumulate, positions)
+
+    def _disordered(self, trainer: dict[str, Any]) -> Iterator[str]:
+        """Why the positions of a checkpoint do not hold in this run."""
+        readers, workers = len(trainer["readers"]), trainer["workers"]
+        if (readers, max(1, workers)) != (world(), max(1, self.settings.data.workers)):  # none is one of its own
+            yield f"{readers} × {workers} readers became {world()} × {self.settings.data.workers}"
+        before = trainer.get("order", self.order)
+        for name in sorted(before.keys() | self.order.keys()):
+            if before.get(name) != self.order.get(name):
+                yield f"{name} changed"
 
     # -- loop -------------------------------------------------------------------------------------------------------------
 
@@ -148,6 +166,7 @@ class Run:
             outcome = self.stepper(self.step, micro)
             self._remember(micro, outcome)
             self.step += 1
+            self.pairs += self.settings.batch * world()
             self.watch.add(outcome, micro, waited)
             if self.step % self.settings.log_every == 0 or self.step == self.steps:
                 self._report()
@@ -235,6 +254,8 @@ class Run:
             {
                 "step": self.step,
                 "steps": self.steps,
+                "pairs": self.pairs,
+                "order": self.order,
                 "readers": readers,
                 "workers": self.settings.data.workers,
                 "settings": self.settings.model_dump(mode="json"),
@@ -245,6 +266,11 @@ class Run:
     def _say(self, text: str) -> None:
         if rank() == 0:
             print(text, flush=True)
+
+
+def _pairs(trainer: dict[str, Any]) -> int:
+    """Pairs that all ranks had seen by a checkpoint; an older one does not say so."""
+    return trainer.get("pairs", trainer["step"] * trainer["settings"]["batch"] * len(trainer["readers"]))
 
 
 def _on_host(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -26,7 +26,7 @@ TOKENIZER_TEXTS = 20_000
 
 def join_processes(settings: Settings) -> torch.device:
     """The device of this process; joins torchrun's (or Ray Train's) process group if there is one."""
-    on_gpu = settings.device == "cuda" or (settings.device == "auto" and torch.cuda.is_available())
+    on_gpu = wants_gpu(settings.device)
     if settings.threads:
         torch.set_num_threads(settings.threads)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
@@ -37,6 +37,19 @@ def join_processes(settings: Settings) -> torch.device:
     torch.cuda.set_device(device)
     torch.set_float32_matmul_precision("high")  # TF32 for what is left in float32 under autocast, as officially
     return device
+
+
+def wants_gpu(device: str) -> bool:
+    """Whether this process computes on a GPU; ValueError where it is to and cannot."""
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    place = int(os.environ.get("LOCAL_RANK", "0"))
+    if device == "cuda" and not there:
+        raise ValueError("device=cuda: torch sees no GPU here. device=cpu, or leave it out")
+    if device != "cpu" and there and place >= there:
+        raise ValueError(
+            f"process {place} of this machine has no GPU of its own: there are {there}. Start no more processes than GPUs"
+        )
+    return device != "cpu" and there > 0
 
 
 def start_from(settings: Settings, checkpoint: Path | None) -> tuple[Fgclip2Model, Texts]:
@@ -92,30 +105,43 @@ def corpus(data: DataSettings) -> Iterator[str]:
             texts.clear()
 
 
-def total_steps(settings: Settings, ranks: int) -> int:
-    """`steps`, or `epochs` over the samples that have a text in a wanted language (counted by reading the records)."""
+def total_steps(settings: Settings, ranks: int, step: int = 0, pairs: int | None = None) -> int:
+    """`steps`, or `epochs` over the samples that have a text in a wanted language (counted by reading the records).
+
+    step, pairs: where a run goes on, and how many pairs all its ranks have seen by then; what is left is cut into steps of today's
+    size, which is another one on other ranks.
+    """
     if settings.steps:
         return settings.steps
     if not settings.epochs:
         raise ValueError("say how long to train: steps=N or epochs=N")
-    wanted = {language for language, share in settings.data.languages.items() if share > 0}
-    samples = 0
-
-    def count(place: int, record: dict) -> bool:
-        nonlocal samples
-        if sound(record):
-            samples += len(wanted & {text["language"] for text in record["texts"]})
-        return False
-
-    if rank() == 0:
-        for shards, _ in settings.data.found().values():
-            for shard in shards:
-                for _ in read_shard(shard, Counter(), count):
-                    pass
+    samples = _count_samples(settings.data) if rank() == 0 else 0
     if ranks > 1:
         box = [samples]
         dist.broadcast_object_list(box, src=0)
         samples = box[0]
     if not samples:
-        raise ValueError(f"no sample with a text in {', '.join(sorted(wanted))} in the shards of {settings.data.shards}")
-    return max(1, round(settings.epochs * samples / (settings.batch * ranks)))
+        raise ValueError(f"no sample with a text in a wanted language in the shards of {settings.data.shards}")
+    size = settings.batch * ranks
+    if pairs is None or pairs == step * size:
+        return max(1, round(settings.epochs * samples / size))
+    return step + max(0, round((settings.epochs * samples - pairs) / size))
+
+
+def _count_samples(data: DataSettings) -> int:
+    """Each counts once for every language that it is trained in."""
+    found: Counter[str] = Counter()
+
+    def note(place: int, record: dict) -> bool:
+        if sound(record):
+            found.update({text["language"] for text in record["texts"]})
+        return False
+
+    samples = 0
+    for source, (shards, _) in data.found().items():
+        found.clear()
+        for shard in shards:
+            for _ in read_shard(shard, Counter(), note):
+                pass
+        samples += sum(found[language] for language in data.spoken(source))
+    return samples

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -57,10 +58,12 @@ class Watch:
         self.since += seconds
 
     def drop_after(self, step: int) -> None:
-        """Forget lines of steps that a resumed run does again."""
+        """Forget lines of steps that a resumed run does again, and what a kill or a full disk left of one."""
         if rank() == 0 and self.file.is_file():
-            kept = [line for line in self.file.read_text().splitlines() if line and json.loads(line)["step"] <= step]
-            self.file.write_text("".join(line + "\n" for line in kept))
+            kept = [line for line in self.file.read_text(errors="replace").splitlines() if _step_of(line) <= step]
+            hidden = self.file.with_name(f".{self.file.name}")
+            hidden.write_text("".join(line + "\n" for line in kept))
+            hidden.rename(self.file)
 
     def add(self, outcome: Outcome, micro: list[Batch], waited: float) -> None:
         """micro: the step's batch as it left the reader, on the host."""
@@ -137,6 +140,14 @@ class Watch:
                 raise ValueError(
                     f"{term} has been exactly 0 for {self.silent[term]} steps with {line[present]:.0f} {present} per step"
                 )
+
+
+def _step_of(line: str) -> float:
+    """Of a line of metrics.jsonl; infinity for a torn one."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 Board = Callable[[dict[str, float], int], None]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import struct
 from collections import Counter
 from collections.abc import Callable
 
@@ -17,9 +16,6 @@ from fgclip2_train.data import images
 from fgclip2_train.data.samples import Chosen, text_hash
 from fgclip2_train.data.shards import Raw
 from fgclip2_train.data.tokens import Texts
-
-BAD_PICTURE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
-"""What Pillow raises on damaged or hostile bytes."""
 
 LANGUAGES = ("en", "zh")
 
@@ -39,11 +35,12 @@ def fill_patches(
     for row, raw in enumerate(raws):
         while True:
             try:
-                picture = vary(row, images.enlarge_small(images.decode(raw.picture)))
+                picture = images.decode(raw.picture)
                 break
-            except BAD_PICTURE:
+            except images.BAD_PICTURE:
                 counts["bad: picture cannot be decoded"] += 1
                 raw = replace(row)
+        picture = vary(row, images.enlarge_small(picture))
         rows, columns = images.grid_for(*picture.size, bucket)
         grids[row] = rows, columns
         images.to_patches(picture, rows, columns, room[row, : rows * columns])

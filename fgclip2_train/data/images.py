@@ -8,6 +8,8 @@ from __future__ import annotations
 import functools
 import io
 import math
+import struct
+import zlib
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -16,12 +18,17 @@ from pydantic import BaseModel, ConfigDict, Field
 PATCH = 16
 BUCKETS = (128, 256, 576, 784, 1024)
 SMALL_SIDE, ENLARGED_SIDE = 128, 512
+BAD_PICTURE = (
+    *(OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, OverflowError, RuntimeError),
+    *(struct.error, zlib.error, Image.DecompressionBombError),
+)
+"""What Pillow's readers raise on damaged or hostile bytes; RuntimeError is AVIF's."""
 _RUN = np.dtype((np.void, 3 * PATCH))
 """A patch's part of a row of pixels: moved as one thing, not byte by byte."""
 
 
 def decode(data: bytes) -> Image.Image:
-    """The upright RGB picture. Raises what Pillow raises on a bad one (OSError, SyntaxError, ValueError, DecompressionBombError)."""
+    """The upright RGB picture. Raises one of BAD_PICTURE on a bad one."""
     image = Image.open(io.BytesIO(data))
     image.load()
     ImageOps.exif_transpose(image, in_place=True)  # this and convert() would otherwise copy a picture that is right already

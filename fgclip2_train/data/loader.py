@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
+import traceback
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Literal, cast
@@ -20,7 +22,7 @@ from fgclip2_train.data.buckets import Row, bucket_cycle, bucket_of, by_size
 from fgclip2_train.data.collate import collate, fill_patches
 from fgclip2_train.data.order import Stream, cycle, turn_at
 from fgclip2_train.data.samples import Language, TextSettings, choose
-from fgclip2_train.data.shards import Raw, find_shards
+from fgclip2_train.data.shards import Raw, find_shards, fingerprint
 from fgclip2_train.data.tokens import Texts
 
 FIRST, HOPELESS = 200, 10
@@ -34,6 +36,8 @@ class Source(BaseModel):
 
     shards: str | list[str]
     weight: float = Field(default=1.0, gt=0)
+    languages: dict[Language, float] | None = None
+    """Of this source alone, by weight, as a set of one language needs it; null for `data.languages`."""
 
 
 class DataSettings(BaseModel):
@@ -69,6 +73,14 @@ class DataSettings(BaseModel):
             raise ValueError("no training data: set data.shards='DIR/*.tar', or data.sources")
         return named
 
+    def spoken(self, source: str) -> dict[Language, float]:
+        """Languages that are drawn from a source, with their weights."""
+        own = self.sources[source].languages if source in self.sources else None
+        spoken = {language: share for language, share in (self.languages if own is None else own).items() if share > 0}
+        if not spoken:
+            raise ValueError(f"no language has a weight above 0 for {source}: set data.languages={{en: 1}}")
+        return spoken
+
 
 class Reader(IterableDataset):
     """What a worker runs. A worker is identified by `turn`: the batches turn, turn + workers, … of its rank.
@@ -96,28 +108,44 @@ class Reader(IterableDataset):
         self.sources = settings.found()
         self.varied = settings.augment != images.Augment()
         weights = {
-            f"{name}/{language}": weight * share
+            f"{name}/{language}": weight * share / sum(settings.spoken(name).values())
             for name, (_, weight) in self.sources.items()
-            for language, share in settings.languages.items()
-            if share > 0
+            for language, share in settings.spoken(name).items()
         }
         self.turns = cycle(weights)
         self.buckets = bucket_cycle(self.sources) if settings.patches == "bucketed" else []
         self.names = list(weights)
         self.shares = np.array(list(weights.values())) / sum(weights.values())
 
-    def __iter__(self) -> Iterator[Batch]:
+    def order(self) -> dict[str, Any]:
+        """What positions count in: with any of it changed they mean other samples."""
+        settings = self.settings
+        order: dict[str, Any] = {
+            "seed": self.seed,
+            "data.shuffle_block": settings.shuffle_block,
+            "data.open_shards": settings.open_shards,
+            **{f"the shards of {name}": fingerprint(shards) for name, (shards, _) in self.sources.items()},
+        }
+        if self.buckets:
+            pool = [settings.bucket_pool, self.batch, settings.mixing, self.turns, self.buckets, self.shares.tolist()]
+            order["what a pool of batches is drawn from"] = pool
+        return order
+
+    def __iter__(self) -> Iterator[Batch | Exception]:
         torch.set_num_threads(1)
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
         worker = get_worker_info()
         if worker:
             gc.freeze()  # what the main process has made is not looked through again and again
+            # It may go to the whole group of processes; the main one still wants batches, and ends the workers itself.
+            signal.signal(signal.SIGTERM, _not_yet)
         workers, index = (worker.num_workers, worker.id) if worker else (1, 0)
         # Batches come from workers 0, 1, … in turn, also after a resume in the middle of a round.
         turn = (self.step + index) % workers
         streams = self._streams(turn, workers)
         steps = range(self.step + index, 2**62, workers)
-        return self._bucketed(steps, turn, streams) if self.buckets else self._in_order(steps, turn, streams)
+        batches = self._bucketed(steps, turn, streams) if self.buckets else self._in_order(steps, turn, streams)
+        return _handing_over(batches) if worker else batches
 
     def _in_order(self, steps: range, turn: int, streams: dict[str, Stream]) -> Iterator[Batch]:
         for step in steps:
@@ -217,6 +245,20 @@ class Reader(IterableDataset):
         return batch
 
 
+def _not_yet(number: int, frame: Any) -> None:
+    """A signal's first time is let pass; the next one ends the process."""
+    signal.signal(number, signal.SIG_DFL)
+
+
+def _handing_over(batches: Iterator[Batch]) -> Iterator[Batch | Exception]:
+    """Batches, and at last what a person can mend, as it was raised: torch would make a traceback the error's text."""
+    try:
+        yield from batches
+    except (ValueError, OSError) as error:
+        error.add_note(traceback.format_exc())
+        yield error
+
+
 class Loader:
     """Iterate for batches; `state()` is the position after the last batch given out, not after those prefetched."""
 
@@ -234,10 +276,12 @@ class Loader:
             # Forked workers start at once; they touch neither the device nor the process group.
             multiprocessing_context="fork" if workers else None,
         )
-        self.batches: Iterator[Batch] = iter(self.loader)
+        self.batches: Iterator[Batch | Exception] = iter(self.loader)
 
     def __next__(self) -> Batch:
         batch = next(self.batches)
+        if isinstance(batch, Exception):
+            raise batch
         self.step += 1
         self.positions[batch.info["turn"]] = batch.info["positions"]
         self.counts.update(batch.info["counts"])

@@ -16,11 +16,17 @@ import numpy as np
 
 from fgclip2_train.data.shards import UNSOUND, Raw, read_shard, sound
 
+START: dict[str, Any] = {"epoch": 0, "block": 0, "opened": 0, "slots": [], "taken": 0}
+"""The position before the first sample."""
+
 
 class Stream:
     """Iterate to get (epoch, sample) for ever; `position()` after any sample says where to go on.
 
     When there are fewer shards than consumers, every consumer reads all shards and takes its share of the samples, by uid.
+
+    A consumer's shards of one epoch may hold nothing for it, where languages lie in shards of their own or shards are bad. It then
+    goes on to the next epoch, and gives up once every shard was in vain.
     """
 
     def __init__(
@@ -39,7 +45,8 @@ class Stream:
         self.consumer, self.consumers = consumer, consumers
         self.block, self.open_shards = block, open_shards
         self.counts: Counter[str] = Counter()
-        self.at = position or {"epoch": 0, "block": 0, "opened": 0, "slots": [], "taken": 0}
+        self.at = position or dict(START)
+        self._vain: set[str] = set()
         self._samples = self._run()
 
     def __next__(self) -> tuple[int, Raw]:
@@ -49,16 +56,14 @@ class Stream:
         return {**self.at, "slots": list(self.at["slots"])}
 
     def _run(self) -> Iterator[tuple[int, Raw]]:
-        empty_epochs = 0
         while True:
             block, after = self._read_block()
             if not block:
-                empty_epochs += 1
-                if empty_epochs > 1:
-                    raise ValueError(f"no readable sample with a text in {self.language!r} in {len(self.shards)} shards")
+                if self.at["block"] == 0:
+                    self._vain.update(self._deal(self.at["epoch"]))
+                    self._stop_if_all_in_vain()
                 self.at = self._next_epoch()
                 continue
-            empty_epochs = 0
             rng = np.random.default_rng([self.seed, self.at["epoch"], self.consumer, self.at["block"]])
             order = rng.permutation(len(block))
             for index in order[self.at["taken"] :]:
@@ -97,7 +102,18 @@ class Stream:
         return block, after if slots or opened < len(mine) else self._next_epoch()
 
     def _next_epoch(self) -> dict[str, Any]:
-        return {"epoch": self.at["epoch"] + 1, "block": 0, "opened": 0, "slots": [], "taken": 0}
+        return {**START, "epoch": self.at["epoch"] + 1}
+
+    def _stop_if_all_in_vain(self) -> None:
+        if not self._vain.issuperset(self.shards):
+            return
+        share = f" for reader {self.consumer + 1} of {self.consumers}" if self._by_sample else ""
+        seen = f": {dict(self.counts)}" if self.counts else ""
+        raise ValueError(
+            f"no readable sample with a text in {self.language!r} in {len(self.shards)} shards{share}{seen}. A language that the "
+            "shards do not hold is left out by data.languages (data.sources.NAME.languages for one source)"
+            + ("; fewer data.workers share few samples out better" if share else "")
+        )
 
     def _deal(self, epoch: int) -> list[str]:
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.shards))
@@ -109,6 +125,8 @@ class Stream:
         return len(self.shards) < self.consumers
 
     def _open(self, path: str, start: int) -> Iterator[Raw]:
+        if path in self._vain:
+            return iter(())
         return read_shard(path, self.counts, self._wanted, start)
 
     def _wanted(self, place: int, record: dict[str, Any]) -> bool:

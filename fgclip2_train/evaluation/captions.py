@@ -5,7 +5,7 @@ coco         .json  {"images": [{id, file_name}], "annotations": [{image_id, cap
 karpathy     .json  {"images": [{filename, filepath?, split, sentences: [{raw}]}]}
 pairs        .json  [{image, caption: one or several}]
 sharegpt4v   .json  [{image, conversations: [_, {value}]}]
-docci        .jsonl {image_file, description, split}
+docci        .jsonl, .jsonlines  {image_file, description, split}
 dci          folder of .json  {image, extra_caption}
 """
 
@@ -87,7 +87,7 @@ def read_captions(file: Path, split: str) -> tuple[list[tuple[str, str]], str]:
         case ".txt" | ".tsv":
             text, digest = read_text(file)
             return list(_lines(file, text)), digest
-        case ".jsonl":
+        case ".jsonl" | ".jsonlines":
             rows, digest = read_json_lines(file, lambda row: (row["image_file"], row["description"].strip()))
             return [(row["image_file"], row["description"]) for row in rows if row.get("split", split) == split], digest
         case ".json":

@@ -23,7 +23,6 @@ from PIL import Image
 from torch import Tensor
 
 from fgclip2_train.data import images
-from fgclip2_train.data.collate import BAD_PICTURE
 from fgclip2_train.evaluation.encode import Encoder
 from fgclip2_train.evaluation.settings import Patches
 from fgclip2_train.ring import rank, world
@@ -35,6 +34,7 @@ READ, MISSING, BROKEN, EMPTY = range(4)
 INSIDE, OUTSIDE, UNSEEN = range(3)
 REASONS = {MISSING: "picture missing", BROKEN: "picture cannot be decoded"}
 
+_STANDARD = bytes.maketrans(b"-_", b"+/")
 Box = Sequence[float]
 
 
@@ -60,7 +60,8 @@ class File:
             if not self.size:
                 return file.read()
             file.seek(self.start)
-            return base64.b64decode(file.read(self.size), validate=True)
+            # Tables come in both alphabets of base64.
+            return base64.b64decode(file.read(self.size).translate(_STANDARD), validate=True)
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ def prepare(wanted: Wanted) -> _Ready:
         bucket = view.patches if view.patches != "official" else images.official_bucket(images.patch_estimate(picture))
         grid = images.grid_for(*picture.size, bucket)
         patches = images.to_patches(picture, *grid)
-    except BAD_PICTURE:
+    except images.BAD_PICTURE:
         return _Ready(BROKEN)
     digest = np.frombuffer(blake2b(data, digest_size=16).digest(), "<i8").tolist()
     return _Ready(READ, (digest[0], digest[1]), bucket, grid, patches, [_within(box) for box in boxes])

@@ -24,6 +24,7 @@ from fgclip2_train.evaluation.shards import ShardsTask
 from fgclip2_train.evaluation.suites import load_suite
 from fgclip2_train.evaluation.task import Task
 from fgclip2_train.ring import rank, world
+from fgclip2_train.setup import wants_gpu
 
 TASKS: dict[str, type] = {
     "captions": CaptionsTask,
@@ -176,7 +177,7 @@ def origin(checkpoint: str | Path) -> dict[str, Any]:
 
 def _join(settings: EvaluationSettings) -> torch.device:
     """The device of this process; joins torchrun's process group if there is one."""
-    on_gpu = settings.device == "cuda" or (settings.device == "auto" and torch.cuda.is_available())
+    on_gpu = wants_gpu(settings.device)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         dist.init_process_group("cuda:nccl,cpu:gloo" if on_gpu else "gloo")
     if not on_gpu:

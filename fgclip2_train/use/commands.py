@@ -44,8 +44,10 @@ def score(
     from fgclip2_train.use.scores import score as run
 
     texts = _texts(text)
-    opened = [_open(file) for file in pictures]
-    result = run(_load(checkpoint, patches), opened, texts, _walk(walk))
+    opened, chosen = [_open(file) for file in pictures], _walk(walk)
+    towers = _load(checkpoint, patches)
+    _tell_cut(towers, texts, chosen)
+    result = run(towers, opened, texts, chosen)
     rows = []
     for number, file in enumerate(pictures):
         typer.echo(str(file))
@@ -76,7 +78,9 @@ def dense(
 
     texts, opened = _texts(text), _open(picture)
     _need_font(font, texts)
-    maps = dense_maps(_load(checkpoint, patches), opened, texts)
+    towers = _load(checkpoint, patches)
+    _tell_cut(towers, texts, "box")
+    maps = dense_maps(towers, opened, texts)
     for words, values in zip(texts, maps, strict=True):
         typer.echo(f"  {values.min():+.3f} … {values.max():+.3f}  {words}")
     _save(draw(opened, texts, maps, font=font), out)
@@ -106,6 +110,7 @@ def boxes(
     if out:
         _need_font(font, texts)
     towers = _load(checkpoint, patches)
+    _tell_cut(towers, texts, "box")
     found = find_boxes(towers, opened, texts, most=most)
     width, height = opened.size
     rows = []
@@ -179,6 +184,7 @@ def search(
     pictures = [_open(file) for file in image or ()]
     towers = _load(checkpoint, cast(Any, opened.identity["patches"]), opened.identity["precision"])
     opened.check(towers.identity())
+    _tell_cut(towers, text or [], "auto")
     searcher = Searcher(opened, cast("Kind", kind), probes=probes, tell=lambda line: typer.echo(line, err=True))
     vectors = [towers.texts(text).numpy()] if text else []
     vectors += [towers.pictures(pictures).numpy()] if pictures else []
@@ -252,6 +258,11 @@ def _walk(walk: str) -> Walk:
     if walk not in WALKS:
         raise ValueError(f"--walk {walk}: one of {', '.join(WALKS)}")
     return cast("Walk", walk)
+
+
+def _tell_cut(towers: Towers, texts: list[str], walk: Walk) -> None:
+    for text in towers.cut(texts, walk):
+        typer.echo(f"only the beginning is read of a text this long ({len(text)} characters): {text[:40]}…", err=True)
 
 
 def _need_font(font: Path | None, texts: list[str]) -> None:

@@ -8,17 +8,15 @@ the header.
 from __future__ import annotations
 
 import io
-import struct
 import warnings
-import zlib
 
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from fgclip2_train.data.images import BAD_PICTURE
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 64 << 20
-BROKEN = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError, struct.error, zlib.error)
-"""What Pillow's readers raise over broken files."""
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # the limit here decides
 warnings.filterwarnings("ignore", module=r"PIL\.")  # remarks on odd tags
 
@@ -47,5 +45,5 @@ def open_picture(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise BadPicture("not a picture", f"{len(data)} bytes that begin with {data[:12]!r}") from None
     except Image.DecompressionBombError as error:
         raise BadPicture("too many pixels", str(error)) from None
-    except BROKEN as error:
+    except BAD_PICTURE as error:
         raise BadPicture("cannot be decoded", f"{type(error).__name__}: {error}"[:200]) from None

@@ -97,6 +97,13 @@ class Towers:
         probe = self.encoder.texts(list(texts), min(fits + 1, longest))
         return ["long" if cut else "short" for cut in (probe[:, fits:] != pad).any(1).tolist()]
 
+    def cut(self, texts: Sequence[str], walk: Walk = "auto") -> list[str]:
+        """Those of the texts whose end is beyond what their walk reads."""
+        limit = self.encoder.model.lengths[walk in ("auto", "long")]
+        pad = self.encoder.texts.tokenizer.pad_token_id
+        probe = self.encoder.texts(list(texts), limit + 1)
+        return [text for text, over in zip(texts, (probe[:, limit] != pad).tolist(), strict=True) if over]
+
 
 def load(
     checkpoint: str | Path,

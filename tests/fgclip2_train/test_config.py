@@ -35,6 +35,33 @@ def test_the_stage_must_be_chosen():
         load_settings("official", ["out=x"])
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("batch: [1,", "not YAML"),
+        ("- batch\n- 3", "settings are written `key: value`"),
+        ("stages: 3", "`stages` holds them by stage"),
+        ("extends: {own}", "extends .*, which extends it"),
+        ("batch: 3\nout: \xff", "not YAML"),
+    ],
+)
+def test_a_preset_file_that_is_none_is_named(text, said, tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_bytes(text.replace("{own}", str(file)).encode("latin-1"))
+    with pytest.raises(ValueError, match=rf"own\.yaml: .*{said}"):
+        load_settings(file, NEEDED)
+
+
+def test_an_override_that_is_no_yaml_is_shown():
+    with pytest.raises(ValueError, match=r"'\{en: 1' is not a value: lists are written"):
+        load_settings("tiny", [*NEEDED, "data.languages={en: 1"])
+
+
+def test_a_misspelt_setting_of_a_source_names_the_nearest_one():
+    with pytest.raises(ValueError, match=r"weigth: no such setting\. Did you mean data\.sources\.laion\.weight\?"):
+        load_settings("tiny", [*NEEDED, "data.sources.laion.shards=x", "data.sources.laion.weigth=2"])
+
+
 def test_scientific_notation_is_a_number():
     assert load_settings("official", [*NEEDED, "optimizer.lr=1e-5"]).optimizer.lr == 1e-5
 

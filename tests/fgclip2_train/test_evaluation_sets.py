@@ -91,7 +91,7 @@ def test_caption_layouts_are_told_by_their_files(tmp_path):
         {"image_file": "t.jpg", "description": "d", "split": "test"},
         {"image_file": "u.jpg", "description": "e", "split": "train"},
     ]
-    lines(tmp_path / "docci.jsonl", rows)
+    lines(tmp_path / "docci_descriptions.jsonlines", rows)
     dump(tmp_path / "dci/1.json", {"image": "sa_1.jpg", "extra_caption": "long", "short_caption": "s"})
 
     def found(name):
@@ -103,7 +103,7 @@ def test_caption_layouts_are_told_by_their_files(tmp_path):
     assert found("karpathy.json") == [("val2014/0.jpg", "a")]
     assert found("pairs.json") == [("f/1.jpg", "a"), ("f/1.jpg", "b"), ("f/2.jpg", "c")]
     assert found("share.json") == [("sam/images/1.jpg", "long")]
-    assert found("docci.jsonl") == [("t.jpg", "d")]
+    assert found("docci_descriptions.jsonlines") == [("t.jpg", "d")]
     assert found("dci") == [("sa_1.jpg", "long")]
 
 
@@ -177,7 +177,8 @@ def test_case_is_kept_only_where_asked(encoder, folder):
 
 
 def table_of_pictures(folder: Path) -> str:
-    rows = [f"{100 + n}\t{base64.b64encode((folder / f'{n}.jpg').read_bytes()).decode()}" for n in range(6)]
+    alphabets = base64.b64encode, base64.urlsafe_b64encode
+    rows = [f"{100 + n}\t{alphabets[n % 2]((folder / f'{n}.jpg').read_bytes()).decode()}" for n in range(6)]
     (folder / "imgs.tsv").write_text("\n".join([*rows, "200\t%%%not base64%%%"]) + "\n")
     return "imgs.tsv"
 

@@ -208,6 +208,73 @@ def test_no_text_in_the_wanted_language_is_an_error_and_not_an_endless_search(tm
         next(Loader(reader(str(tmp_path), texts, languages={"zh": 1}), 0))
 
 
+def in_language(language: str, first: int, count: int) -> list:
+    import random
+
+    samples = []
+    for number in range(first, first + count):
+        picture, objects = scene(random.Random(number), 64)
+        uid = f"{number:032x}"
+        samples.append((uid, picture, json.dumps(record(uid, picture, objects, [language], 64)).encode()))
+    return samples
+
+
+def test_languages_in_shards_of_their_own_leave_no_reader_without(tmp_path):
+    """Four readers, one shard each and epoch, three of five shards without the language: it comes round."""
+    for number, language in enumerate(["en", "en", "zh", "en", "zh"]):
+        write_shard(tmp_path / f"{number}.tar", in_language(language, 10 * number, 3))
+    (tmp_path / "5.tar").write_bytes(b"")
+    shards = find_shards(str(tmp_path))
+    for consumer in range(4):
+        stream = Stream(shards, "zh", seed=2, consumer=consumer, consumers=4, block=5, open_shards=2)
+        seen = [next(stream) for _ in range(30)]
+        assert {raw.record["texts"][0]["language"] for _, raw in seen} == {"zh"}
+        state, later = stream.position(), [next(stream)[1].uid for _ in range(20)]
+        again = Stream(shards, "zh", seed=2, consumer=consumer, consumers=4, block=5, open_shards=2, position=state)
+        assert [next(again)[1].uid for _ in range(20)] == later
+    with pytest.raises(ValueError, match=r"'fr' in 6 shards.*left out by data\.languages"):
+        next(Stream(shards, "fr", seed=2, consumer=1, consumers=4))
+
+
+def test_more_readers_than_samples_says_so(tmp_path):
+    write_shard(tmp_path / "0.tar", in_language("en", 0, 1))
+    with pytest.raises(ValueError, match=r"for reader [12] of 2.*fewer data\.workers"):
+        for consumer in range(2):
+            next(Stream(find_shards(str(tmp_path)), "en", seed=0, consumer=consumer, consumers=2))
+
+
+def test_sources_of_one_language_each_are_mixed_by_weight(tmp_path, texts):
+    sources = {}
+    for name, language, weight in (("laion", "en", 1.0), ("wukong", "zh", 3.0)):
+        (tmp_path / name).mkdir()
+        write_shard(tmp_path / name / "0.tar", in_language(language, len(sources) * 100, 12))
+        sources[name] = {"shards": str(tmp_path / name), "weight": weight, "languages": {language: 1}}
+    batches = Loader(reader(None, texts, sources=sources, mixing="sample"), 0)
+    seen = Counter("zh" if int(uid, 16) >= 100 else "en" for _ in range(100) for uid in next(batches).uids)
+    assert 0.65 < seen["zh"] / seen.total() < 0.85
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_stops_a_reader_is_said_in_its_own_words(workers, tmp_path, texts):
+    write_shard(tmp_path / "0.tar", [sample("a" * 32, format="fineloom/2")])
+    with pytest.raises(ValueError) as caught:
+        next(Loader(reader(str(tmp_path), texts, languages={"en": 1}), workers))
+    assert str(caught.value).startswith(str(tmp_path)) and "Traceback" not in str(caught.value)
+
+
+def test_damage_of_any_kind_is_the_pictures_fault(tmp_path, texts):
+    """AVIF's reader raises RuntimeError, others raise what the damaged bytes lead them to."""
+    data = io.BytesIO()
+    Image.effect_noise((64, 48), 50).convert("RGB").save(data, "AVIF")
+    half = data.getvalue()[: len(data.getvalue()) * 2 // 3]
+    good = [sample(f"{number:032x}") for number in range(4)]
+    write_shard(tmp_path / "0.tar", [*good, (f"{9:032x}", half, sample(f"{9:032x}")[2])])
+    loader = Loader(reader(str(tmp_path), texts, languages={"en": 1}), 0)
+    for _ in range(6):
+        next(loader)
+    assert loader.counts["bad: picture cannot be decoded"] > 0
+
+
 def test_a_pattern_without_shards_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="no shard matches"):
         find_shards(str(tmp_path / "*.tar"))

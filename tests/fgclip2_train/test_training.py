@@ -23,6 +23,7 @@ from fgclip2_train.model import Fgclip2Model
 from fgclip2_train.model.configuration import sized
 from fgclip2_train.model.initialise import from_scratch, load_model
 from fgclip2_train.optim import learning_rate, make_optimizer
+from fgclip2_train.setup import total_steps
 from fgclip2_train.step import Stepper
 from fgclip2_train.watch import NonFinite
 
@@ -95,17 +96,25 @@ def test_a_checkpoint_without_the_extra_scalars_gets_their_start(stage1, tmp_pat
 
 
 def run_until(shards, out, stage1, how: int, line: str) -> subprocess.Popen:
-    """Start training as a process of its own and send it a signal when it prints `line`."""
+    """Start training as a process of its own and send it, and its reader, a signal when it prints `line`, as torchrun does."""
     arguments = [f"data.shards={shards}", f"out={out}", *COMMON, "stage=2", "steps=8", f"model.start={stage1}", "save.every=3"]
+    arguments.append("data.workers=1")
     command = [sys.executable, "-m", "fgclip2_train", "train", "--preset", "tiny", *arguments]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ)
+    piped = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    process = subprocess.Popen(command, cwd=ROOT, env=os.environ, start_new_session=True, **piped)
     for text in process.stdout:
         if text.startswith(line):
-            process.send_signal(how)
+            os.killpg(process.pid, how)
             break
     process.stdout.read()
     process.wait(timeout=120)
     return process
+
+
+def tear(file: Path) -> None:
+    """Half a line at the end, as a kill in the middle of writing leaves it."""
+    with file.open("a") as out:
+        out.write('{"step": 99, "lo')
 
 
 def test_interrupted_runs_go_on_with_the_losses_of_an_uninterrupted_one(shards, stage1, tmp_path):
@@ -115,6 +124,7 @@ def test_interrupted_runs_go_on_with_the_losses_of_an_uninterrupted_one(shards, 
 
     asked = run_until(shards, stopped, stage1, signal.SIGTERM, "step 4/8")
     assert asked.returncode == 0
+    tear(stopped / "metrics.jsonl")
     reached = json.loads((resolve(stopped) / "trainer.json").read_text())["step"]
     assert 4 <= reached < 8
     train(settings(shards, stopped, *options))
@@ -164,6 +174,40 @@ def test_another_number_of_readers_goes_on_and_says_what_changes(shards, tmp_pat
     train(settings(shards, tmp_path, "stage=1", "steps=4", "data.workers=2"))
     assert "1 × 0 readers became 1 × 2" in capsys.readouterr().out
     assert [step for step, *_ in losses(tmp_path)] == [1, 2, 3, 4]
+
+
+def test_other_shards_begin_the_epochs_order_anew_and_that_is_said(tmp_path, capsys):
+    """A position counts in the shards that were there; in others it would lie somewhere, or beyond the end."""
+    pattern = write_scenes(tmp_path / "shards", shards=3, per_shard=8, side=96)
+    out = tmp_path / "run"
+    train(settings(pattern, out, "stage=1", "steps=3"))
+    train(settings(pattern, out, "stage=1", "steps=4"))
+    assert "the exact next batch" in capsys.readouterr().out
+    train(settings(pattern, out, "stage=1", "steps=5", "data.texts.original_share=0.5"))
+    assert "with the next sample of every source" in capsys.readouterr().out
+    for shard in (1, 2):
+        (tmp_path / "shards" / f"0000{shard}.tar").unlink()
+    train(settings(pattern, out, "stage=1", "steps=6", "data.shuffle_block=8"))
+    said = capsys.readouterr().out
+    assert "data.shuffle_block changed, the shards of shards changed, so the current epoch's order starts anew" in said
+    assert [step for step, *_ in losses(out)] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("damage", ["trainer.json", "optimizer/.metadata", "optimizer/__0_0.distcp"])
+def test_a_checkpoint_damaged_later_is_named_with_what_to_do(damage, shards, stage1, tmp_path):
+    out = Path(shutil.copytree(stage1.parents[1], tmp_path / "run", symlinks=True))
+    file = latest(out) / damage
+    file.write_bytes(file.read_bytes()[:40])
+    with pytest.raises(ValueError, match=r"step-00000003.*damaged.*goes on from the one before it"):
+        train(settings(shards, out, "stage=1", "steps=4"))
+
+
+def test_the_rest_of_the_epochs_is_cut_into_steps_of_todays_size(shards):
+    run = settings(shards, "-", "stage=1", "epochs=3", "steps=null")  # 32 samples, 6 a step
+    assert total_steps(run, 1) == 16
+    assert total_steps(run, 1, step=8, pairs=48) == 16
+    assert total_steps(run, 2, step=8, pairs=48) == 8 + 4
+    assert total_steps(run, 1, step=4, pairs=48) == 4 + 8  # two processes before
 
 
 def test_another_stage_needs_a_folder_of_its_own_and_changed_settings_are_said(shards, stage1, capsys, tmp_path):

@@ -52,6 +52,15 @@ def test_a_text_is_long_only_where_the_short_walk_would_cut_it(towers):
         assert (walk == "long") == (len(towers.encoder.texts.tokenizer(text)["input_ids"]) > fits)
 
 
+def test_a_text_beyond_its_walk_is_told(towers):
+    short, long = towers.encoder.model.lengths
+    tokens = {words: len(towers.encoder.texts.tokenizer(" ".join(["red"] * words))["input_ids"]) for words in range(1, 120)}
+    for words, count in tokens.items():
+        text = " ".join(["red"] * words)
+        assert bool(towers.cut([text])) == (count > long) and bool(towers.cut(["a", text], "box")) == (count > short)
+    assert max(tokens.values()) > long and towers.cut([]) == []
+
+
 def test_vectors_do_not_depend_on_the_other_pictures_of_a_batch(towers):
     wide, small = picture(0, (400, 200)), picture(1, (40, 60))
     together = towers.pictures([wide, small, picture(2)])
@@ -152,6 +161,7 @@ def test_pictures_are_upright():
         (b"", "empty"),
         (b"<html>no</html>", "not a picture"),
         (encoded(picture(0), "JPEG")[:400], "cannot be decoded"),
+        (encoded(picture(0), "AVIF")[:-60], "cannot be decoded"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),
         (bomb(), "too many pixels"),
         (bomb(9_000), "too many pixels"),

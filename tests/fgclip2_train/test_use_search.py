@@ -167,7 +167,10 @@ def test_score_dense_and_boxes_from_the_command_line(world):
     said = call("score", file, "--checkpoint", checkpoint, *texts, "--json", scores)
     rows = json.loads(scores.read_text())
     assert "蓝色方块" in said and len(rows) == 2 and all(0 < row["probability"] < 1 for row in rows)
-    said = call("dense", file, "--checkpoint", checkpoint, *texts, "--out", folder / "dense.png", "--patches", 100)
+    assert "only the beginning" not in said
+    endless = ["--text", "red " * 300]
+    said = call("dense", file, "--checkpoint", checkpoint, *texts, *endless, "--out", folder / "dense.png", "--patches", 100)
+    assert said.count("only the beginning is read of a text this long (1200 characters): red") == 1
     assert "written" in said and (folder / "dense.png").read_bytes().startswith(b"\x89PNG")
     boxes = folder / "boxes.json"
     call("boxes", file, "--checkpoint", checkpoint, *texts, "--out", folder / "boxes.png", "--json", boxes)

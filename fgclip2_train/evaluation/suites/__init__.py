@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
+from fgclip2_train.config import parse_value
 from fgclip2_train.evaluation.settings import KINDS, EvaluationSettings, PictureSettings, Strict
 
 SUITES = Path(__file__).parent
@@ -25,7 +26,7 @@ def load_suite(
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise ValueError(f"{override!r} is not a setting: write key.sub=value, for instance sets.lit_cn.lower=false")
-        value: Any = yaml.safe_load(text) if text else None
+        value: Any = parse_value(text)
         for part in reversed(key.split(".")):
             value = {part: value}
         given = merge(given, value)

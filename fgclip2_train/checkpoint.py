@@ -221,16 +221,15 @@ def load_optimizer(folder: Path, empty: dict[str, Tensor]) -> set[str]:
         stored = reader.read_metadata().state_dict_metadata
         wanted = {name: tensor for name, tensor in empty.items() if name in stored}
         distributed.load(wanted, storage_reader=reader, no_dist=True)
-    except Exception as error:  # a file cut short shows as an error of pickle, zip, storage or shape
+    except (Exception, CheckpointException) as error:  # a file cut short shows as an error of pickle, zip, storage or shape
         raise ValueError(_damaged(folder / "optimizer", error)) from error
     return set(wanted)
 
 
-def _damaged(path: Path, error: Exception) -> str:
-    what = str(error).strip().split("\n")[0][:200]
-    return (
-        f"{path}: damaged ({type(error).__name__}: {what}). Move {path.parent} away, and the run goes on from the one before it"
-    )
+def _damaged(path: Path, error: BaseException) -> str:
+    cause = next(iter(error.failures.values()))[0] if isinstance(error, CheckpointException) else error
+    what = ": ".join([type(cause).__name__, *str(cause).strip().split("\n")[:1]]).removesuffix(": ")[:200]
+    return f"{path}: damaged ({what}). Move {path.parent} away, and the run goes on from the one before it"
 
 
 def _sync(path: Path) -> None:

@@ -63,7 +63,7 @@ class Translate(ModelOperator):
     min_judge: float = Field(0.0, ge=0, le=1)
     min_back: float = Field(0.0, ge=0, le=1)
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     needs_image: ClassVar[bool] = False
     reasons: ClassVar[dict[str, str]] = {
         **answers.REASONS,
@@ -87,6 +87,7 @@ class Translate(ModelOperator):
         "addition": "a clause that the English does not hold",
         "omission": "a clause of the English is missing",
         "swapped": "two things exchanged their colours, counts, roles or sides",
+        "opposite": "says left for right, her for him, under for on and the like",
         "judge": "the model finds too many errors in it",
         "back": "translated back, too little of the English returns",
     }
@@ -180,11 +181,13 @@ class Translate(ModelOperator):
             return None, finding
         text = language.to_simplified(re.sub(r"\s*\n\s*", "", text))
         finding = (
-            language.script(pair.without_glosses(english, text), "zh", self.min_script_share if len(text) > 12 else 0.5)
+            language.script(pair.without_names(english, text), "zh", self.min_script_share if len(text) > 12 else 0.5)
             or wording.echo(text, answer.system, "zh")
             or form.repetition(text, "zh")
             or (("cut", answers.excerpt(text[-30:])) if was_cut else None)
             or pair.untranslated(english, text)
+            or pair.courtesy(english, text)
+            or pair.opposite(english, text)
             or pair.glossary_kept(english, text, self.glossary)
             or pair.quotes_kept(english, text)
             or pair.nothing_written(english, text)

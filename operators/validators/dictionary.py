@@ -38,12 +38,20 @@ EMPTY_EN = frozenset(
         "no nor none neither never nobody nothing one two three four five six seven eight nine ten eleven twelve first second third",
     )
 )
+LIGHT = frozenset(
+    re.findall(
+        r"\w+",
+        "look looks looking stand stands standing set sets setting clear right old new make makes made lying see seen pale dark",
+    )
+)
+"""Words that weigh nothing by themselves, but account for the Chinese word that renders them."""
 EMPTY_ZH = frozenset("有是在为着了的里上下中处正将被把使让会能可去来到说看做用人") | frozenset(
     re.findall(
         r"\w+",
         "人物 图片 照片 画面 拍摄 展示 呈现 显示 位于 其他 之间 周围 旁边 摆放 进行 出现 具有 带有 整个 物体 整幅"
         " 看不到 看不见 只有"
-        " 正在 身穿 可以 看到 只能 不会 身上 身后 一侧 看着 还有 没有 对方 其中 其余 后者 上面 下面 前面 里面",
+        " 正在 身穿 可以 看到 只能 不会 身上 身后 一侧 看着 还有 没有 对方 其中 其余 后者 上面 下面 前面 里面"
+        " 手中 手里 手上 一旁 身旁 身边 点 分 点钟",
     )
 )
 SPELLINGS = {"grey": "gray", "colour": "color", "coloured": "colored", "harbour": "harbor"} | {
@@ -113,7 +121,7 @@ def stem(word: str) -> str:
 @lru_cache(maxsize=50_000)
 def meanings(word: str) -> frozenset[str]:
     """Stems of everything that the word can mean; of a word without an entry, what its parts can, else no more than its head can."""
-    own = entry(word)
+    own = entry(word) if _common(word) else frozenset()
     smallest = 2 if own else 1
     parts = {word[i : i + n] for n in range(smallest, 4) for i in range(len(word) - n + 1)} | {word[-1:]}
     return frozenset().union(own, *map(entry, parts - set(VAGUE_PARTS)))
@@ -131,9 +139,31 @@ def stems(english: str) -> list[str]:
     return [stem(w) for w in re.findall(r"[A-Za-z]+", english) if w.lower() not in EMPTY_EN and len(w) > 1]
 
 
+HOURS = ((r"\bp\.?m\b", "afternoon evening night"), (r"\ba\.?m\b", "morning"))
+
+
+def _light(english: str) -> frozenset[str]:
+    """Stems of the words that weigh nothing, and of what p.m. stands for."""
+    said = [w for w in re.findall(r"[a-z]+", english.lower()) if w in LIGHT]
+    said += [w for pattern, words in HOURS if re.search(pattern, english, re.IGNORECASE) for w in words.split()]
+    if re.search(r"\blook\w* (?:\w+ )?(?:down|up)\b", english, re.IGNORECASE):
+        said += ["head", "raise", "lower"]  # 低头, 抬头
+    said += ["arrange", "lay"] if re.search(r"\bset\b", english) else []
+    return frozenset(map(stem, said))
+
+
+@lru_cache(maxsize=50_000)
+def _light_meanings(word: str) -> frozenset[str]:
+    texts = [_entries().get(part, "") for part in (word, word[:1], word[-1:])]
+    found = {w for text in texts for w in re.findall(r"[a-z]+", ASIDE.sub(" ", text).lower()) if w in LIGHT}
+    return frozenset(map(stem, found)) | entry(word) | entry(word[:1])
+
+
 def alike(word: str, known: frozenset[str] | set[str]) -> bool:
     """Whether a stem is among others, endings aside: of two words of four letters or more, one begins the other or five are shared."""
     if word in known:
+        return True
+    if word.endswith(("er", "or")) and word[:-2] in known:  # who skis
         return True
     return len(word) > 3 and any(len(k) > 3 and (k[:5] == word[:5] or k.startswith(word) or word.startswith(k)) for k in known)
 
@@ -198,7 +228,7 @@ class _Part:
 def _compared(english: str, chinese: str) -> tuple[list[tuple[str, list[_Part]]], list[tuple[str, list[_Part]]]]:
     """Both texts as sentences of clauses."""
     own, theirs = outside_quotes(english), outside_quotes(chinese)
-    wanted = widened(stems(own))
+    wanted, light = widened(stems(own)), _light(own)
     known = frozenset().union(*(meanings(word) for word, _ in tagged(theirs)))
     en, zh = [], []
     for sentence in sentences.split(own):
@@ -212,7 +242,7 @@ def _compared(english: str, chinese: str) -> tuple[list[tuple[str, list[_Part]]]
         parts = []
         for clause in CLAUSE_ZH.split(sentence):
             words = [word for word, _ in content(clause)]
-            parts.append(_Part(clause, words, [w for w in words if not means(w, wanted)]))
+            parts.append(_Part(clause, words, [w for w in words if not means(w, wanted) and not light & _light_meanings(w)]))
         zh.append((sentence, parts))
     _find_spare([part for _, parts in zh for part in parts], stems(own))
     return en, zh
@@ -252,6 +282,14 @@ def _missing_beside(at: int, mine: list[tuple[str, list[_Part]]], others: list[t
     return sum(len(part.alone) for _, parts in others for part in parts) // max(2, len(others))
 
 
+def _more_clauses(mine: list[_Part], at: int, others: list[tuple[str, list[_Part]]], count: int) -> bool:
+    """Whether a sentence has more clauses with words than the one that belongs to it; so it may be where there is none."""
+    if len(others) != count:
+        return True
+    counts = [sum(len(part.words) > 1 for part in parts) for parts in (mine, others[at][1])]
+    return counts[0] > counts[1]
+
+
 def addition(english: str, chinese: str, least: float = 0.4) -> Finding | None:
     """A clause of which most content words, and at least two, are not in the English or stand for what another word stands for, though
     the English of that sentence is rendered."""
@@ -260,13 +298,14 @@ def addition(english: str, chinese: str, least: float = 0.4) -> Finding | None:
     en, zh = _compared(english, chinese)
     for at, (_, parts) in enumerate(zh):
         paraphrased = _missing_beside(at, zh, en)
+        bar = least if _more_clauses(parts, at, en, len(zh)) else least / 2
         for part in parts:
             known = len(part.words) - len(part.alone)
             own = known - part.spare if part.alone else known
             # A sentence more than the English has is told by one word.
             enough = 1 if len(zh) > len(en) and sum(bool(one.words) for one in parts) == 1 and not known else 2
             missing = len(part.words) - own
-            if missing >= enough and own < least * len(part.words) and len(part.alone) > paraphrased:
+            if missing >= enough and own < bar * len(part.words) and len(part.alone) > paraphrased:
                 return "addition", f"“{part.text}”: {own} of {len(part.words)} words are in the English"
     return None
 

@@ -97,7 +97,9 @@ def _chinese_colours(text: str) -> set[str]:
 
 
 def _english_counts(noun: Any) -> set[float]:
-    return {value for child in noun.lefts if child.dep_ == "nummod" for value in translation.english_numbers(child.text)}
+    counts = {value for child in noun.lefts if child.dep_ == "nummod" for value in translation.english_numbers(child.text)}
+    one = noun.tag_ == "NN" and any(child.lower_ in ("a", "an", "one") for child in noun.lefts)
+    return counts or ({1.0} if one else set())
 
 
 def _chinese_counts(text: str) -> set[float]:

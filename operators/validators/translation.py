@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -21,7 +22,9 @@ from operators.validators.sentences import QUOTED, outside_quotes
 # Colours.
 
 SET_PHRASES = re.compile(
-    r"\b(?:green onions?|spring greens|black tea|brown sugar|red pandas?|red herring|blackout|white house|orange juice|oranges"
+    r"\b(?:green onions?|spring greens|black tea|brown (?:sugar|paper|bread|rice)|white (?:rice|cabbage|bread|wine|flour)"
+    r"|gr[ae]y herons?|silver birch\w*|red deer|whitewater|white water"
+    r"|red (?:onions?|cabbage)|red pandas?|red herring|blackout|white house|orange juice|oranges"
     r"|blue ?berr(?:y|ies)|black ?berr(?:y|ies)|brown ?stones?|green ?house|golden gate|gold ?fish|gold medal\w*|silver ?ware"
     r"|ice cream|sour cream|whipped cream|cream cheese|cream|olives?|plums?|chocolates?|chestnuts?|copper wire|navy)\b(?!-)",
     re.IGNORECASE,
@@ -45,6 +48,24 @@ def colour_table() -> tuple[re.Pattern[str], dict[str, str], re.Pattern[str], di
     return en, english, zh, {word: frozenset(names) for word, names in chinese.items()}
 
 
+HINTS = {
+    r"brass\w*|copper\w*": "gold yellow bronze red brown",
+    r"ginger|auburn|rust\w*|chestnut\w*|terracotta": "orange yellow brown red maroon",
+    r"taupe": "brown grey",
+    r"metal\w*|steel|chrome\w*|alumini?um|tin|pewter|iron": "silver grey black",
+    r"whitewash\w*|snow\w*|marble|foam\w*|frost\w*": "white",
+    r"grass\w*|lawns?|leaf\w*|leaves|foliage|greenery|vegetation|moss\w*|lush|ivy": "green",
+    r"dark\w*|night\w*|shadow\w*|silhouette\w*|tinted|monochrome": "black grey brown blue",
+    r"pale|fair|milk\w*|egg\w*|clouds?|cloudy": "white yellow gold cream",
+    r"blood\w*|bricks?|blush\w*|rosy|embers?": "red pink orange",
+    r"fire|fiery|flames?|sunsets?|sunrise|dusk|dawn|sun|sunlight|sunlit": "orange red gold yellow pink",
+    r"jeans|denim|sky|skies|sea|ocean": "blue",
+    r"stones?|concrete|cement|slate|ash\w*|mist\w*|fog\w*": "grey white",
+    r"clay|earth\w*|mud\w*|sepia|tea|coffee|caramel|bark|soil|rattan|wicker|bamboo": "brown yellow red",
+    r"jade": "green",
+    r"wood\w*|timber|oak|walnut|cork|tann?ed|sand\w*|straw|hay": "brown yellow tan bronze beige",
+}
+"""Words of no colour whose thing has one: who renders them may say it, and need not."""
 BLENDS = re.compile(r"\b(golden)[- ]brown\b", re.IGNORECASE)
 """Two English colours that are one: the first is enough."""
 
@@ -54,7 +75,21 @@ def colours_of_english(text: str) -> Counter[str]:
     text = BLENDS.sub(r"\1", text)
     kept = {m.start() for m in COLOURED.finditer(text)}
     text = SET_PHRASES.sub(lambda m: m[0] if m.start() in kept else " " * len(m[0]), text)
-    return Counter(names[m[1].lower()] for m in en.finditer(text))
+    found: Counter[str] = Counter()
+    last, before = "", -1
+    for match in en.finditer(text):
+        name = names[match[1].lower()]
+        if not (name == last and text[before : match.start()] in ("-", " ")):  # "emerald green" is one green
+            found[name] += 1
+        last, before = name, match.end()
+    return found
+
+
+def _hinted(english: str) -> set[str]:
+    """Colours that the English does not name and that yet are no addition: of set phrases, of what grass and brass look like."""
+    en, names, _, _ = colour_table()
+    hidden = {names[m[1].lower()] for phrase in SET_PHRASES.finditer(english) for m in en.finditer(phrase[0])}
+    return hidden.union(*(of.split() for word, of in HINTS.items() if re.search(rf"\b(?:{word})\b", english, re.IGNORECASE)))
 
 
 def colours(english: str, chinese: str) -> Finding | None:
@@ -72,11 +107,28 @@ def colours(english: str, chinese: str) -> Finding | None:
     for name, times in wanted.items():
         if there[name] < times:
             return "colours", f"{name}: {times} in the English, {there[name]} in the Chinese"
+    hinted = _hinted(english)
     for word, meanings in named:
-        if not any(wanted[name] for name in meanings) and not any(
-            colours_of_english(m[0]) for m in SET_PHRASES.finditer(english)
-        ):
+        if not any(wanted[name] or name in hinted for name in meanings):
             return "colours", f"{word} is not in the English"
+    return _shades(english, chinese)
+
+
+LIGHT = (r"light|pale|faint|soft|pastel", "浅淡")
+DARK = (r"dark|deep", "深暗")
+
+
+def _shades(english: str, chinese: str) -> Finding | None:
+    """A colour that is light in one text and dark in the other, and in neither of them both."""
+    en, names, zh, meanings = colour_table()
+    for (mine, _), (others, chars) in ((LIGHT, DARK), (DARK, LIGHT)):
+        for match in re.finditer(rf"\b(?:{mine})[ -]({en.pattern[3:-3]})\b", english, re.IGNORECASE):
+            name = names[match[1].lower()]
+            if re.search(rf"\b(?:{others})[ -]{match[1]}\b", english, re.IGNORECASE):
+                continue
+            said = [m for m in zh.finditer(chinese) if name in meanings[m[1]]]
+            if said and all(m[1][0] in chars or chinese[m.start() - 1 : m.start()] in tuple(chars) for m in said):
+                return "colours", f"{match[0]} in the English, {said[0][0]} in the Chinese"
     return None
 
 
@@ -87,6 +139,7 @@ ONES |= {w: i + 13 for i, w in enumerate(re.split(" ", "thirteen fourteen fiftee
 TENS = {w: 20 + 10 * i for i, w in enumerate(re.split(" ", "twenty thirty forty fifty sixty seventy eighty ninety"))}
 SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
 ORDINALS = {"third": 3, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8, "ninth": 9, "tenth": 10}
+ORDINALS |= {"eleventh": 11, "twelfth": 12, "twentieth": 20, "thirtieth": 30} | {f"{w}th": n for w, n in ONES.items() if n > 12}
 ENGLISH_NUMBER = re.compile(
     r"(?<![\w.])(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\b(?:" + "|".join([*ONES, *TENS, *SCALES, *ORDINALS, "dozen"]) + r")\b",
     re.IGNORECASE,
@@ -94,6 +147,10 @@ ENGLISH_NUMBER = re.compile(
 DIGITS = {c: i for i, c in enumerate("零一二三四五六七八九")} | {"〇": 0, "两": 2, "俩": 2, "仨": 3}
 UNITS = {"十": 10, "百": 100, "千": 1000}
 MONTHS = re.split(" ", "january february march april may june july august september october november december")
+HALF = re.compile(r"\band (?:a|one) half\b", re.IGNORECASE)
+HALF_DOZEN = re.compile(r"\bhalf a dozen\b|\bhalf-dozen\b", re.IGNORECASE)
+ANOTHER = re.compile(rf"\b(?:a|yet a)[ -](?:{'|'.join(ORDINALS)})\b(?! of\b)", re.IGNORECASE)
+"""\"A third man\" beside two others is 还有一个 as well as 第三个."""
 ROUND = re.compile(r"\b(?:dozens|hundreds|thousands|millions|centur(?:y|ies)|decades?)\b", re.IGNORECASE)
 CHINESE_NUMBER = re.compile(
     r"(?<![A-Za-z\d])(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?[百千]?[万亿]?|[零〇一二两三四五六七八九十百千万亿俩仨]+"
@@ -119,6 +176,8 @@ def english_numbers(text: str) -> list[float]:
     found: list[float] = []
     position, after_digits = -1, False
     total = current = 0.0
+    text = HALF_DOZEN.sub("six", HALF.sub(".5", text))
+    text = re.sub(rf"\b({'|'.join(ONES)})\s+\.5", lambda m: f"{ONES[m[1].lower()]}.5", text, flags=re.IGNORECASE)
 
     def close() -> None:
         nonlocal total, current
@@ -171,15 +230,32 @@ def chinese_number(text: str) -> list[float]:
     return [total + section + digit]
 
 
+KILO = re.compile(r"(?<=[\d零一二两三四五六七八九十百点])\s?千(?=[克米瓦卡帕赫])")
+
+
+def _split(text: str) -> Iterator[tuple[float, tuple[int, int]]]:
+    """三点五 and 三米半, numbers with a half or a fraction behind the whole: values and where they stand."""
+    for match in re.finditer(r"([零一二两三四五六七八九十百]+)点([零一二三四五六七八九]+)(?![十分刻])", text):
+        yield chinese_number(match[1])[-1] + float("0." + "".join(str(DIGITS[c]) for c in match[2])), match.span()
+    for match in re.finditer(r"([零一二两三四五六七八九十百]+|\d+)[个米年岁天小时公斤里]{1,3}半", text):
+        value = float(match[1]) if match[1][0].isdigit() else chinese_number(match[1])[-1]
+        yield value + 0.5, match.span()
+
+
 def numbers(english: str, chinese: str) -> Finding | None:
     """Every number of the English is in the Chinese, and the Chinese counts nothing that the English does not count."""
-    wanted = english_numbers(english)
+    wanted = english_numbers(ANOTHER.sub("another", english))
     # "400 万" and "400万" are one number.
     text = VAGUE.sub(" ", re.sub(r"(?<=\d) (?=[^\x00-\xff])", "", chinese))
-    allowed = {value % 100 for value in wanted} | {MONTHS.index(m) + 1 for m in MONTHS if m in english.lower()}
+    text = KILO.sub("公", text)  # 5千克 are 5 of them, not 5000
+    allowed = {value % 100 for value in english_numbers(english)} | {
+        MONTHS.index(m) + 1 for m in MONTHS if m in english.lower()
+    }
     there: Counter[float] = Counter()
     counted: list[tuple[str, float]] = []
+    split = list(_split(text))
     idioms = [(m.start(), m.end()) for m in IDIOM.finditer(text)]
+    idioms += [span for value, span in split if value in wanted]
     for match in CHINESE_NUMBER.finditer(text):
         values = chinese_number(match[0])
         there.update(values)
@@ -187,6 +263,9 @@ def numbers(english: str, chinese: str) -> Finding | None:
         firm = match[0][0].isdigit() or (after and after in MEASURE)
         if firm and not any(a <= match.start() < b for a, b in idioms):
             counted += [(match[0] + after, value) for value in values if value > 1]
+    there.update(value for value, _ in split)
+    if "半打" in text:
+        there[6] += 1
     there[2] += len(TWO_IN_CHINESE.findall(re.sub(r"[二两俩2]", "", text)))
     for value, times in Counter(wanted).items():
         alternatives = {value, value % 100} if value >= 1900 and value < 2100 else {value}
@@ -221,6 +300,12 @@ NO_NEGATION = re.compile(
     r"不同|不仅|不过|不但|不只|不少|不断|不锈|不远|不久|不时|不一|不等|不禁|不已|不错|不由|不论|不管|不规则|不大|不透明|不对称|差不多|忍不住|无人机|无论|无数|无比|无边|无限|无疑"
     r"|非常|除非|非洲|未来|无袖|无线|无框|无缝|来不及|了不起|对不起|不可思议|不易|不起眼|别致|川流不息|络绎不绝|若有所|目不转睛|一望无际|栩栩|不倒翁|无花果|没入|淹没|沉没|出没|隐没|埋没|没落"
 )
+WITHOUT_A_WORD = re.compile(
+    r"光着|光秃|掉光|落光|空空|空荡|空着|空旷|空置|赤[脚足裸膊身]|裸露|裸着|打赤|禁止|严禁|禁[烟停]|谢绝|静止|纯色|素色|素面"
+)
+"""What is not there, said without a negation."""
+HARDLY = re.compile(r"\b(?:hardly|scarcely|barely|seldom|rarely)\b", re.IGNORECASE)
+HARDLY_ZH = re.compile(r"几乎|近乎|[很极甚较]少|少有|少见|罕|寥|稀|勉强|难以?|没|不|无|未|刚|才|仅|只|微|隐约|依稀")
 CERTAIN_NOT = re.compile(r"没有?|不是|并非|未|并不|不在|不戴|不穿|不带|看不[到见]|毫无|空无|无人")
 
 
@@ -230,13 +315,20 @@ def negation(english: str, chinese: str) -> Finding | None:
     wanted = len(ENGLISH_NOT.findall(english))
     bare = NO_NEGATION.sub(" ", chinese)
     there = len(CHINESE_NOT.findall(bare))
-    if there < wanted:
+    unsaid = len(WITHOUT_A_WORD.findall(chinese)) - len(NEAR_NOT.findall(english))  # "bare" has its own 空空
+    if there + max(0, unsaid) < wanted:
         return "negation", f"{wanted} in the English, {there} in the Chinese"
+    hardly = HARDLY.search(english)
+    if hardly and not HARDLY_ZH.search(chinese):
+        return "negation", f"“{hardly[0]}” is nowhere in the Chinese"
     pairs = [(english, bare)]
     own, theirs = sentences.split(english), sentences.split(bare)
     if len(own) == len(theirs) > 1:
         pairs = list(zip(own, theirs, strict=True))
     for en, zh in pairs:
+        lost = len(ENGLISH_NOT.findall(en)) - len(CHINESE_NOT.findall(zh))
+        if lost > max(0, len(WITHOUT_A_WORD.findall(zh))):
+            return "negation", f"{lost} lost in “{zh[:40]}”"
         certain, room = CERTAIN_NOT.findall(zh), _denials(en, zh)
         if len(certain) > room:
             said = f"the English has {room}" if room else "the English denies nothing"
@@ -275,20 +367,33 @@ def without_glosses(english: str, chinese: str) -> str:
 def untranslated(english: str, chinese: str) -> Finding | None:
     """Latin words outside quotations, unless acronyms, units, original spellings in brackets, or names: runs of words that the
     English has too and capitalises within a sentence."""
+    left = _latin(english, chinese)[0]
+    return ("untranslated", f"left in English: {', '.join(left[:5])}") if left else None
+
+
+def without_names(english: str, chinese: str) -> str:
+    """The Chinese without the Latin words that it may have."""
+    text = SHAPED_LIKE.sub(" ", without_glosses(english, chinese))
+    for run in _latin(english, text)[1]:
+        text = text.replace(run, " ")
+    return text
+
+
+def _latin(english: str, chinese: str) -> tuple[list[str], list[str]]:
+    """Runs of Latin words that should not be in the Chinese, and those that may."""
     source = _plain(english)
     starts = {m.end() for m in re.finditer(r"(?:^|[.!?]\s+)[\"“'(]*", english)}
     names = {_plain(m[0]).strip(".") for m in re.finditer(r"\b[A-ZÀ-Þ][\w'’&.-]*", english) if m.start() not in starts}
     quoted = " ".join(_plain(m[0]) for m in QUOTED.finditer(english))
-    left = []
+    left: list[str] = []
+    allowed: list[str] = []
     for match in RUN.finditer(GLOSS.sub(" ", SHAPED_LIKE.sub(" ", outside_quotes(chinese)))):
         run = match[0].strip()
         key = _plain(run)
         acronym = run.isupper() and len(run) <= 5 and key in source
         name = key in source and any(re.search(rf"\b{re.escape(n)}\b", key) for n in names)
-        if acronym or name or key in quoted or key in MEASURES:
-            continue
-        left.append(run)
-    return ("untranslated", f"left in English: {', '.join(left[:5])}") if left else None
+        (allowed if acronym or name or key in quoted or key in MEASURES else left).append(run)
+    return left, allowed
 
 
 def _plain(text: str) -> str:
@@ -324,6 +429,16 @@ def quotes_kept(english: str, chinese: str) -> Finding | None:
     return None
 
 
+COURTESY_ZH = re.compile(r"谢谢|感谢(?:您|你|观看|阅读)|请(?:您|看|注意|欣赏|大家)|敬请|您|不客气")
+COURTESY_EN = re.compile(r"\b(?:thank\w*|please|you|your|welcome|sorry|notice)\b", re.IGNORECASE)
+
+
+def courtesy(english: str, chinese: str) -> Finding | None:
+    """Words to a reader whom the English does not speak to."""
+    match = COURTESY_ZH.search(outside_quotes(chinese))
+    return ("meta", f"“{match[0]}”: the English speaks to nobody") if match and not COURTESY_EN.search(english) else None
+
+
 WRITTEN_ZH = re.compile(r"(?:写|印|标|刻|画)着[^，。；]{0,4}[“「\"]|[”」\"](?:的)?(?:字样|几个字|字母)")
 WRITTEN_EN = re.compile(
     r"[\"“]|\b(?:say(?:s|ing)?|reads?|reading|writ\w*|words?|letter\w*|text|inscri\w*|label\w*|print\w*|sign(?:s|ed)?|logo|name[ds]?|titled?)\b",
@@ -336,4 +451,41 @@ def nothing_written(english: str, chinese: str) -> Finding | None:
     match = WRITTEN_ZH.search(chinese)
     if match and not WRITTEN_EN.search(english):
         return "addition", f"“{match[0]}”: the English speaks of no writing"
+    return None
+
+
+SHE = (
+    r"\w*wom[ae]n|girls?|lad(?:y|ies)|females?|she|her|mothers?|brides?|\w*maids?|nuns?|\w+ess(?:es)?|daughters?|wi(?:fe|ves)|sisters?"
+    r"|queens?|witch|aunt|grandm\w+|ballerinas?|hens?|cows?"
+)
+HE = r"(?!\w*wom)\w*m[ae]n|\w*boys?|males?|guys?|he|his|him|fathers?|groom|sons?|husband|brothers?|kings?|prince|uncle|grandf\w+|monks?"
+ON = r"on|above|over|atop|top|upper|up|onto|upon|upside|standing"
+UNDER = r"under|below|beneath|underneath|bottom|lower|down|floor|ground|low|hang\w*"
+OPEN = r"open\w*|(?:switched|turned) on|lit|on"
+OPPOSITES = (
+    (r"left", "左|剩|留|离", r"right", "右"),
+    (r"right", "右", r"left", "左"),
+    (r"wom[ae]n|girls?|lady|ladies|she|her", "女|妇|她|娘|妈|母|姐|妹|奶|婆|姨|姑|尼", HE, "男"),
+    (r"m[ae]n|boys?|guys?|he|his|him", "男|他|父|爸|爷|叔|伯|哥|弟|儿子|丈夫|先生|小伙|绅士|汉|少年|老头", SHE, "女|妇"),
+    (r"indoors", "室内|屋|里|内", r"outdoors?|outside", "室外|户外"),
+    (r"outdoors", "外", r"indoors?|inside", "室内|屋内"),
+    (r"under|below|beneath|underneath", "下|底", ON, "上面|上方|顶上|顶部"),
+    (r"on top of|above|atop", "上|顶|面", UNDER, "下面|下方|底下"),
+    (r"(?:switched|turned) off|closed|shut|unlit", "关|闭|熄|灭|合|没|不|未", OPEN, "开着|打开|亮着|敞开"),
+    (r"taller|higher", "高|大", r"shorter|lower|smaller", "矮|低"),
+    (r"shorter", "矮|短|小|低", r"taller|higher|longer", "高|长"),
+    (r"older", "老|大|长|旧", r"younger|newer", "年轻|年少|年幼"),
+)
+"""An English word, what renders it; its opposite, and what surely says that."""
+
+
+def opposite(english: str, chinese: str) -> Finding | None:
+    """The Chinese says the opposite of a word and the word itself nowhere, and the English has no such opposite."""
+    english, chinese = outside_quotes(english), re.sub("左右", " ", outside_quotes(chinese))
+    for word, rendered, other, denied in OPPOSITES:
+        mine, said = re.search(rf"\b(?:{word})\b", english, re.IGNORECASE), re.search(denied, chinese)
+        if not mine or not said or re.search(rf"\b(?:{other})\b", english, re.IGNORECASE):
+            continue
+        if not re.search(rendered, re.sub(denied, " ", chinese)):
+            return "opposite", f"“{mine[0]}” in the English, {said[0]} in the Chinese"
     return None

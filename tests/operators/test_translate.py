@@ -7,6 +7,7 @@ import pytest
 
 from operators.base import Answer
 from operators.translate import Translate, overlap, segment
+from operators.validators import language
 from operators.validators import translation as pair
 
 EN = "A small white dog with a red collar stands next to two black bowls on the green grass."
@@ -263,3 +264,83 @@ def test_faithful_pairs_raise_no_alarm(english, chinese):
 def test_planted_faults_are_caught(english, chinese, reason):
     checks = (pair.numbers, pair.colours, pair.negation, pair.untranslated, pair.quotes_kept)
     assert reason in [finding[0] for check in checks if (finding := check(english, chinese))]
+
+
+@pytest.mark.parametrize(
+    ("english", "chinese"),
+    [
+        ("About two and a half million people live there.", "那里大约住着二百五十万人。"),
+        ("Half a dozen eggs lie in a basket.", "篮子里放着六个鸡蛋。"),
+        ("The bag weighs 5 kg.", "这个包重5千克。"),
+        ("It is 3.5 meters long.", "它长三点五米。"),
+        ("It is 3.5 meters long.", "它长三米半。"),
+        ("Two boys play chess, and a third one watches them.", "两个男孩在下棋，还有一个在旁边观看。"),
+        ("The eighteenth house is open.", "第十八座房子开着。"),
+    ],
+)
+def test_numbers_are_the_same_however_they_are_written(english, chinese):
+    assert pair.numbers(english, chinese) is None
+
+
+def test_kilograms_are_no_thousands_and_halves_no_additions():
+    assert pair.numbers("It weighs 5 kg.", "它重6千克。") is not None
+    assert pair.numbers("It is 3.5 meters long.", "它长四米半。") is not None
+
+
+@pytest.mark.parametrize(
+    ("english", "chinese"),
+    [
+        ("A navy bag lies there.", "那里有一个藏青色的包。"),
+        ("A ginger cat sits on a chestnut horse.", "一只橘色的猫坐在栗色的马上。"),
+        ("A bird stands on an emerald green lawn.", "一只鸟站在翠绿色的草坪上。"),
+        ("A grey-haired woman sits there.", "一位头发花白的女士坐在那里。"),
+        ("A loaf of brown bread.", "一条全麦面包。"),
+        ("A grassy field.", "一片绿色的草地。"),
+    ],
+)
+def test_colours_are_rendered_in_more_than_one_way(english, chinese):
+    assert pair.colours(english, chinese) is None
+
+
+@pytest.mark.parametrize(
+    ("check", "english", "chinese"),
+    [
+        (pair.colours, "A light blue shirt and a dark green skirt.", "一件深蓝色衬衫和一条浅绿色裙子。"),
+        (pair.negation, "There is hardly any snow on the ground.", "地上有很多雪。"),
+        (
+            pair.negation,
+            "A boat without oars floats there. No one sits in it.",
+            "一条带着桨的船漂着。里面没有人，不见人影。",
+        ),
+        (pair.courtesy, "A red ball lies on a table.", "请您看，一个红色的球放在桌上，谢谢！"),
+        (pair.opposite, "The man stands to the left of the woman.", "男人站在女人的右边。"),
+        (pair.opposite, "The dog lies under the table.", "狗躺在桌子上面。"),
+        (pair.opposite, "A boy holds a kite.", "一个女孩拿着风筝。"),
+        (pair.opposite, "The lamp is switched off.", "灯开着。"),
+    ],
+)
+def test_the_opposite_of_what_the_english_says_is_caught(check, english, chinese):
+    assert check(english, chinese) is not None
+
+
+@pytest.mark.parametrize(
+    ("check", "english", "chinese"),
+    [
+        (pair.negation, "The man isn't wearing shoes.", "这个男人光着脚。"),
+        (pair.negation, "A no-smoking sign hangs on the wall.", "墙上挂着一块禁烟标志。"),
+        (pair.negation, "There is hardly any snow on the ground.", "地上几乎没有雪。"),
+        (pair.courtesy, "A sign thanks you for your visit.", "牌子上感谢您的光临。"),
+        (pair.opposite, "The man stands to the left of the woman.", "女人在男人的左边，左右都有树。"),
+        (pair.opposite, "A saleswoman wraps a gift for an old man.", "一名女售货员为一位老人包装礼物。"),
+        (pair.opposite, "A dog lies under the table on a rug.", "桌子底下，狗躺在地毯上面。"),
+    ],
+)
+def test_faithful_renderings_are_no_opposites(check, english, chinese):
+    assert check(english, chinese) is None
+
+
+def test_names_that_the_english_has_are_no_sign_of_another_language():
+    given = "A man in a Nike T-shirt holds an iPhone."
+    assert language.script(pair.without_names(given, "一名身穿Nike T恤的男子拿着iPhone。"), "zh") is None
+    left = pair.without_names("A man holds a skateboard, a helmet and pads.", "一名男子拿着skateboard、helmet和pads。")
+    assert language.script(left, "zh") is not None

@@ -163,3 +163,21 @@ def test_writing_that_the_english_does_not_speak_of_is_an_addition():
 
 def test_a_source_of_one_endless_word_takes_no_time():
     assert caught("a" * 40_000, "狗" * 300) is not None
+
+
+def test_one_and_several_that_change_places_are_a_swap():
+    assert roles.swapped("Three dogs and a cat are running.", "一只狗和三只猫在跑。") is not None
+    assert roles.swapped("Three dogs and a cat are running.", "一只猫和三只狗在跑。") is None
+
+
+@pytest.mark.parametrize(
+    ("english", "chinese"),
+    [
+        ("A church from the eighteenth century stands on the hill.", "山上矗立着一座十八世纪的教堂。"),
+        ("The clock shows 3:30 p.m.", "时钟显示下午3点30分。"),
+        ("The bride is not smiling; she looks down at her white bouquet.", "新娘没有笑，她低头看着手中的白色捧花。"),
+        ("The skier is taller than the gardener.", "滑雪者比园丁高。"),
+    ],
+)
+def test_words_that_weigh_nothing_still_account_for_what_renders_them(english, chinese):
+    assert dictionary.addition(english, chinese) is None and dictionary.omission(english, chinese) is None

@@ -122,6 +122,11 @@ class Engine:
     def snapshot(self) -> dict[str, Any] | None:
         return ask(self.monitor) if self.started else None
 
+    def stop(self, reason: str) -> None:
+        """End the run: what is at work is committed, nothing new begins."""
+        if self.started:
+            self.monitor.stop.remote(reason)
+
     def close(self) -> None:
         if not self.started:
             return

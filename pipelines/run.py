@@ -8,20 +8,14 @@ handoff()   shards/NNNNN.tar as links to the committed tars, index.parquet
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
-import os
-import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from uuid import uuid4
 
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -31,7 +25,6 @@ from pipelines.config import MANIFESTS, ConfigError, Recipe
 from pipelines.durable import (
     canonical_json,
     check_store,
-    create_if_absent,
     files,
     free_bytes,
     link_or_copy,
@@ -41,6 +34,7 @@ from pipelines.durable import (
 )
 from pipelines.engine import Engine
 from pipelines.ledger import shard_name
+from pipelines.locks import RunBusy, lock
 from pipelines.metrics import exported
 from pipelines.model_identity import ServerUnavailable
 from pipelines.monitor import Failure
@@ -81,67 +75,6 @@ class Result:
     @property
     def ok(self) -> bool:
         return not self.failures and self.stopped is None
-
-
-class RunBusy(RuntimeError):
-    """Another run holds the lock of this folder."""
-
-
-@contextmanager
-def lock(run: Path) -> Iterator[None]:
-    """One run at a time per folder. The kernel gives the lock back when the process dies, however it dies."""
-    if isinstance(run, Place):
-        with _lock_object(run):
-            yield
-        return
-    run.mkdir(parents=True, exist_ok=True)
-    path = run / "run.lock"
-    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(fd, 200).decode(errors="replace").strip() or "an unknown process"
-            raise RunBusy(f"{run} is in use by {holder}. Wait for it to end, or stop it") from None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-        yield
-    finally:
-        os.close(fd)
-
-
-@contextmanager
-def _lock_object(run: Place) -> Iterator[None]:
-    """On a store the lock is an object, which a killed process leaves behind: its own machine sees that, others must be told.
-
-    Nothing depends on it but double work and `gc`: commits are safe with any number of runs.
-    """
-    path = cast(Path, run / "run.lock")
-    me = psutil.Process()
-    mine = canonical_json({"host": socket.gethostname(), "pid": me.pid, "started": me.create_time(), "id": uuid4().hex})
-    if not create_if_absent(path, mine):
-        holder = json.loads(path.read_bytes())
-        if holder["host"] != socket.gethostname() or _alive(holder):
-            raise RunBusy(
-                f"{run} is in use by process {holder['pid']} on {holder['host']}. Wait for it to end, or stop it. "
-                f"If that machine is gone, remove {path}"
-            )
-        path.unlink()
-        if not create_if_absent(path, mine):
-            raise RunBusy(f"{run} is in use by another process of this machine. Wait for it to end, or stop it")
-    try:
-        yield
-    finally:
-        with suppress(OSError):
-            if path.read_bytes() == mine:
-                path.unlink()
-
-
-def _alive(holder: dict[str, Any]) -> bool:
-    try:
-        return psutil.Process(holder["pid"]).create_time() == holder["started"]
-    except psutil.NoSuchProcess:
-        return False
 
 
 def prepare(recipe: Recipe, root: Path, options: Options) -> Chain:
@@ -239,7 +172,7 @@ def chosen_shards(chain: Chain, options: Options) -> list[int]:
 def execute(recipe: Recipe, root: Path, options: Options, progress: Progress) -> Result:
     """Run the recipe. Raises only for what was found before work began; everything later is in the result."""
     run = place(root) / recipe.name
-    with lock(run):
+    with lock(run, progress.say) as held:
         began = time.monotonic()
         if free_bytes(run) < recipe.disk_floor_gb * 1e9:
             raise ConfigError(f"{run}: {free_bytes(run) / 1e9:.1f} GB free, below disk_floor_gb={recipe.disk_floor_gb:g}")
@@ -251,6 +184,7 @@ def execute(recipe: Recipe, root: Path, options: Options, progress: Progress) ->
             f"{len(shards):,} shards · {len(recipe.stages)} stages: {', '.join(stage.name for stage in recipe.stages)}"
         )
         engine = Engine(recipe, options, progress)
+        held.lost = engine.stop
         try:
             with exported(options.metrics, recipe.name, engine.snapshot) as port, meanwhile(run):
                 if port is not None:

@@ -1,16 +1,19 @@
 """A whole small recipe with its root on S3: run, resumed, shown, reported, compacted, collected; and its root moved elsewhere."""
 
 import io
+import json
+import os
+import socket
 import tarfile
 from pathlib import Path
 
 import pytest
 import yaml
 from in_process import run_here
-from picture_server import picture
+from picture_server import picture, wait_until
 from s3_server import BUCKET, s3_server
 
-from pipelines import rejects
+from pipelines import locks, rejects
 from pipelines.compact import compact
 from pipelines.config import load_recipe
 from pipelines.durable import files
@@ -104,20 +107,53 @@ def test_a_run_begun_in_a_folder_goes_on_in_a_store_and_back(server, recipe, tmp
     assert reach(chain, chain.shards()).pending() == []
 
 
-def test_the_lock_of_a_dead_process_is_taken_and_that_of_a_living_one_is_not(server):
+def leave(run, **record):
+    """A lock as a killed process leaves it."""
+    path = run / "run.lock"
+    path.store.put(path.key, json.dumps({"pid": 1, "started": 1, "id": "x", "beat": 0, **record}).encode())
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    for name, seconds in (("BEAT", 0.1), ("SILENCE", 0.6), ("LOOK", 0.05)):
+        monkeypatch.setattr(locks, name, seconds)
+
+
+def test_the_lock_of_a_dead_process_of_this_machine_is_taken_at_once(server):
     run = place(f"s3://{BUCKET}/locked")
     with lock(run), pytest.raises(RunBusy, match="is in use by process"), lock(run):
         pass
     assert not (run / "run.lock").exists()
-    (run / "run.lock").store.put((run / "run.lock").key, b'{"host": "elsewhere", "pid": 1, "started": 1}')
-    with pytest.raises(RunBusy, match="elsewhere"), lock(run):
-        pass
-    import socket
-
-    dead = f'{{"host": "{socket.gethostname()}", "pid": 1, "started": 1}}'
-    (run / "run.lock").store.put((run / "run.lock").key, dead.encode())
+    leave(run, host=socket.gethostname(), pid=2**22 + 1)
     with lock(run):
-        assert b'"started":1}' not in (run / "run.lock").read_bytes()
+        assert json.loads((run / "run.lock").read_bytes())["pid"] == os.getpid()
+
+
+def test_the_lock_of_a_machine_that_died_is_taken_over_after_a_while(server, hasty):
+    """The driver's machine is gone in the middle of the night: its successor, which has another name, must not need a person."""
+    run, said = place(f"s3://{BUCKET}/orphan"), []
+    leave(run, host="gone")
+    with lock(run, said.append):
+        assert json.loads((run / "run.lock").read_bytes())["host"] == socket.gethostname()
+    assert "whether it lives" in said[0] and "taken over" in said[1]
+    leave(run, host=socket.gethostname(), started=1)  # process 1 lives, and began at another time: the clock may have been set
+    with lock(run, said.append):
+        pass
+    assert "process 1" in said[2]
+
+
+def test_a_run_that_lives_elsewhere_keeps_its_lock_and_one_that_lost_it_is_told(server, hasty, monkeypatch):
+    run, told = place(f"s3://{BUCKET}/beats"), []
+    with lock(run) as held:
+        held.lost = told.append
+        with monkeypatch.context() as patch:
+            patch.setattr(socket, "gethostname", lambda: "another")
+            with pytest.raises(RunBusy, match="is in use by process"), lock(run):
+                pass
+            assert told == []
+            assert wait_until(lambda: leave(run, host="another") or bool(told))  # again, should a beat have come in between
+    assert "taken over by process 1 on another" in told[0]
+    assert json.loads((run / "run.lock").read_bytes())["host"] == "another", "it is not his any more to remove"
 
 
 def test_a_folder_named_like_a_url_is_never_made(server, recipe, tmp_path, monkeypatch):

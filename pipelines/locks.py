@@ -1,0 +1,144 @@
+"""One run at a time per folder: nothing depends on it but double work and `gc`, since commits are safe with any number of runs.
+
+In a folder the kernel gives the lock back when the process dies, however it dies. On a store the lock is an object, which a killed
+process leaves behind. So its holder writes into it every now and then, and whoever finds it watches whether that goes on: by his own
+monotonic clock, so that no clocks are compared and none may jump. What nobody has written to for `SILENCE` seconds is taken over; a
+holder that only stood still finds that out, and stops.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+from uuid import uuid4
+
+import psutil
+
+from pipelines.durable import canonical_json, create_if_absent, replace
+from pipelines.stores import Place
+
+BEAT = 20.0
+"""Seconds between two signs of life."""
+SILENCE = 90.0
+"""Seconds without one after which the holder is taken for dead."""
+LOOK = 2.0
+"""Seconds between two looks at a lock that is watched."""
+
+
+class RunBusy(RuntimeError):
+    """Another run holds the lock of this folder."""
+
+
+@dataclass
+class Held:
+    """A lock that is held. `lost` is called, from another thread, with the reason if somebody else took it over."""
+
+    lost: Callable[[str], Any] = field(default=lambda reason: None)
+
+
+@contextmanager
+def lock(run: Path, say: Callable[[str], Any] = lambda line: None) -> Iterator[Held]:
+    """Hold the run's lock while the body runs. RunBusy where another run does; `say` is told when that takes a while to find out."""
+    with _object(cast(Path, run / "run.lock"), say) if isinstance(run, Place) else _file(run) as held:
+        yield held
+
+
+@contextmanager
+def _file(run: Path) -> Iterator[Held]:
+    run.mkdir(parents=True, exist_ok=True)
+    fd = os.open(run / "run.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(fd, 200).decode(errors="replace").strip() or "an unknown process"
+            raise RunBusy(f"{run} is in use by {holder}. Wait for it to end, or stop it") from None
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        yield Held()
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _object(path: Path, say: Callable[[str], Any]) -> Iterator[Held]:
+    me = psutil.Process()
+    record = {"host": socket.gethostname(), "pid": me.pid, "started": me.create_time(), "id": uuid4().hex, "beat": 0}
+    while not create_if_absent(path, canonical_json(record)):
+        _wait_for_death(path, say)
+        path.unlink(missing_ok=True)
+    held, over = Held(), threading.Event()
+    thread = threading.Thread(target=_beat, args=(path, record, held, over), name="lock", daemon=True)
+    thread.start()
+    try:
+        yield held
+    finally:
+        over.set()
+        thread.join()
+        with suppress(OSError):
+            if _read(path).get("id") == record["id"]:
+                path.unlink()
+
+
+def _beat(path: Path, record: dict[str, Any], held: Held, over: threading.Event) -> None:
+    while not over.wait(BEAT):
+        with suppress(OSError):  # the store is away: the run meets that itself, and the next beat may get through
+            now = _read(path)
+            if now.get("id") != record["id"]:
+                by = f"process {now['pid']} on {now['host']}" if now else "somebody who removed it"
+                held.lost(f"the lock {path} was taken over by {by}: this run was not heard of for {SILENCE:.0f} s")
+                return
+            record["beat"] += 1
+            replace(path, canonical_json(record))
+
+
+def _wait_for_death(path: Path, say: Callable[[str], Any]) -> None:
+    """Return once the holder is dead, or its lock is gone. RunBusy as soon as it shows a sign of life."""
+    first = now = _read(path)
+    if not first:
+        return
+    who = f"process {first['pid']} on {first['host']}"
+    if first["host"] == socket.gethostname():
+        alive = _alive(first)
+        if alive is False:
+            return
+        if alive:
+            raise RunBusy(f"{path.parent} is in use by {who}. Wait for it to end, or stop it")
+    say(f"{path.parent} is locked by {who}: looking for {SILENCE:.0f} s whether it lives")
+    ends = time.monotonic() + SILENCE
+    while now == first:
+        if time.monotonic() > ends:
+            say(f"nothing was heard of {who} for {SILENCE:.0f} s: its lock is taken over")
+            return
+        time.sleep(LOOK)
+        now = _read(path)
+    if now:
+        raise RunBusy(f"{path.parent} is in use by process {now['pid']} on {now['host']}. Wait for it to end, or stop it")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Empty where there is none."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+
+
+def _alive(holder: dict[str, Any]) -> bool | None:
+    """None: there is such a process, but it began at another time, or the clock was set since: only its signs of life can tell."""
+    try:
+        return True if psutil.Process(holder["pid"]).create_time() == holder["started"] else None
+    except psutil.NoSuchProcess:
+        return False
+
+
+__all__ = ["Held", "RunBusy", "lock"]

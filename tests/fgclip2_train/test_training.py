@@ -203,7 +203,7 @@ def test_a_checkpoint_damaged_later_is_named_with_what_to_do(damage, shards, sta
 
 
 def test_the_rest_of_the_epochs_is_cut_into_steps_of_todays_size(shards):
-    run = settings(shards, "-", "stage=1", "epochs=3", "steps=null")  # 32 samples, 6 a step
+    run = settings(shards, "run", "stage=1", "epochs=3", "steps=null")  # 32 samples, 6 a step
     assert total_steps(run, 1) == 16
     assert total_steps(run, 1, step=8, pairs=48) == 16
     assert total_steps(run, 2, step=8, pairs=48) == 8 + 4

@@ -131,7 +131,7 @@ def theirs(folder: Path, processes: int, fused: bool) -> None:
             "use_cache": False,
             "op_fusion": fused,
             "process": [
-                {"image_size_filter": {"min_size": f"{BYTES[0]}b", "max_size": f"{BYTES[1]}b"}},
+                {"image_size_filter": {"min_size": str(BYTES[0]), "max_size": str(BYTES[1])}},
                 {"image_shape_filter": sides},
                 {"image_aspect_ratio_filter": {"min_ratio": 1 / ASPECT, "max_ratio": ASPECT}},
                 {"image_deduplicator": {"method": "phash"}},

@@ -33,6 +33,7 @@ for commands in (run_commands, look_commands, data_commands, train, machine_comm
 
 def main() -> None:
     """Entry point: mistakes of the user end in one clear line, defects in a traceback."""
+    from pipelines.ledger import BrokenEntry
     from pipelines.model_identity import ServerUnavailable
     from pipelines.run import RunBusy
     from pipelines.serve import ServeError
@@ -41,6 +42,6 @@ def main() -> None:
     completion_init()  # the shells that Tab may be pressed in
     try:
         app()
-    except (ConfigError, SourceError, RunBusy, ServerUnavailable, ServeError, StoreError) as error:
+    except (ConfigError, SourceError, RunBusy, ServerUnavailable, ServeError, StoreError, BrokenEntry) as error:
         warn(f"error: {error}")
         sys.exit(2)

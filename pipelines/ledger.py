@@ -10,6 +10,7 @@ list data folders.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -154,7 +155,8 @@ class Ledger:
 
     def read_loose(self, paths: Iterable[Path]) -> Iterator[Entry | None]:
         """Entries of small files; None for one that is gone by now."""
-        return (Entry.from_json(data) if data is not None else None for data in read_many(paths))
+        named, paths = itertools.tee(paths)
+        return (_entry(path, data) if data is not None else None for path, data in zip(named, read_many(paths), strict=True))
 
     def remove_loose(self, stage: str, fingerprint: str, shard: int) -> None:
         """Remove the small file of an entry that is compacted, and its folder if that was the last one in it."""
@@ -181,8 +183,22 @@ class Ledger:
             yield from loose
 
 
+class BrokenEntry(ValueError):
+    """A small file of the ledger that is no entry: torn or changed after it was published, which no fault of a run does."""
+
+
+def _entry(path: Path, data: bytes) -> Entry:
+    try:
+        return Entry.from_json(data)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise BrokenEntry(
+            f"{path}: not a whole ledger entry ({error}). Something else than a run changed it, or its disk lost what it had "
+            "confirmed. Remove the file: that stage of that shard is then done again"
+        ) from error
+
+
 def _parsed(path: Path) -> Entry | None:
     try:
-        return Entry.from_json(path.read_bytes())
+        return _entry(path, path.read_bytes())
     except FileNotFoundError:
         return None

@@ -72,6 +72,19 @@ def test_a_commit_whose_answer_was_lost_keeps_its_files(tmp_path, monkeypatch, f
     assert entry is not None and all((tmp_path / file.path).is_file() for file in entry.files.values())
 
 
+@pytest.mark.parametrize("torn", [b"", b'{"layout":1,"stage":"si', b"\0" * 40, b"[]", b'{"layout":1}'])
+def test_an_entry_that_is_torn_is_named_with_what_to_do(tmp_path, torn):
+    commit(tmp_path, {"a": 1, "b": 2, "c": 3}, [])
+    path = Ledger(tmp_path).path("size", "f" * 32, 7)
+    path.write_bytes(torn)
+    with pytest.raises(ledgers.BrokenEntry, match=r"00007\.json: not a whole ledger entry.*Remove the file"):
+        Ledger(tmp_path).get("size", "f" * 32, 7)
+    with pytest.raises(ledgers.BrokenEntry, match="Remove the file"):
+        list(Ledger(tmp_path).entries())
+    path.unlink()
+    assert commit(tmp_path, {"a": 4}, [], "a").rows_out == 1, "and then it is done again"
+
+
 @pytest.mark.parametrize("when", ["before it publishes", "after it published"])
 def test_what_gc_removed_under_a_worker_that_was_cut_off_is_not_committed(tmp_path, monkeypatch, when):
     publish, collecting, made = ledgers.create_if_absent, gc.collect, {}

@@ -68,7 +68,7 @@ def read_text(answer: Answer, key: str, max_chars: int = MAX_CHARS) -> tuple[str
     """The text under `key` and whether it was cut. An answer that is no JSON at all is taken as the bare text."""
     bare = _usable_text(answer, max_chars).strip()
     if not bare.startswith(("{", "[", "```")) and f'"{key}"' not in bare:
-        return bare, answer.finish == "length"
+        return _unquoted(bare), answer.finish == "length"
     parsed = read_object(answer, max_chars)
     value = parsed.value.get(key)
     if not isinstance(value, str):
@@ -123,6 +123,15 @@ def _usable_text(answer: Answer, max_chars: int) -> str:
 def _unfenced(text: str) -> str:
     fence = FENCE.search(text)
     return (fence[1] if fence and fence[1].strip() else text).strip()
+
+
+def _unquoted(text: str) -> str:
+    """A text that is written as JSON writes one, without its quotes; any other as it is."""
+    try:
+        said: str = json.loads(text, strict=False) if text.startswith('"') else text
+    except ValueError:
+        return text
+    return said if said.strip() else text
 
 
 def _no_constant(name: str) -> None:

@@ -59,7 +59,7 @@ class Ground(ModelOperator):
     phrases_per_request: int = Field(8, ge=1, le=24)
     several_boxes: Literal["all", "first", "drop"] = Field("all", description="what to do with a phrase that has several boxes")
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs_image: ClassVar[bool] = True
     reasons: ClassVar[dict[str, str]] = {
         **answers.REASONS,
@@ -75,6 +75,7 @@ class Ground(ModelOperator):
         "several": "one phrase, several boxes, and the recipe wants one",
         "duplicate": "another region has this box, or another phrase this text",
         "degenerate": "the model gave one box for everything",
+        "scale": "boxes of the answer are in no pixels of the picture that was sent",
         "over_limit": "more than max_regions or max_phrases",
     }
 
@@ -165,6 +166,7 @@ class Ground(ModelOperator):
             try:
                 given, was_cut = answers.read_list(answer, "boxes")
                 per_phrase = self._match(given, [text for _, text, _ in batch])
+                _in_pixels(per_phrase, width, height)
             except answers.Unusable as error:
                 rejects += [Reject(sample["uid"], error.reason, error.detail, item) for item, _, _ in batch]
                 continue
@@ -180,7 +182,7 @@ class Ground(ModelOperator):
     @staticmethod
     def _match(given: list[Any], phrases: list[str]) -> list[list[Any]]:
         """The raw boxes of each phrase. The phrase is named by its number, or by its text as Qwen2.5-VL does unasked."""
-        by_text = {text.lower(): i for i, text in enumerate(phrases)}
+        by_text = {bare(text): i for i, text in enumerate(phrases)}
         matched: list[list[Any]] = [[] for _ in phrases]
         strays = 0
         for entry in given:
@@ -188,10 +190,14 @@ class Ground(ModelOperator):
                 strays += 1
                 continue
             number, label = entry.get("phrase"), entry.get("label", entry.get("phrase"))
+            if (isinstance(number, str) and re.fullmatch(r"\s*\d{1,3}\s*", number)) or (
+                isinstance(number, float) and number % 1 == 0
+            ):
+                number = int(number)  # "2" and 2.0 name the second one too
             if isinstance(number, int) and not isinstance(number, bool) and 1 <= number <= len(phrases):
                 matched[number - 1].append(entry.get("bbox_2d"))
-            elif isinstance(label, str) and label.strip().lower() in by_text:
-                matched[by_text[label.strip().lower()]].append(entry.get("bbox_2d"))
+            elif isinstance(label, str) and bare(label) in by_text:
+                matched[by_text[bare(label)]].append(entry.get("bbox_2d"))
             else:
                 strays += 1
         if given and strays == len(given):
@@ -259,6 +265,26 @@ class Ground(ModelOperator):
             }
             for i in kept[: self.max_regions]
         ]
+
+
+def bare(text: str) -> str:
+    """A phrase as an answer may write it: without case, and without the stops and quotes around it."""
+    return text.strip(" \t\n.,;:!。，；：！\"'“”‘’").lower()
+
+
+def _in_pixels(per_phrase: list[list[Any]], width: int, height: int) -> None:
+    """Unusable "scale" where a third of an answer's boxes reach a quarter beyond the picture: such an answer counts in other units
+    (thousandths, pixels of the unscaled picture), and its boxes that happen to lie inside are as wrong as the others."""
+    whole = []
+    for value in (value for raw in per_phrase for value in raw):
+        try:
+            whole.append(boxes.numbers(value))
+        except boxes.BadBox:
+            continue
+    beyond = [box for box in whole if max(box[0], box[2]) > 1.25 * width or max(box[1], box[3]) > 1.25 * height]
+    if len(whole) > 1 and 3 * len(beyond) >= len(whole):
+        detail = f"{len(beyond)} of {len(whole)} boxes lie beyond {width} x {height}, e.g. {boxes.show(beyond[0])}"
+        raise answers.Unusable("scale", detail)
 
 
 def expression(text: str) -> Finding | None:

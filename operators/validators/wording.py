@@ -32,13 +32,13 @@ META = _any(
     r"^(?:sure|certainly|of course|okay|absolutely)\b[,!.:]",
     r"\bhere(?:'s| is| are) (?:a|an|the|your) [^.]{0,30}(?:description|caption|paragraph|translation)",
     r"\b(?:I hope|let me know|feel free|would you like|as (?:you )?requested|if you (?:need|want|have))\b",
-    r"\bthe (?:user|prompt|instructions?)\b|\bword count\b",
+    r"\bthe (?:user(?!['’]?s? (?:interface|name|account|profile|icon|avatar|menu|screen))|prompt|instructions?)\b|\bword count\b",
     r"\b(?:this|the above) (?:description|caption|paragraph) (?:is|was|has|contains|describes)",
     r"^(?:caption|description|note|answer|translation)\s*:",
     r"^(?:好的|当然|没问题)[，,！!。]",
-    r"^(?:描述|答案|译文|翻译|说明|标题)[：:]|以下(?:是|为)",
+    r"^(?:描述|答案|译文|翻译|说明|标题)[：:]|(?:^|[，。：:\n])以下(?:是|为)",
     r"希望(?:这|对你|对您|能)|根据(?:您|你)的|如(?:果)?(?:您|你)|(?:您|你)(?:可以|需要|想)|需要更多",
-    r"(?:这段|上述|以上|该段)(?:描述|文字|内容)|字数|请注意|用户|提示词",
+    r"(?:这段|上述|以上|该段)(?:描述|文字|内容)|字数|请注意|用户(?!界面|名|头像|图标|评论|信息|账)|提示词",
 )
 INJECTION = _any(
     r"\b(?:ignore|disregard|forget|override)\b.{0,40}\b(?:instruction|prompt|rule|direction|above|previous)s?\b",
@@ -57,7 +57,7 @@ ADDRESS = _any(
 MARKUP = _any(
     r"```|\*\*|(?:^|\n)\s*(?:#{1,6}|[-*•·]|\d{1,2}[.)、])\s+\S",
     r"</?[a-z][a-z0-9]*(?:\s[^<>]*)?/?>|&(?:[a-z]{2,8}|#\d+);",
-    r"!?\[[^\]]*\]\([^)]*\)|[{}]|\\[nrtu\"]|\|\s*[-:]+\s*\||\$[^$]+\$",
+    r"!?\[[^\]]*\]\([^)]*\)|[{}]|\\[nrtu\"]|\|\s*[-:]+\s*\||\$(?![\s\d])[^$\n]{1,80}(?<!\s)\$(?!\d)",
     r"(?:^|\n)\s*【[^】]*】",
 )
 SEEN = r"(?:visible|present|seen|shown|depicted|in (?:the|this) (?:picture|image|scene|frame|photo))"
@@ -68,6 +68,8 @@ ABSENT = _any(
     r"\b(?:does not|do not|doesn't|don't) (?:show|contain|include|feature|depict)",
     r"\b(?:is|are) (?:not visible|not present|not shown|absent|missing)\b",
     r"\b(?:picture|image|scene|photo) (?:has|contains|shows) no\b",
+    r"\bno [\w\s,-]{1,60}?\b(?:in sight|in view|to be seen)\b",
+    r"\b(?:devoid|free) of (?:any |other )?(?:people|persons?|humans?|text|cars|objects)\b",
     r"没有(?:其他|任何|别的|明显的?|可见的?|出现|看到|显示)|没有[^，。；]{1,12}(?:出现|可见|存在)",
     r"(?:图|画面|照片|场景|背景)(?:片)?(?:中|里|上|内)?(?:并|也|都)?(?:没有|无|未)",
     r"看不(?:到|见|出)|未(?:见|出现|显示|发现)|不(?:可见|存在|包含)|无(?:其他|任何|明显)",

@@ -100,6 +100,27 @@ def test_a_cut_answer_keeps_the_boxes_that_are_whole():
     assert rejects == [("phrases_en[1]", "not_a_box"), ("phrases_en[2]", "cut")]
 
 
+def test_an_answer_in_other_units_gives_no_box_at_all():
+    thousandths = Finds(boxes((1, [100, 100, 400, 300]), (2, [600, 700, 990, 980])))
+    regions, rejects = run(thousandths, phrases_en=phrases("a ball", "a dog"))
+    assert regions == [] and rejects == [("phrases_en[0]", "scale"), ("phrases_en[1]", "scale")]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [{"phrase": "1"}, {"phrase": 1.0}, {"label": "A ball."}, {"phrase": "“a ball”"}],
+)
+def test_a_phrase_may_be_named_by_its_number_or_its_words_however_they_are_written(entry):
+    regions, _ = run(Finds(json.dumps({"boxes": [entry | {"bbox_2d": [0, 0, 252, 196]}]})), phrases_en=phrases("a ball"))
+    assert [r["short"] for r in regions] == ["a ball"]
+
+
+@pytest.mark.parametrize("number", [True, 0, -1, 1.5, "one", "²", 2, None, 1e300])
+def test_a_number_that_names_no_phrase_gives_no_box(number):
+    answer = json.dumps({"boxes": [{"phrase": number, "bbox_2d": [0, 0, 252, 196]}]})
+    assert run(Finds(answer), phrases_en=phrases("a ball")) == ([], [("phrases_en[0]", "wrong_shape")])
+
+
 def test_an_absent_phrase_gives_no_box():
     regions, rejects = run(Finds(boxes((2, [0, 0, 252, 196]))), phrases_en=phrases("a unicorn", "a ball"))
     assert [r["short"] for r in regions] == ["a ball"] and rejects == [("phrases_en[0]", "absent")]

@@ -96,3 +96,9 @@ def test_details_show_hidden_characters():
     with pytest.raises(Unusable) as error:
         read_object(said("a\u202eb\x00"))
     assert "\\x202e" in error.value.detail and "\x00" not in error.value.detail
+
+
+def test_a_text_in_the_quotes_of_json_is_the_text_within():
+    assert read_text(Answer('"A \\"red\\" ball."', "stop", 0, 0, "h"), "caption") == ('A "red" ball.', False)
+    assert read_text(Answer('"Stop" and "Go".', "stop", 0, 0, "h"), "caption") == ('"Stop" and "Go".', False)
+    assert read_text(Answer('"Stop" says one, the other "Go"', "stop", 0, 0, "h"), "caption")[0].startswith('"Stop" says')

@@ -310,3 +310,27 @@ def test_blends_and_porcelain_keep_their_colours():
 
 def test_digits_inside_a_latin_word_are_not_counted():
     assert translation.numbers('A chip "ATmega328".', "一块“ATmega328”芯片。") is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A screenshot shows the user interface of a music player.",
+        "The user's name stands above the user icon.",
+        "Two tags read $5.99 and $3.00.",
+        "她膝盖以下是黑色的长靴。",
+        "屏幕上是一个蓝色的用户界面和用户头像。",
+    ],
+)
+def test_prices_and_screens_may_be_described(text):
+    assert (wording.meta_talk(text) or wording.markup(text)) is None
+
+
+def test_formulas_and_lists_of_results_are_still_seen():
+    assert wording.markup("The area is $x^2 + 1$ here.") and wording.meta_talk("以下是对图片的描述：一只狗。")
+    assert wording.meta_talk("This is what the user asked for.") and wording.meta_talk("用户可以看到一只狗。")
+
+
+@pytest.mark.parametrize("text", ["The street is empty, with no cars or people in sight.", "The square is devoid of people."])
+def test_absence_said_in_passing_is_absence(text):
+    assert wording.absent_things(text) is not None

@@ -28,6 +28,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parents[1]
 ENVIRONMENT = HERE / "build" / "data-juicer"
 PINS = HERE / "manifests" / "env" / "data-juicer.txt"
+TOLD = "told.json"
 SIDES = ("theirs", "theirs fused", "ours")
 BYTES, SIDE, ASPECT = (1_000, 20_000_000), (64, 20_000), 4
 """Least and most bytes and pixels a side; most that one side may be longer than the other."""
@@ -104,13 +105,15 @@ def measure(python: Path, side: str, folder: Path, processes: int) -> tuple[floa
     )
     if done.returncode:
         sys.exit(f"{side}: {done.stderr[-2000:]}")
-    line = next(line for line in done.stdout.splitlines() if line.startswith('{"seconds"'))
-    found = json.loads(line)
+    found = json.loads((folder / TOLD).read_text())
+    (folder / TOLD).unlink()
     return found["seconds"], found["kept"]
 
 
-def tell(began: float, kept: int) -> None:
-    print(json.dumps({"seconds": time.perf_counter() - began, "kept": kept}), flush=True)
+def tell(folder: Path, began: float, kept: int) -> None:
+    """In a file: Data-Juicer takes the standard output for its log."""
+    seconds = time.perf_counter() - began
+    (folder / TOLD).write_text(json.dumps({"seconds": seconds, "kept": kept}))
 
 
 # Data-Juicer's side, run by its own interpreter.
@@ -146,7 +149,7 @@ def theirs(folder: Path, processes: int, fused: bool) -> None:
         load_ops(recipe["process"])  # what they import when they are first made is not counted
         began = time.perf_counter()
         executor.run(skip_return=True)
-        tell(began, sum(1 for _ in (work / "out" / "kept.jsonl").open()))
+        tell(folder, began, sum(1 for _ in (work / "out" / "kept.jsonl").open()))
 
 
 # Ours.
@@ -179,7 +182,7 @@ def ours(folder: Path, processes: int) -> None:
             run_global._function(chain, dedup, done, shards, chain.globals[dedup.name][0])
             at = Reach(chain, shards)
             at.advance([*done, dedup])
-            tell(began, sum(at.rows_out().values()))
+            tell(folder, began, sum(at.rows_out().values()))
 
 
 def write_recipe(work: Path, pictures: Path, processes: int) -> str:

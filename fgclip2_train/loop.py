@@ -59,7 +59,8 @@ class Run:
         self.settings, self.model, self.texts = settings, model, texts
         self.out = Path(settings.out)
         trainer = load_trainer(checkpoint) if checkpoint else None
-        self.step, self.pairs = (trainer["step"], _pairs(trainer)) if trainer else (0, 0)
+        self.step: int = trainer["step"] if trainer else 0
+        self.pairs = _pairs(trainer) if trainer else 0
         self.steps = total_steps(settings, world(), self.step, self.pairs)
         model.freeze_unused(settings.regional)
         model.train()

@@ -18,7 +18,7 @@ from fgclip2_train.data.tokens import Texts, load_texts, train_tokenizer
 from fgclip2_train.model import Fgclip2Model
 from fgclip2_train.model.configuration import FAMILY, GEMMA_VOCABULARY, sized
 from fgclip2_train.model.initialise import adopt_region_heads, from_scratch, load_model
-from fgclip2_train.ring import rank
+from fgclip2_train.ring import rank, world
 
 TOKENIZER_TEXTS = 20_000
 """Texts that a small tokenizer is made from, at most."""
@@ -116,7 +116,7 @@ def total_steps(settings: Settings, ranks: int, step: int = 0, pairs: int | None
     if not settings.epochs:
         raise ValueError("say how long to train: steps=N or epochs=N")
     samples = _count_samples(settings.data) if rank() == 0 else 0
-    if ranks > 1:
+    if world() > 1:
         box = [samples]
         dist.broadcast_object_list(box, src=0)
         samples = box[0]

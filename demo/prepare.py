@@ -6,7 +6,6 @@
     tables/          the four sources' tables, `expected.json` with what is in them
     eval/            evaluation scenes as training shards, seeds unseen in the tables
     eval-held-out/   the same, of pairs of colour and shape that are left out where a training set leaves them out
-    model-random/    a tiny Qwen2.5-VL with random weights and its own tokenizer
 
 A part that is there is whole and is kept; all are made anew when the demo's code, its photographs or the port have changed.
 """
@@ -28,7 +27,7 @@ from demo import evaluation, pictures, server, tables
 FOLDER = Path("runs/demo-data")
 EVAL = 200
 HELD_OUT = 100
-_CODE = ("scenes", "shapes", "words", "captions", "negatives", "evaluation", "pictures", "tables", "model", "prepare")
+_CODE = ("scenes", "shapes", "words", "captions", "negatives", "evaluation", "pictures", "tables", "prepare")
 
 
 def prepare(
@@ -46,7 +45,7 @@ def prepare(
         )
         return done
     if _read(folder / "making.json").get("fingerprint") != digest:
-        for part in ("pictures", "tables", "eval", "eval-held-out", "model-random"):
+        for part in ("pictures", "tables", "eval", "eval-held-out"):
             shutil.rmtree(folder / part, ignore_errors=True)
     (folder / "prepared.json").unlink(missing_ok=True)
     _write(folder / "making.json", {"fingerprint": digest})
@@ -61,11 +60,6 @@ def prepare(
     evaluation.eval_scenes(EVAL, folder / "eval", workers=workers)
     evaluation.eval_scenes(HELD_OUT, folder / "eval-held-out", held_out=True, workers=workers)
     say(f"eval scenes    {EVAL + HELD_OUT:5d}   {time.monotonic() - start:5.1f} s")
-    if not (folder / "model-random").is_dir():
-        from demo import model  # imports torch, which nothing else here needs
-
-        model.make(folder / "model-random")
-    say(f"random model       1   {time.monotonic() - start:5.1f} s")
     result = {
         "fingerprint": digest,
         "port": port,

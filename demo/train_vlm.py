@@ -106,7 +106,7 @@ class School(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
     """Endless batches: pictures of one size, several questions about each, and questions about texts alone."""
 
     def __init__(
-        self, tokenizer: Any, scenes: int, questions: int, texts: int, seed: int, pixels: int = 50_176, first: int = 0
+        self, tokenizer: Any, scenes: int, questions: int, texts: int, seed: int, pixels: int = 28_224, first: int = 0
     ) -> None:
         self.tokenizer, self.scenes, self.questions, self.texts, self.seed = tokenizer, scenes, questions, texts, seed
         self.pixels, self.first = pixels, first

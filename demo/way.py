@@ -26,7 +26,7 @@ from pipelines.run import Options, execute, look, reach
 ROOT = Path("runs")
 DATA = ROOT / "demo-data"
 TRAIN = ROOT / "demo-train"
-SEEING = Path(__file__).parent / "model"
+VLM = Path(__file__).parent / "vlm"
 PRESET = "tiny"
 
 
@@ -94,11 +94,8 @@ def whole(recipe: str) -> Chain | None:
 def serve(name: str, port: int) -> None:
     from pipelines.serve import ServeSettings, start
 
-    model = SEEING if (SEEING / "config.json").is_file() else DATA / "model-random"
-    if model != SEEING:
-        print("the served model has random weights: nearly all of its answers will be refused, and that is right")
     device = "cuda" if shutil.which("nvidia-smi") else "cpu"
-    start(ServeSettings(model=str(model), name=name, port=port, folder=DATA / "serve", device=device))
+    start(ServeSettings(model=str(VLM), name=name, port=port, folder=DATA / "serve", device=device))
 
 
 def stop_serving() -> None:

@@ -56,7 +56,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--languages", type=listed(str, ["en", "zh"]), default=["en", "zh"])
     parser.add_argument("--base-url", default="", help="of the served model; none: the lexical engine alone")
     parser.add_argument("--model", default="fineloom-tiny-vl", help="the name under which it is served")
-    parser.add_argument("--max-pixels", type=int, default=50_176, help="picture budget of the served model")
+    parser.add_argument(
+        "--max-pixels", type=int, default=28_224, help="picture budget of the served model; the default is that of demo/vlm"
+    )
     parser.add_argument("--concurrency", type=int, default=16)
     parser.add_argument(
         "--wrong-positives", type=float, default=0.1, help="share of expressions made wrong where the verifier is measured"

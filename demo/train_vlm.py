@@ -50,7 +50,7 @@ SHAPES = {
     "large": {"hidden": 256, "layers": 5, "heads": 8, "vision_hidden": 160, "vision_depth": 6},
 }
 """3.2 and 5.8 million parameters."""
-BOX, BOX_ENDS = ',"bbox_2d":[', ("]},", "]}]}")
+BOX = ',"bbox_2d":['
 AFTER_USER = "<|im_end|>\n<|im_start|>assistant\n"
 PHOTOS = Path(__file__).parent / "photos"
 PROMPTS = [

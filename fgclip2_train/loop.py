@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import signal
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -30,14 +28,15 @@ from fgclip2_train.parallel import full, spread
 from fgclip2_train.ring import rank, world
 from fgclip2_train.setup import join_processes, start_from, total_steps
 from fgclip2_train.step import Stepper
+from fgclip2_train.stopping import INTERRUPTED, NOT, StopRequests
 from fgclip2_train.watch import NonFinite, Watch
 
 
 def train(settings: Settings) -> Path:
     """Train to the end, or to a SIGTERM; gives the newest checkpoint. A run that has a checkpoint in `out` goes on from it.
 
-    Writes <out>/settings.json, <out>/metrics.jsonl, <out>/checkpoints/. Raises ValueError for what the user can mend and NonFinite
-    when a loss or gradient is not finite on any rank.
+    Writes <out>/settings.json, <out>/metrics.jsonl, <out>/checkpoints/. Raises ValueError for what the user can mend, NonFinite
+    when a loss or gradient is not finite on any rank, and KeyboardInterrupt after a Ctrl-C, with all saved.
     """
     device = join_processes(settings)
     out = Path(settings.out)
@@ -50,8 +49,8 @@ def train(settings: Settings) -> Path:
     model, texts = start_from(settings, checkpoint)
     torch.nn.Module.to(model, device)
     run = Run(settings, model, texts, checkpoint)
-    with _sigterm() as asked:
-        return run.to_the_end(asked)
+    with StopRequests() as requests:
+        return run.to_the_end(requests)
 
 
 class Run:
@@ -150,12 +149,12 @@ class Run:
 
     # -- loop -------------------------------------------------------------------------------------------------------------
 
-    def to_the_end(self, asked: threading.Event) -> Path:
+    def to_the_end(self, requests: StopRequests) -> Path:
         self._say(
             f"stage {self.settings.stage}: {self.steps} steps of {self.settings.batch} × {world()} pairs on {self.model.device}, "
             f"{sum(p.numel() for p in self.model.parameters()):,} parameters, from step {self.step}"
         )
-        stopped = False
+        stopped = NOT
         saved_at = self.step
         gone_on_from = latest(self.out)
         if self._evaluate() and rank() == 0 and gone_on_from:
@@ -171,7 +170,7 @@ class Run:
             self.watch.add(outcome, micro, waited)
             if self.step % self.settings.log_every == 0 or self.step == self.steps:
                 self._report()
-            stopped = self._anyone(asked)
+            stopped = requests.agreed()
             best = not stopped and self._evaluate()
             if self.step % self.settings.save.every == 0 or self.step == self.steps or stopped or best:
                 self._check()
@@ -183,17 +182,11 @@ class Run:
             dist.barrier()
         if stopped:
             self._say(f"asked to stop: saved at step {saved_at} of {self.steps}; the same command goes on from there")
+        if stopped == INTERRUPTED and self.step < self.steps:
+            raise KeyboardInterrupt
         final = latest(self.out)
         assert final is not None
         return final
-
-    def _anyone(self, asked: threading.Event) -> bool:
-        """Whether any rank was asked to stop. All ranks learn it in the same step, from a sum that costs no device time."""
-        if world() == 1:
-            return asked.is_set()
-        flag = torch.tensor([int(asked.is_set())])
-        dist.all_reduce(flag, dist.ReduceOp.MAX)
-        return bool(flag.item())
 
     def _evaluate(self) -> bool:
         """Whether an evaluation was due and these weights are the best so far."""
@@ -282,18 +275,3 @@ def _on_host(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         if rank() == 0:
             copies[name] = whole.to("cpu", copy=True)
     return copies
-
-
-class _sigterm:  # reads as a statement: with _sigterm() as asked
-    """An event that SIGTERM sets while this is entered; without effect outside the main thread."""
-
-    def __enter__(self) -> threading.Event:
-        asked = threading.Event()
-        self.before = None
-        if threading.current_thread() is threading.main_thread():
-            self.before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
-        return asked
-
-    def __exit__(self, *_) -> None:
-        if self.before is not None:
-            signal.signal(signal.SIGTERM, self.before)

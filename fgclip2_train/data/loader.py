@@ -137,8 +137,9 @@ class Reader(IterableDataset):
         worker = get_worker_info()
         if worker:
             gc.freeze()  # what the main process has made is not looked through again and again
-            # It may go to the whole group of processes; the main one still wants batches, and ends the workers itself.
+            # They may go to the whole group of processes; the main one still wants batches, and ends the workers itself.
             signal.signal(signal.SIGTERM, _not_yet)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         workers, index = (worker.num_workers, worker.id) if worker else (1, 0)
         # Batches come from workers 0, 1, … in turn, also after a resume in the middle of a round.
         turn = (self.step + index) % workers

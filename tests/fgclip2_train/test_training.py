@@ -141,6 +141,29 @@ def test_interrupted_runs_go_on_with_the_losses_of_an_uninterrupted_one(shards, 
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_ctrl_c_saves_and_leaves_with_130(shards, stage1, tmp_path):
+    """The terminal sends it to the readers too. 130, so that nobody goes on to the next stage with what is half trained."""
+    assert run_until(shards, tmp_path, stage1, signal.SIGINT, "step 4/8").returncode == 130
+    reached = json.loads((resolve(tmp_path) / "trainer.json").read_text())["step"]
+    assert 4 <= reached < 8 and [step for step, *_ in losses(tmp_path)] == list(range(1, reached + 1))
+    assert not list((tmp_path / "checkpoints").glob(".step-*"))
+
+
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])  # torchrun makes a SIGTERM of the second Ctrl-C
+def test_a_second_ctrl_c_ends_the_process_at_once(second):
+    code = "import time\nfrom fgclip2_train.stopping import StopRequests\n"
+    code += "with StopRequests() as requests:\n print('ready', flush=True)\n time.sleep(100)"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, **pipes)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)  # asks, and ends nothing, however often
+    process.send_signal(signal.SIGINT)
+    assert "saved first; Ctrl-C again" in process.stderr.readline()
+    process.send_signal(second)
+    assert process.wait(30) == -second
+    process.communicate()
+
+
 def test_the_batch_that_is_to_blame_is_named_however_late_the_log_looks(shards, stage1, tmp_path, monkeypatch):
     """The numbers go bad at the third step of ten between two looks: no update since, and that batch's samples are on the disk."""
     usual = Stepper._encode

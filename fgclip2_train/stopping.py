@@ -1,0 +1,54 @@
+"""Asked to stop, by SIGTERM or by Ctrl-C: the step in hand is finished and saved first.
+
+A second Ctrl-C ends the process at once. torchrun hands its first one on to every process, answers a second one with SIGTERM, which
+therefore ends them too, and kills what is left after its `--shutdown-timeout`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType
+
+import torch
+import torch.distributed as dist
+
+from fgclip2_train.ring import rank, world
+
+NOT, TERMINATED, INTERRUPTED = range(3)
+
+
+class StopRequests:
+    """Catches both signals while it is entered; without effect outside the main thread, where Python cannot."""
+
+    def __init__(self) -> None:
+        self.asked = NOT
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> StopRequests:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, before in self._before.items():
+            signal.signal(number, before)  # type: ignore[arg-type]
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGTERM:
+            self.asked = max(self.asked, TERMINATED)
+            return
+        self.asked = INTERRUPTED
+        for other in self._before:  # by the system itself: Python would wait for the end of a product of matrices
+            signal.signal(other, signal.SIG_DFL)
+        if rank() == 0:  # print is not to be called from within itself
+            os.write(2, b"asked to stop: this step is finished and saved first; Ctrl-C again ends it at once\n")
+
+    def agreed(self) -> int:
+        """What any rank was asked. All ranks learn it in the same step, from a number that costs no device time."""
+        if world() == 1:
+            return self.asked
+        asked = torch.tensor([self.asked])
+        dist.all_reduce(asked, dist.ReduceOp.MAX)
+        return int(asked.item())

@@ -321,7 +321,7 @@ def link_or_copy(source: Path, target: Path) -> None:
         return
     if target.exists() and target.samefile(source):
         return
-    scratch = target.with_name(f".{target.name}.{uuid4().hex[:12]}")
+    scratch = target.with_name(f".{target.name}.{uuid4().hex[:12]}.tmp")
     os.link(source, scratch)
     os.replace(scratch, target)
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.durable import canonical_json, check_store, create_if_absent, replace, sweep_scratch, write_new
+from pipelines.durable import canonical_json, check_store, create_if_absent, link_or_copy, replace, sweep_scratch, write_new
+from pipelines.gc import collect
 
 
 def test_of_many_writers_exactly_one_publishes(tmp_path):
@@ -77,3 +78,20 @@ def test_scratch_of_a_killed_process_goes_and_that_of_a_living_one_stays(tmp_pat
         for process in (living, dead):
             process.kill()
             process.wait()
+
+
+def test_a_link_that_was_about_to_replace_another_is_collected_after_a_kill(tmp_path, monkeypatch):
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    (tmp_path / "made.tar").write_bytes(b"new")
+    (shards / "00000.tar").write_bytes(b"old")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        link_or_copy(tmp_path / "made.tar", shards / "00000.tar")
+    assert len(list(shards.iterdir())) == 2
+    collect(tmp_path, delete=True)
+    assert [path.read_bytes() for path in shards.iterdir()] == [b"old"]

@@ -42,6 +42,8 @@ def main() -> None:
             folder.mkdir(parents=True, exist_ok=True)
             for report in carry_out(folder, left, arguments.quick):
                 print(report.line(), flush=True)
+                if report.wrong:
+                    print(*report.wrong, *_last_words(folder / "logs" / f"{report.seed}.log"), sep="\n", flush=True)
                 with arguments.log.open("a") as log:
                     log.write(json.dumps(asdict(report)) + "\n")
     lines = [line for line in _read(arguments.log) if line["seed"] in seeds]
@@ -71,6 +73,11 @@ def carry_out(folder: Path, seeds: list[int], quick: bool = False) -> Any:
                 report = draw(seed, steps, quick)
             Carried(world, report, recipes).go(expected[report.recipe])
             yield report
+
+
+def _last_words(log: Path) -> list[str]:
+    """The end of what the calls of the run said."""
+    return log.read_text(errors="replace").splitlines()[-40:] if log.exists() else []
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from benchmarks.chaos import check, taps
 from benchmarks.chaos.world import SHARD, Call, World
+from pipelines.durable import sweep_scratch
 from pipelines.flow import MODEL_SHARDS
 from pipelines.ledger import Ledger
 from pipelines.stores import place
@@ -38,8 +39,9 @@ OVERLAP = {"worker_late", "node_killed", "driver_killed"}
 """Faults after which two attempts may be at one shard at the same time, and both ask."""
 LOSING = {"worker_killed", "node_killed", "driver_killed", "torn_file", "disk_full", "worker_late", "store_cut"}
 """Faults that may cost a worker the answers it has not flushed."""
-CALLS, STILL = 9, 180.0
-"""Calls after which a run should be done; seconds without a step after which a call hangs, however slow the machine is."""
+CALLS, STILL, DYING = 9, 300.0, 60.0
+"""Calls after which a run should be done; seconds without a step after which a call hangs, and in which what is over is gone, however
+slow the machine is."""
 
 
 @dataclass
@@ -295,14 +297,16 @@ class Carried:
         late = self.world.control / "late"
         if late.exists():
             (self.world.control / "release").touch()
-            ends = time.monotonic() + 20
-            while time.monotonic() < ends and os.path.exists(f"/proc/{late.read_text()}"):
-                time.sleep(0.02)
+            _wait(lambda: any(what["do"].startswith("late-") for what in self._done()))
             if not any(what["do"] == "late-delivered" for what in self._done()):
                 self.report.wrong.append(f"a late commit failed: {self._done()[-1]}")
-        ends = time.monotonic() + 20
-        while self.world.workers() and time.monotonic() < ends:  # of a driver that was killed
-            time.sleep(0.05)
+        _wait(lambda: not self.world.workers())  # of a driver that was killed
+        _wait(self._scratch_is_left)
+
+    def _scratch_is_left(self) -> bool:
+        """Workers that their driver's end has killed hold their scratch folders until they are dead."""
+        sweep_scratch()
+        return not any(Path(os.environ["FINELOOM_SCRATCH"]).iterdir())
 
     def _paid_twice(self) -> list[str]:
         asked = Counter(self.world.asked.read_text().split()) if self.world.asked.exists() else Counter[str]()
@@ -331,6 +335,12 @@ class Carried:
             if self.report.store != "s3":
                 shutil.copytree(self.local, kept, ignore_dangling_symlinks=True)
         shutil.rmtree(self.local, ignore_errors=True)
+
+
+def _wait(over: Callable[[], bool]) -> None:
+    ends = time.monotonic() + DYING
+    while time.monotonic() < ends and not over():
+        time.sleep(0.05)
 
 
 def _continue(pid: int) -> None:

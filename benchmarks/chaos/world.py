@@ -79,6 +79,7 @@ class World:
             "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
             "RAY_BACKEND_LOG_LEVEL": "fatal",
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_memory_monitor_refresh_ms": "0",  # workers die by the schedule alone, whatever else fills this machine's memory
         }
         self._stack.enter_context(_environment(settings))
         (self.folder / "scratch").mkdir(exist_ok=True)
@@ -110,8 +111,9 @@ class World:
         self._stack.callback(setattr, services, command.__name__, command)
         self.cluster = Cluster()
         self._stack.callback(lambda: self.cluster.shutdown())
-        # A node that stands still counts as dead after about three seconds.
-        health = {"health_check_period_ms": 500, "health_check_timeout_ms": 1000, "health_check_failure_threshold": 5}
+        # A node that is gone is found out within three seconds; one that stands still counts as dead after fifteen, since on a busy
+        # machine a node may stand still for some without anybody's doing.
+        health = {"health_check_period_ms": 500, "health_check_timeout_ms": 3000, "health_check_failure_threshold": 5}
         self._add(include_dashboard=False, _system_config=health)
         for _ in range(NODES):
             self.add_node()
@@ -149,7 +151,7 @@ class World:
     @property
     def dead_after(self) -> float:
         """Seconds of standing still after which a node surely counts as dead."""
-        return 5.0
+        return 20.0
 
     def workers_of(self, node: Any) -> list[int]:
         """Processes of Ray's workers on one node."""

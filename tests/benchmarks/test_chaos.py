@@ -18,7 +18,7 @@ def chaos(folder, *more):
 @pytest.mark.timeout(1500)
 def test_runs_that_are_disturbed_end_as_one_that_is_not(tmp_path):
     ended = chaos(tmp_path, "--seeds", "10", "--folder", str(tmp_path / "runs"))
-    assert ended.returncode == 0, ended.stdout + ended.stderr[-3000:]
+    assert ended.returncode == 0, ended.stderr[-3000:] + ended.stdout
     told = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [report["seed"] for report in told] == list(range(10))
     assert not any(report["wrong"] for report in told)

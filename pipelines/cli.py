@@ -32,7 +32,8 @@ for commands in (run_commands, look_commands, data_commands, train, machine_comm
 
 
 def main() -> None:
-    """Entry point: mistakes of the user end in one clear line, defects in a traceback."""
+    """Entry point: mistakes of the user and a full disk end in one clear line, defects in a traceback."""
+    from pipelines.durable import FULL
     from pipelines.ledger import BrokenEntry
     from pipelines.model_identity import ServerUnavailable
     from pipelines.run import RunBusy
@@ -45,3 +46,8 @@ def main() -> None:
     except (ConfigError, SourceError, RunBusy, ServerUnavailable, ServeError, StoreError, BrokenEntry) as error:
         warn(f"error: {error}")
         sys.exit(2)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        warn(f"error: the disk is full: {error}. Free some space and call this again; nothing committed is lost")
+        sys.exit(1)

@@ -30,6 +30,8 @@ from pipelines.stores import Place, StoreError
 
 THREADS = 32
 """Small objects asked of a store at a time."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Of an OSError: nothing more can be written."""
 
 
 def sync_folder(folder: Path) -> None:

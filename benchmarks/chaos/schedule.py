@@ -39,6 +39,8 @@ OVERLAP = {"worker_late", "node_killed", "driver_killed"}
 """Faults after which two attempts may be at one shard at the same time, and both ask."""
 LOSING = {"worker_killed", "node_killed", "driver_killed", "torn_file", "disk_full", "worker_late", "store_cut"}
 """Faults that may cost a worker the answers it has not flushed."""
+BETWEEN = 0.5
+"""Seconds between two calls: a call on a full disk ends in a tenth of a second, and nine of them would be over before it has room."""
 CALLS, STILL, DYING = 9, 300.0, 60.0
 """Calls after which a run should be done; seconds without a step after which a call hangs, and in which what is over is gone, however
 slow the machine is."""
@@ -184,6 +186,7 @@ class Carried:
             self._take_back(after_call=True)
             if b"everything is done" in self.log.read_bytes()[size:]:
                 break
+            time.sleep(BETWEEN)
         else:
             self.report.wrong.append(f"not done after {CALLS} calls; see {self.log}")
         for what in self._done():

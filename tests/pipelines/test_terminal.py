@@ -1,5 +1,6 @@
 """The command line as a person and as a machine meet it: help in any width, pipes, JSON, completion, Ctrl-C."""
 
+import errno
 import json
 import os
 import pty
@@ -17,6 +18,7 @@ import typer.main
 from in_process import run_here
 from typer.testing import CliRunner
 
+from pipelines import cli
 from pipelines.cli import app
 from pipelines.config import load_recipe
 from pipelines.help_page import App, split
@@ -216,6 +218,19 @@ def test_ctrl_c_ends_a_command_with_one_line_that_says_how_to_go_on(monkeypatch)
     done = CliRunner().invoke(small, ["export"])
     assert done.exit_code == 130
     assert done.stderr.strip() == "stopped. What is written is kept; go on with: fineloom export 'a b' --out x"
+
+
+def test_a_full_disk_ends_a_command_with_one_line(tmp_path, monkeypatch, capsys):
+    def full(path):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("pipelines.durable.sync_file", full)
+    monkeypatch.setattr(sys, "argv", ["fineloom", "run", "demo", "--root", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = " ".join(capsys.readouterr().err.split())
+    assert ended.value.code == 1
+    assert said.startswith("error: the disk is full:") and said.endswith("nothing committed is lost")
 
 
 @pytest.mark.parametrize("command", ["run", "view"])

@@ -14,10 +14,13 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+from demo import rewordings
 from demo.captions import backdrop, definite, joined, long_pairs, short_pair
-from demo.negatives import Claim, claim_of, negatives
+from demo.negatives import Claim, claim_of
 from demo.scenes import Scene, Thing
 from demo.words import BACKGROUNDS, COLOURS, COUNTS, LIGHTS, PLACES, SHAPES, SIZES, STYLES, SURFACES, TONES, most
+
+Fits = Callable[[Thing], bool]
 
 PROMPTS = Path(__file__).resolve().parents[1] / "prompts"
 
@@ -127,23 +130,7 @@ def long_caption(scene: Scene | None, language: str, rng: random.Random) -> Less
 
 def ground(scene: Scene | None, language: str, rng: random.Random, other: Scene) -> Lesson:
     """Phrases of things that are there and of things that are not; `other` is a scene to take absent things from."""
-    wanted = rng.randint(1, 8)
-    phrases: list[tuple[str, Callable[[Thing], bool]]] = []
-    if scene:
-        for thing in scene.things:
-            phrases.append(_expression(scene, thing, language, rng))
-        absent = [_changed(claim_of(rng.choice(scene.things)), rng) for _ in range(2)] + [claim_of(rng.choice(other.things))]
-        for claim in rng.sample(absent, rng.randint(0, 3)):
-            phrases.append((claim.text(language), claim.fits))
-    else:
-        phrases += [(thing.short(language), lambda _: False) for thing in other.things]
-    if rng.random() < 0.3:
-        phrases.append((rng.choice(_unthings(scene or other, language)), lambda _: False))
-    if rng.random() < 0.3:
-        phrases.append((_strange(claim_of(other.things[0]), language, rng), lambda _: False))
-    if rng.random() < 0.5:
-        rng.shuffle(phrases)
-    phrases = phrases[:wanted] if rng.random() < 0.4 else phrases[:8]
+    phrases = _phrases(scene, language, rng, other)
     boxes = [
         {"phrase": number, "bbox_2d": list(thing.box)}
         for number, (_, fits) in enumerate(phrases, 1)
@@ -165,25 +152,11 @@ def verify(scene: Scene | None, language: str, rng: random.Random, other: Scene)
     """Ten texts about one box."""
     shown = scene or other
     thing = rng.choice(shown.things)
-    true = claim_of(thing)
     width, height = shown.width, shown.height
     jitter = rng.choice((0, 0, 2, 5))
     x1, y1, x2, y2 = (value + rng.randint(-jitter, jitter) for value in thing.box)
     box = max(0, x1), max(0, y1), min(width, max(x2, x1 + 4)), min(height, max(y2, y1 + 4))
-    texts: list[tuple[str, bool]] = []
-    for _ in range(rng.choice((0, 0, 1, 2, 4, 5, 6))):
-        texts.append((_variant(_weaker(true, rng), language, rng), True))
-    while len(texts) < 10:
-        kind = rng.random()
-        if kind < 0.55:
-            claim = _changed(true, rng)
-        elif kind < 0.75:
-            claim = _weaker(claim_of(rng.choice(shown.things)), rng)
-        else:
-            texts.append((_strange(true, language, rng), False))
-            continue
-        texts.append((_variant(claim, language, rng), claim.fits(thing)))
-    rng.shuffle(texts)
+    texts = _gathered(shown, thing, language, rng) if rng.random() < 0.45 else _mixed(shown, thing, language, rng)
     user = f"Box: [{', '.join(map(str, box))}]\n{numbered([text for text, _ in texts])}"
     truths = [truth and scene is not None for _, truth in texts]
     answer = _json(verdicts=truths)
@@ -216,15 +189,55 @@ def check(scene: Scene | None, language: str, rng: random.Random, other: Scene) 
 
 
 def rewrite(scene: Scene, language: str, rng: random.Random) -> Lesson:
-    thing = rng.choice(scene.things)
-    texts = negatives(scene, thing, language, rng)
-    kinds = sorted({text["family"] for text in texts})
-    return Lesson(
-        "hard_negatives",
-        f"Kinds: {', '.join(kinds)}\nPhrase: {thing.short(language)}",
-        _json(texts=[t["text"] for t in texts]),
-        False,
+    """Ten texts that change one attribute of an expression, or of a negative that was made of one."""
+    basis, kinds, slot, word = _basis(claim_of(rng.choice(scene.things)), language, rng)
+    texts = rewordings.rewritten(basis, kinds, language, slot, word)[:10]
+    return Lesson("hard_negatives", _asked_for(basis, kinds, language, slot, word), _json(texts=texts), False)
+
+
+def correct(scene: Scene, language: str, rng: random.Random) -> Lesson:
+    """More such texts, where some could not be used: the expression itself and what it makes true, or without any reason."""
+    true = claim_of(rng.choice(scene.things))
+    basis, kinds, slot, word = _basis(true, language, rng)
+    texts = rewordings.rewritten(basis, kinds, language, slot, word)
+    said, lost = texts[:10], rng.choice((1, 1, 1, 2, 3, 5))
+    bad = [text for text in said if text == true.text(language)]
+    bad += rng.sample([text for text in said if text not in bad], max(0, min(lost, len(texts) - 10) - len(bad)))
+    told = [text for text in said if text in bad and (text == true.text(language) or rng.random() < 0.7)]
+    reasons = {text: "the expression itself" if text == true.text(language) else rng.choice(REFUSED) for text in told}
+    user = "\n".join(
+        [
+            _asked_for(basis, kinds, language, slot, word),
+            f"Texts wanted: {len(bad)}",
+            "Refused, with the reason:",
+            *(f"- {text} ({reasons[text]})" for text in told),
+            "Taken:",
+            *(f"- {text}" for text in said if text not in bad),
+        ]
     )
+    return Lesson("correct_negatives", user, _json(texts=texts[10 : 10 + len(bad)]), False)
+
+
+REFUSED = ["says the same in other words", "may be true beside the positive (a wider, narrower or neighbouring word)"]
+
+
+def _basis(true: Claim, language: str, rng: random.Random) -> tuple[Claim, list[str], str, str]:
+    """An expression, the kinds to change, and the slot in which another word stands in its place, as the operator asks."""
+    slots = rewordings.slots_of(true, language)
+    slot = rng.choice([slot for slot in slots if slot != "size"])
+    kind = rewordings.family_of(true, slot)
+    if rng.random() < 0.7:
+        for name, word in rewordings.star(true, language, rng):
+            if name == slot and len(rewordings.rewritten(true, [kind], language, slot, word)) > 10:
+                return true, [kind], slot, word
+    if rng.random() < 0.4 and len(rewordings.rewritten(true, [kind], language)) > 10:
+        return true, [kind], "", ""
+    # What a text says is not always found in it; the colour is.
+    return true, [rewordings.family_of(true, name) for name in slots if name == "colour" or rng.random() < 0.9], "", ""
+
+
+def _asked_for(basis: Claim, kinds: Sequence[str], language: str, slot: str, word: str) -> str:
+    return f"Kinds: {', '.join(kinds)}\nPhrase: {rewordings.text_of(basis, language, slot, word)}"
 
 
 def _parallel(scene: Scene, rng: random.Random) -> tuple[list[tuple[str, str]], Sequence[Thing | None]]:
@@ -276,7 +289,81 @@ def judge(scene: Scene, rng: random.Random) -> Lesson:
 # Texts about things.
 
 
-def _expression(scene: Scene, thing: Thing, language: str, rng: random.Random) -> tuple[str, Callable[[Thing], bool]]:
+def _phrases(scene: Scene | None, language: str, rng: random.Random, other: Scene) -> list[tuple[str, Fits]]:
+    """At most eight phrases that are asked for together, none twice, and what each fits."""
+    shown = scene or other
+    phrases = [_expression(shown, thing, language, rng) for thing in shown.things]
+    if rng.random() < 0.5:  # each thing beside one that differs from it in a single word
+        phrases += [_near_miss(shown, thing, language, rng) for thing in shown.things if rng.random() < 0.85]
+        rng.shuffle(phrases)
+        if rng.random() < 0.25:
+            phrases = phrases[8:] or phrases[: rng.randint(1, 3)]  # what is left for the next request
+    else:
+        absent = [_near_miss(shown, rng.choice(shown.things), language, rng) for _ in range(2)]
+        absent.append(_claimed(claim_of(rng.choice(other.things)), language))
+        phrases += rng.sample(absent, rng.randint(0, 3))
+        if rng.random() < 0.3:
+            phrases.append((rng.choice(_unthings(shown, language)), lambda _: False))
+        if rng.random() < 0.5:
+            rng.shuffle(phrases)
+        phrases = phrases[: rng.randint(1, 8)] if rng.random() < 0.4 else phrases
+    distinct = {text.lower(): (text, fits) for text, fits in reversed(phrases[:8])}
+    return [(text, fits) for text, fits in reversed(distinct.values())]
+
+
+def _near_miss(scene: Scene, thing: Thing, language: str, rng: random.Random) -> tuple[str, Fits]:
+    """An expression of the thing with a wrong word in it."""
+    if rng.random() < 0.25:
+        return _strange(claim_of(thing), language, rng), lambda _: False
+    claim = _changed(claim_of(thing), rng)
+    if rng.random() < 0.15 and not any(map(claim.fits, scene.things)):
+        return scene.long(thing, language).replace(thing.short(language), claim.text(language), 1), claim.fits
+    return _claimed(claim, language)
+
+
+def _claimed(claim: Claim, language: str) -> tuple[str, Fits]:
+    return claim.text(language), claim.fits
+
+
+def _gathered(scene: Scene, thing: Thing, language: str, rng: random.Random) -> list[tuple[str, bool]]:
+    """Ten texts as operators gather them around an expression, which may be wrong; mostly one true text among them."""
+    base = true = claim_of(thing)
+    if rng.random() < 0.15:
+        base = rng.choice([_changed(true, rng), claim_of(rng.choice(scene.things))])
+    texts = []
+    for slot, word in rewordings.star(base, language, rng):
+        fits = rewordings.fits(base, slot, word, language, thing)
+        if fits is not None:
+            texts.append((rewordings.text_of(base, language, slot, word), fits))
+    texts = texts[:10]
+    if len(texts) < 10:
+        return _mixed(scene, thing, language, rng)
+    rng.shuffle(texts)
+    for place in rng.sample(range(10), rng.choice((0, 0, 1, 1, 1, 2))):
+        said = base if rng.random() < 0.7 else _weaker(true, rng)
+        texts[place] = said.text(language), said.fits(thing)
+    return texts
+
+
+def _mixed(scene: Scene, thing: Thing, language: str, rng: random.Random) -> list[tuple[str, bool]]:
+    """Ten texts of many kinds, none to most of them true."""
+    true = claim_of(thing)
+    texts = [(_variant(_weaker(true, rng), language, rng), True) for _ in range(rng.choice((0, 0, 1, 2, 4, 5, 6)))]
+    while len(texts) < 10:
+        kind = rng.random()
+        if kind < 0.55:
+            claim = _changed(true, rng)
+        elif kind < 0.75:
+            claim = _weaker(claim_of(rng.choice(scene.things)), rng)
+        else:
+            texts.append((_strange(true, language, rng), False))
+            continue
+        texts.append((_variant(claim, language, rng), claim.fits(thing)))
+    rng.shuffle(texts)
+    return texts
+
+
+def _expression(scene: Scene, thing: Thing, language: str, rng: random.Random) -> tuple[str, Fits]:
     """One of the ways in which a caption's phrase may name a thing, and what it fits."""
     kind = rng.random()
     if kind < 0.12:

@@ -33,6 +33,7 @@ from demo import lessons, seeing, words
 from demo.captions import joined, long_pairs, short_pair
 from demo.evaluation import MODEL_SEEDS
 from demo.model import SPECIAL, build, save, tokenizer_of
+from demo.negatives import negatives
 from demo.scenes import SIDES, Box, Scene, render
 from prompts.images import fit
 
@@ -71,7 +72,8 @@ def make_tokenizer(scenes: int = 300) -> Any:
             pairs = long_pairs(scene, rng)
             corpus += [joined([en for en, _ in pairs], "en"), joined([zh for _, zh in pairs], "zh"), *short_pair(scene, rng)]
         corpus += [thing.short(language) for thing in scene.things for language in ("en", "zh")]
-        corpus += [lessons.rewrite(scene, "en", rng).answer, lessons.judge(scene, rng).answer]
+        rewritten = [record["text"] for record in negatives(scene, rng.choice(scene.things), "en", rng)]
+        corpus += [json.dumps({"texts": rewritten}, separators=(",", ":")), lessons.judge(scene, rng).answer]
     corpus += [
         word for language in lessons.STRANGE.values() for group in language.values() for word in group for _ in range(20)
     ]
@@ -156,22 +158,24 @@ class School(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
     def about_picture(self, scene: Scene | None, other: Scene, rng: random.Random) -> lessons.Lesson:
         language = rng.choice(["en", "zh"])
         kind = rng.random()
-        if kind < 0.36:
+        if kind < 0.18:
             return lessons.long_caption(scene, language, rng)
-        if kind < 0.62:
+        if kind < 0.54:
             return lessons.ground(scene, language, rng, other)
-        if kind < 0.86:
+        if kind < 0.92:
             return lessons.verify(scene, language, rng, other)
         return lessons.check(scene, language, rng, other)
 
     def about_text(self, scene: Scene, rng: random.Random) -> lessons.Lesson:
         kind = rng.random()
-        if kind < 0.45:
+        if kind < 0.30:
             return lessons.translate(scene, rng)
-        if kind < 0.65:
+        if kind < 0.45:
             return lessons.translate_back(scene, rng)
-        if kind < 0.85:
+        if kind < 0.78:
             return lessons.rewrite(scene, rng.choice(["en", "zh"]), rng)
+        if kind < 0.92:
+            return lessons.correct(scene, rng.choice(["en", "zh"]), rng)
         return lessons.judge(scene, rng)
 
     def no_scene(self, rng: random.Random, size: tuple[int, int]) -> Image.Image:

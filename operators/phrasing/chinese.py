@@ -34,6 +34,10 @@ JOINED = ("和", "与", "及", "以及", "、", "并")
 CLAUSE = re.compile(r"[，。；：！？,;:!?\n\r（）()…—]")
 QUOTED = re.compile(r"“[^“”]{0,80}”|‘[^‘’]{0,80}’|「[^「」]{0,80}」|《[^《》]{0,80}》|\"[^\"]{0,80}\"")
 HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]")
+WORN = re.compile(r"[头身脚手肩腰颈脖背腿胸臂][戴穿持背披系挂拿提握抱踩着扛挎缠]着?")
+"""A part of the body with what it does, which jieba takes for one noun, one verb or two words: 头戴."""
+COUNTED = re.compile(rf"[{NUMBER}]+[{MEASURES}](?=.)")
+PICTURES = ("照片", "相片", "图片", "图像")
 TIME = re.compile(r".*(?:时候|季节|时分|时间|时刻)$")
 
 
@@ -115,6 +119,9 @@ def _split(text: str, flag: str, start: int) -> Iterator[Word]:
     ):
         yield Word(text[:-1], _kind(text[:-1], "n"), start)
         yield Word(text[-1], "F", start + len(text) - 1)
+    elif (measured := COUNTED.match(text)) and flag[0] in "nmr" and _names(text[measured.end() :]):
+        yield Word(measured[0], "M", start)
+        yield Word(text[measured.end() :], "N", start + measured.end())
     elif len(text) > 2 and flag in ("v", "nr") and text[0] in words("zh")["carry"] and _is_noun(text[1:]):
         yield Word(text[0], "V", start)
         yield Word(text[1:], "N", start + 1)
@@ -126,8 +133,14 @@ def _is_noun(text: str) -> bool:
     return text in words("zh")["noun"] or tagger().word_tag_tab.get(text, "").startswith("n")
 
 
+def _names(text: str) -> bool:
+    return text in words("zh")["single"] or (len(text) > 1 and _is_noun(text))
+
+
 def _kind(text: str, flag: str) -> str:
     lists = words("zh")
+    if WORN.fullmatch(text):
+        return "V"
     if text == "的":
         return "D"
     if text in JOINED:
@@ -157,7 +170,7 @@ def _kind(text: str, flag: str) -> str:
 
 def _clauses(tokens: list[Word]) -> Iterator[list[Word]]:
     clause: list[Word] = []
-    for token in _measured(tokens):
+    for token in _worn(_measured(tokens)):
         if CLAUSE.fullmatch(token.text):
             yield clause
             clause = []
@@ -175,6 +188,11 @@ def _measured(tokens: list[Word]) -> Iterator[Word]:
                 yield Word(waiting.text + token.text, "M", waiting.start)
                 waiting = None
                 continue
+            if MEASURED.fullmatch(waiting.text + token.text[:1]) and _names(token.text[1:]):
+                yield Word(waiting.text + token.text[0], "M", waiting.start)  # jieba reads 一 本书
+                yield Word(token.text[1:], "N", token.start + 1)
+                waiting = None
+                continue
             yield waiting
             waiting = None
         if token.kind in "QR":
@@ -185,30 +203,63 @@ def _measured(tokens: list[Word]) -> Iterator[Word]:
         yield waiting
 
 
+def _worn(tokens: Iterable[Word]) -> Iterator[Word]:
+    """Join 头 and 戴 where jieba gives them apart and no 一只 or 的 makes the part of the body a thing."""
+    before = last = None
+    for token in tokens:
+        if last is not None and WORN.fullmatch(last.text + token.text) and (before is None or before.kind not in "MD"):
+            token, last = Word(last.text + token.text, "V", last.start), None
+        if last is not None:
+            yield last
+            before = last
+        last = token
+    if last is not None:
+        yield last
+
+
 class _Clause:
     """What stands between two punctuation marks (、 joins and does not end it)."""
 
-    def __init__(self, tokens: list[Word], text: str, max_words: int):
-        self.tokens, self.text, self.max_words = tokens, text, max_words
+    def __init__(self, tokens: list[Word], text: str, max_words: int, denied: bool = False):
+        self.tokens, self.text, self.max_words, self.denied = tokens, text, max_words, denied
 
     def phrases(self) -> Iterator[Phrase]:
         lists = words("zh")
-        denied = False
+        denied = self.denied
         at = 0
         while at < len(self.tokens):
-            token = self.tokens[at]
-            if token.text in lists["negation"] or token.text in lists["simile"]:
-                denied = True  # to the end of the clause
             head = self._head(at)
+            token = self.tokens[at]
+            if token.text in lists["contrast"]:
+                denied = False
+            elif head is None or token.kind not in "VU":
+                denied = denied or token.text in lists["simile"] or self._denies(at)  # to the end of the clause
             if head is None:
                 at += 1
                 continue
-            if not denied and not self._one_of_them(at):
+            if not denied and not self._one_of_them(at) and not self._none_at_all(at, head):
                 yield from self._inside(at, head)
                 phrase = self._phrase(at, head)
                 if phrase is not None:
                     yield phrase
             at = head + 1
+
+    def _denies(self, at: int) -> bool:
+        """没戴 and 未戴 are one word at times; 不 before an attribute denies no thing: 不高的树."""
+        text = self.tokens[at].text
+        if text in ("不", "没", "未"):
+            return self._then(at, "VPN")
+        return text in words("zh")["negation"] or (text[0] in "没未" and text[1:2] in words("zh")["carry"])
+
+    def _none_at_all(self, first: int, head: int) -> bool:
+        """一辆车都没有: the denial follows."""
+        after = self.tokens[head + 1 : head + 3]
+        return (
+            self.tokens[first].text.startswith("一")
+            and len(after) == 2
+            and after[0].text in ("都", "也")
+            and self._denies(head + 2)
+        )
 
     def _one_of_them(self, at: int) -> bool:
         """ "他们中的一些人": what is meant is not said here."""
@@ -220,7 +271,13 @@ class _Clause:
     def _phrase(self, first: int, head: int) -> Phrase | None:
         lists = words("zh")
         name = self.tokens[head].text
-        if name in lists["meta"] or name in lists["abstract"] or TIME.match(name) or name.endswith("感"):
+        if (
+            name in lists["meta"]
+            or name.endswith(PICTURES)
+            or name in lists["abstract"]
+            or TIME.match(name)
+            or name.endswith("感")
+        ):
             return None
         if not HAN.search(name):
             return None
@@ -242,7 +299,8 @@ class _Clause:
             return
         ends = [k for k in range(verbs[0], head) if self.tokens[k].kind == "D"]
         if ends:
-            yield from _Clause(self.tokens[verbs[0] + 1 : ends[-1]], self.text, self.max_words).phrases()
+            denied = any(self._denies(k) for k in range(first, verbs[0] + 1))
+            yield from _Clause(self.tokens[verbs[0] + 1 : ends[-1]], self.text, self.max_words, denied).phrases()
 
     def _head(self, first: int) -> int | None:
         """Index of the noun that ends the phrase beginning at `first`, or None where none begins there."""
@@ -289,20 +347,31 @@ class _Clause:
         return at < len(self.tokens) and self.tokens[at].kind == "N"
 
     def _clause_end(self, at: int) -> int | None:
-        """Index of the 的 that ends the describing clause begun at `at`: the first one with a noun or attribute after it."""
+        """Index of the 的 that ends the describing clause begun at `at`: the first one with a noun or attribute after it.
+
+        The one in 红色的帽子 belongs to the clause's own noun, if there is another.
+        """
+        inner = None
         for end in range(at + 1, min(len(self.tokens), at + 14)):
             if self.tokens[end].kind == "M":
-                return None
+                return inner
             if self.tokens[end].kind == "D":
-                return end if self._then(end, "AN") else None
-        return None
+                if not self._then(end, "AN"):
+                    return inner
+                if inner is not None or any(word.kind in "NV" for word in self.tokens[at + 1 : end]):
+                    return end
+                inner = end
+        return inner
 
     def _describes(self, first: int) -> bool:
         """A clause that describes a noun, at the very beginning or after 在: 穿着黑色西装的男人…; not the sentence's own verb."""
         token = self.tokens[first]
         before = self.tokens[first - 1] if first else None
         begins = before is None or before.kind == "P" or before.text.endswith("在")
-        if not begins or token.kind != "V" or token.text in words("zh")["verb"]:
-            return False
+        if token.text in ("没", "未") and self._then(first, "V"):
+            return begins and self._describes_from(first + 1)
+        return begins and token.kind == "V" and token.text not in words("zh")["verb"] and self._describes_from(first)
+
+    def _describes_from(self, first: int) -> bool:
         end = self._clause_end(first)
         return end is not None and any(word.kind == "N" for word in self.tokens[first + 1 : end])

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from operators.phrasing import Phrase
+from operators.phrasing.denial import denied
 from operators.phrasing.words import words
 
 LEFT = {"det", "amod", "compound", "nummod", "nmod", "poss", "predet", "quantmod", "npadvmod", "case", "advmod", "punct"}
@@ -59,8 +60,16 @@ def pipeline() -> Any:
 
 def phrases(texts: Iterable[str], max_words: int) -> Iterator[list[Phrase]]:
     """One list per text, in the order of the phrases' beginnings."""
-    for doc in pipeline().pipe(texts, batch_size=64):
-        yield sorted(_of_document(doc, max_words), key=lambda phrase: (phrase.start, -phrase.end))
+    for doc, text in pipeline().pipe(((_lowered(text), text) for text in texts), as_tuples=True, batch_size=64):
+        found = (phrase._replace(text=text[phrase.start : phrase.end]) for phrase in _of_document(doc, max_words))
+        yield sorted(found, key=lambda phrase: (phrase.start, -phrase.end))
+
+
+def _lowered(text: str) -> str:
+    """A text in capitals in small letters, as long as it was: the tagger takes each capital word for a name."""
+    if sum(map(str.isupper, text)) <= sum(map(str.islower, text)):
+        return text
+    return "".join(letter.lower() if len(letter.lower()) == 1 else letter for letter in text)
 
 
 def _of_document(doc: Any, max_words: int) -> Iterator[Phrase]:
@@ -70,7 +79,7 @@ def _of_document(doc: Any, max_words: int) -> Iterator[Phrase]:
         if (
             head is None
             or any(start < token.idx < end for start, end in quoted)
-            or _denied(token)
+            or denied(token)
             or _compared(token)
             or _viewpoint(token)
         ):
@@ -83,6 +92,8 @@ def _of_document(doc: Any, max_words: int) -> Iterator[Phrase]:
             doc[start].pos_ in ("CCONJ", "PUNCT", "SPACE", "PRON", "PART", "SCONJ") or _filler(doc[start])
         ):
             start += 1
+        if start and doc[start - 1].lower_ in ("no", "not") and doc[start + 1].lower_ == "than":
+            start += 2  # "no fewer than three dogs"
         if end - start > max_words:
             continue
         span = doc[start:end]
@@ -148,24 +159,6 @@ def _filler(token: Any) -> bool:
     return token.pos_ == "ADV" and token.head.pos_ in ("NOUN", "PROPN", "VERB")
 
 
-def _denied(token: Any) -> bool:
-    """Said not to be there: "no people", "without a hat", "does not show any cars"."""
-    if any(
-        child.lower_ in ("no", "neither", "any", "what", "which", "whatever") for child in token.children if child.dep_ == "det"
-    ):
-        return True
-    if (
-        token.dep_ == "conj"
-        and token.head.pos_ in ("NOUN", "PROPN")
-        and not any(child.dep_ == "det" for child in token.children)
-    ):
-        return _denied(token.head)
-    if token.dep_ == "pobj":
-        return token.head.lower_ == "without"
-    negated = any(child.dep_ == "neg" for child in token.head.children)
-    return negated and token.dep_ in ("dobj", "attr", "nsubjpass", "oprd")
-
-
 def _compared(token: Any) -> bool:
     """Named only because something else looks like it."""
     if token.dep_ == "dobj" and token.head.lemma_ in ("resemble", "mimic", "evoke", "suggest"):
@@ -211,7 +204,11 @@ def _last(token: Any, max_words: int) -> int:
             end += 1
             continue
         inner = child.lower_ in INNER_PREPS
-        if child.left_edge.i != end or child.dep_ not in ("prep", "acl", "relcl"):
+        if (
+            child.left_edge.i != end
+            or child.dep_ not in ("prep", "acl", "relcl")
+            or child.left_edge.lower_ in ("instead", "rather")
+        ):
             break
         if child.dep_ == "prep" and (child.lower_ in NO_PREPS or _names_place_in_picture(child)):
             break

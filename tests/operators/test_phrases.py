@@ -144,6 +144,65 @@ def test_style_and_comparisons_name_nothing():
     assert texts("整体看起来像平面海报。画面的风格如同带深色轮廓的卡通画。", language="zh") == [[]]
 
 
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [
+        ("There is neither a dog nor a cat in the room.", ["the room"]),
+        ("Not a single car is parked on the wet street.", ["the wet street"]),
+        ("There is not a dog but a cat on the sofa.", ["a cat on the sofa", "the sofa"]),
+        ("No dog, cat or bird can be seen near the house.", ["the house"]),
+        ("A red ball, not a blue cube, lies on the grass.", ["A red ball", "the grass"]),
+        ("A cat instead of a dog sits on the mat.", ["A cat", "the mat"]),
+        ("There is no man with a red hat in the park.", ["the park"]),
+        ("The man is not sitting on a chair; he sits on a red bench.", ["The man", "a red bench"]),
+        ("The shelf lacks books and the table is free of plates.", ["The shelf", "the table"]),
+        ("I can see neither people nor animals, only a wooden bridge.", ["a wooden bridge"]),
+        ("Not only a dog but also a cat sits on the sofa.", ["a dog", "a cat", "the sofa"]),
+        ("No fewer than three dogs play on the grass.", ["three dogs", "the grass"]),
+        ("The red car is not parked near a tree.", ["The red car"]),
+    ],
+)
+def test_what_a_caption_denies_is_no_thing(caption, expected):
+    assert texts(caption) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [
+        ("他没戴帽子，手里拿着一把黑色雨伞。", ["手", "一把黑色雨伞"]),
+        ("一个没戴帽子的男人站在草地上。", ["一个没戴帽子的男人", "草地"]),
+        ("桌子上的不是红球，而是一个蓝色的立方体。", ["桌子", "一个蓝色的立方体"]),
+        ("街道上一辆车都没有。", ["街道"]),
+        ("桌子上没有花瓶而是一本书。", ["桌子", "一本书"]),
+        ("她不戴眼镜，穿着白色衬衫。", ["白色衬衫"]),
+        ("不高的树旁有一只不大的狗。", ["不高的树", "一只不大的狗"]),
+        ("没系领带的男人穿着蓝色西装。", ["没系领带的男人", "蓝色西装"]),
+    ],
+)
+def test_what_a_chinese_caption_denies_is_no_thing(caption, expected):
+    assert texts(caption, language="zh") == [expected]
+
+
+def test_what_is_worn_on_a_part_of_the_body_is_a_thing_of_its_own():
+    assert texts("一位头戴黑色礼帽的男士牵着一只白狗。", "他头戴黑色礼帽，脚穿皮鞋。", language="zh") == [
+        ["一位头戴黑色礼帽的男士", "黑色礼帽", "一只白狗"],
+        ["黑色礼帽", "皮鞋"],
+    ]
+
+
+def test_a_black_and_white_photograph_is_the_picture():
+    assert texts("这是一张黑白照片，照片里有一辆老式汽车。", language="zh") == [["一辆老式汽车"]]
+
+
+def test_a_caption_in_capitals_is_cut_as_the_same_in_small_letters():
+    caption = "An old wooden house with a green roof stands on a hill. A woman wearing a white hat watches a bus."
+    capitals = "İ. " + caption.upper()  # whose small letter is two
+    small, capital = cut(caption.lower(), capitals)
+    assert [p["text"] for p in small] == [p["text"].lower() for p in capital]
+    assert all(capitals[p["start"] : p["end"]] == p["text"] for p in capital)
+    assert len(capital) >= 5
+
+
 def test_columns_follow_the_settings():
     phrases = Phrases(language="zh", captions=("translation_zh", "captions"))
     assert phrases.reads.names == ["translation_zh", "captions"]

@@ -6,12 +6,15 @@ What cannot be decoded whole, or is larger than allowed, raises `BadPicture` wit
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import threading
 import warnings
 from collections.abc import Callable
-from typing import Any
+from contextlib import suppress
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
@@ -36,11 +39,12 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # th
 warnings.filterwarnings("ignore", module=r"PIL\.")  # remarks on odd tags of strangers' pictures
 LARGE = 16_000_000
 """Pixels from which on pictures are decoded one at a time, whatever the number of threads: bounds memory."""
+T = TypeVar("T")
 _LARGE_ONES, _SMALL_ONES = threading.Lock(), threading.Semaphore(min(8, os.cpu_count() or 1))
 
 
 class BadPicture(ValueError):
-    """`reason` is a machine word: empty, not_an_image, svg, truncated, too_many_pixels, undecodable."""
+    """`reason` is a machine word: empty, not_an_image, svg, truncated, too_many_pixels, undecodable, out_of_memory."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -51,8 +55,26 @@ class BadPicture(ValueError):
         return BadPicture, (self.reason, self.detail)
 
 
+def within_memory(work: Callable[[], T]) -> T:
+    """Do what a picture needs memory for, once more where there was too little: another one's may be free by now. Then it is refused.
+
+    A worker that is killed for want of memory is another matter: see `crashed_worker`.
+    """
+    with suppress(MemoryError):
+        return work()
+    gc.collect()
+    try:
+        return work()
+    except MemoryError as error:
+        raise BadPicture("out_of_memory", f"no memory to decode it, twice: {error}".rstrip(": ")) from None
+
+
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The picture in `data` as upright RGB."""
+    return within_memory(partial(_decode, data, max_pixels))
+
+
+def _decode(data: bytes, max_pixels: int) -> Image.Image:
     with open_picture(data, max_pixels) as image:
         load(image)
         turn = orientation(image)

@@ -4,7 +4,7 @@ Reads    url, image_ref, captions, long_captions, license, source, source_sha256
 Writes   image_offset, image_size, image_format, sha256, width, height (operators.columns.IMAGE); a tar with KEY.jpg, KEY.txt
          and KEY.json of every picture (KEY = uid, extension always jpg); img2dataset's statistics
 Refuses  every row that yields no picture, with one of `pipelines.download.reasons.REASONS`; `is_retryable` tells those that
-         a later run may get. A failure of this machine (disk full, no file handles, no network at all) is raised instead
+         a later run may get. A failure of this machine (disk full, no file handles, no network for long) is raised instead
 Source   img2dataset drives the shard; deadline, retries, private addresses, opt-outs, robots.txt and checks are added here
 """
 
@@ -15,7 +15,6 @@ import time
 from collections import Counter
 from pathlib import Path
 from typing import Any, ClassVar
-from urllib.parse import urlsplit
 
 import pyarrow as pa
 from pydantic import Field
@@ -24,6 +23,7 @@ from operators.base import Outcome, Reject, Settings
 from operators.columns import IMAGE
 from pipelines.download.engine import Spool, fetch_urls
 from pipelines.download.fetcher import Fetcher
+from pipelines.download.outage import DOUBTFUL
 from pipelines.download.reasons import REASONS, FetchError, NetworkDown, is_retryable
 from pipelines.download.tar import TarFile
 from pipelines.download.verify import Picture, verify
@@ -31,10 +31,9 @@ from pipelines.sources.refs import RefError, read_ref
 
 __all__ = ["REASONS", "Download", "FetchError", "NetworkDown", "is_retryable", "verify"]
 
-UNREACHED = {"dns", "dns_failed", "connect_timeout", "connection", "host_down", "tls"}
-"""Reasons that could as well be this machine's own lack of a network."""
-NETWORK_PROOF = 5
-"""So many hosts, and no other, must all have failed so, before the network and not the hosts is blamed."""
+
+NO_PICTURE = ("empty", "not_an_image", "svg", "truncated", "undecodable", "too_many_pixels", "out_of_memory")
+"""Reasons for which img2dataset's statistics count a picture as fetched, but not as usable."""
 
 
 class Download(Settings):
@@ -69,6 +68,9 @@ class Download(Settings):
     """After so many silences and broken connections in a row a host is left alone …"""
     host_rest: float = Field(120.0, ge=0, exclude=True)
     """… for so many seconds; its addresses are refused as `host_down`, which may be retried later."""
+    network_patience: float = Field(3600.0, ge=0, exclude=True)
+    """Seconds to wait for this machine's own network when it is down as a whole, before the run is stopped. 0 takes every host
+    that is silent for dead."""
     user_agent: str = Field(
         "Mozilla/5.0 (compatible; FineLoom/0.1; data set research)", pattern=r"^[\x20-\x7e]+$", exclude=True
     )
@@ -114,9 +116,16 @@ class Download(Settings):
                     spool.keep(i, data, verify(data, self.max_pixels))
                 except (FetchError, RefError) as error:
                     spool.errors[i] = FetchError(error.reason, error.detail)
-        if urls:
-            fetch_urls(urls, self._fetcher(), self.threads, self.max_pixels, spool)
-            self._check_network(urls, spool)
+        fetcher = self._fetcher()
+        while urls:
+            outages = fetcher.network.outages
+            fetch_urls(urls, fetcher, self.threads, self.max_pixels, spool)
+            if fetcher.network.outages == outages:
+                break
+            # This machine's network was down meanwhile, and is up again: whom that may have cost the picture is asked once more.
+            urls = {i: url for i, url in urls.items() if i in spool.errors and spool.errors[i].reason in DOUBTFUL}
+            for i in urls:
+                del spool.errors[i]
         for i, row in enumerate(rows):
             wanted = row["source_sha256"]
             if wanted and i in spool.pictures and spool.pictures[i][0].sha256 != wanted:
@@ -129,14 +138,9 @@ class Download(Settings):
             _fetchers[key] = Fetcher(self)
         return _fetchers[key]
 
-    @staticmethod
-    def _check_network(urls: dict[int, str], spool: Spool) -> None:
-        failed = Counter(spool.errors[i].reason for i in urls if i in spool.errors)
-        if set(failed) <= UNREACHED and failed.total() == len(urls):
-            hosts = {urlsplit(url).netloc.rpartition("@")[2] for url in urls.values()}
-            if len(hosts) >= NETWORK_PROOF:
-                told = ", ".join(f"{reason} {count}" for reason, count in failed.most_common())
-                raise NetworkDown(f"none of {len(hosts)} hosts could be reached ({told}): is this machine's network up?")
+    def waits_for(self) -> str:
+        """What keeps all fetches of this process waiting, in words; empty when nothing does."""
+        return self._fetcher().network.word
 
     def _write(self, rows: list[dict[str, Any]], spool: Spool, path: Path) -> pa.Table:
         columns: dict[str, list[Any]] = {"uid": [], **{name: [] for name in IMAGE.names}}
@@ -159,7 +163,7 @@ class Download(Settings):
         """img2dataset's statistics; its status words are our reasons."""
         ended = time.time()
         reasons = Counter(error.reason for error in spool.errors.values())
-        resize = sum(reasons[r] for r in ("not_an_image", "svg", "truncated", "undecodable", "too_many_pixels", "empty"))
+        resize = sum(reasons[r] for r in NO_PICTURE)
         content = {
             "count": len(rows),
             "successes": len(spool.pictures),

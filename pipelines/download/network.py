@@ -25,8 +25,13 @@ from pipelines.download.reasons import FetchError
 
 INFRASTRUCTURE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ENOSPC}
 """Errors of this machine, never of a host."""
+NO_WAY = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN}
+"""Errors that say as little of a host as silence."""
 
-METADATA = {ipaddress.ip_address(a) for a in ("168.63.129.16", "100.100.100.200", "fd00:ec2::254")}
+METADATA = {
+    ipaddress.ip_address(a)
+    for a in ("168.63.129.16", "100.100.100.200", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254", "fd00:c1::a9fe:a9fe")
+}
 """Addresses of cloud services inside the network that no general rule covers everywhere."""
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
@@ -138,6 +143,10 @@ class Resolver:
             raise FetchError("dns_failed" if again else "dns", f"{host}: {error.strerror}") from None
         except (UnicodeError, ValueError) as error:
             raise FetchError("bad_url", f"{host[:100]}: {error}") from None
+
+    def forget(self) -> None:
+        with self.lock:
+            self.known.clear()
 
     def _look_up(self, host: str, port: int, future: Future[list[tuple[int, str]]]) -> None:
         with self.slots:
@@ -299,4 +308,4 @@ def broken(error: OSError, where: str = "") -> FetchError:
     """A host's failure as a FetchError; this machine's own is raised as it is."""
     if error.errno in INFRASTRUCTURE:
         raise error
-    return FetchError("connection", f"{where}{error.strerror or error}")
+    return FetchError("unreachable" if error.errno in NO_WAY else "connection", f"{where}{error.strerror or error}")

@@ -7,6 +7,7 @@ REASONS: dict[str, tuple[str, bool]] = {
     "dns_failed": ("the name server did not answer, or said to try again", True),
     "connect_timeout": ("the host did not take the connection in time", True),
     "connection": ("the connection was refused or broke", True),
+    "unreachable": ("there is no way to the host's network", True),
     "tls": ("no trusted encrypted connection", False),
     "timeout": ("the host fell silent", True),
     "deadline": ("the whole fetch, redirects and retries included, took too long", True),
@@ -29,6 +30,7 @@ REASONS: dict[str, tuple[str, bool]] = {
     "svg": ("a drawing, not a raster picture", False),
     "truncated": ("the picture ends before its last row", False),
     "undecodable": ("the picture's format is known but its content is broken", False),
+    "out_of_memory": ("there was no memory to decode the picture, twice", True),
     "too_many_pixels": ("more pixels than `max_pixels`", False),
     "sha256_mismatch": ("other bytes than the source's SHA-256 names", False),
     "missing_file": ("a local picture is not there", True),
@@ -56,4 +58,4 @@ class FetchError(Exception):
 
 
 class NetworkDown(RuntimeError):
-    """This machine cannot reach anything: no picture is to blame, the stage fails and is tried again."""
+    """This machine cannot reach anything, and that for long: no picture is to blame, the run stops."""

@@ -42,7 +42,7 @@ class Rules:
                 begun = True
                 for name_ in agents:
                     if value and name_ in (agent, "*"):
-                        groups[name_].append((_normal(value), key == "allow"))
+                        groups[name_].append((normal(value), key == "allow"))
         return cls(groups.get(agent, groups.get("*")))
 
     @property
@@ -52,7 +52,7 @@ class Rules:
 
     def allow(self, target: str) -> bool:
         """target: path and query as they are sent"""
-        target = _normal(target)
+        target = normal(target)
         return next((allowed for pattern, allowed in self.rules if _matches(pattern, target)), True)
 
 
@@ -63,7 +63,7 @@ def _records(text: str) -> Iterator[tuple[str, str]]:
             yield key.strip().lower(), value.strip()
 
 
-def _normal(path: str) -> str:
+def normal(path: str) -> str:
     """One spelling for what is the same: what is not ASCII is escaped, what need not be is not, and hex digits are capitals."""
 
     def one(found: re.Match[str]) -> str:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import partial
 
-from operators.pictures import BadPicture, load, open_picture, orientation
+from operators.pictures import BadPicture, load, open_picture, orientation, within_memory
 from pipelines.download.reasons import FetchError
 
 
@@ -25,14 +26,18 @@ class Picture:
 def verify(data: bytes, max_pixels: int) -> Picture:
     """Read the whole picture; raises FetchError with the reason when that cannot be done."""
     try:
-        with open_picture(data, max_pixels) as image:
-            kind = image.format or ""
-            width, height = image.size
-            # A JPEG is read at an eighth of its size: every coded byte is still parsed, only the cheap last step shrinks.
-            image.draft(None, (1, 1))
-            load(image)
-            if orientation(image) >= 5:  # lies on its side
-                width, height = height, width
+        kind, width, height = within_memory(partial(_look, data, max_pixels))
     except BadPicture as error:
         raise FetchError(error.reason, error.detail) from None
     return Picture(kind, width, height, hashlib.sha256(data).hexdigest())
+
+
+def _look(data: bytes, max_pixels: int) -> tuple[str, int, int]:
+    with open_picture(data, max_pixels) as image:
+        width, height = image.size
+        # A JPEG is read at an eighth of its size: every coded byte is still parsed, only the cheap last step shrinks.
+        image.draft(None, (1, 1))
+        load(image)
+        if orientation(image) >= 5:  # lies on its side
+            width, height = height, width
+        return image.format or "", width, height

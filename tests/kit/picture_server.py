@@ -101,8 +101,8 @@ class PictureServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 512
 
-    def __init__(self, port: int = 0) -> None:
-        super().__init__(("127.0.0.1", port), Handler)
+    def __init__(self, port: int = 0, address: str = "127.0.0.1") -> None:
+        super().__init__((address, port), Handler)
         self.behaviours: dict[str, list[Behaviour]] = {}
         self.default: list[Behaviour] = [answer(404)]
         self.asked: Counter[str] = Counter()
@@ -110,7 +110,7 @@ class PictureServer(ThreadingHTTPServer):
         self.connections = 0
         self.lock = threading.Lock()
         self.stopping = threading.Event()
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        self.url = f"http://{address}:{self.server_address[1]}"
 
     def behave(self, path: str, *behaviours: Behaviour) -> str:
         """What a path does, request after request; the last goes on for ever. Returns its address."""

@@ -10,6 +10,7 @@ import tarfile
 import threading
 import time
 import urllib.request
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,9 +19,10 @@ import webdataset
 from picture_server import PictureServer, answer, drip, hang_up, picture, silent
 
 from operators.columns import BASE, IMAGE
-from pipelines.download import Download, FetchError, NetworkDown, is_retryable
+from pipelines.download import Download, FetchError, NetworkDown, is_retryable, outage
 from pipelines.download.engine import Spool
 from pipelines.download.fetcher import Fetcher, split
+from pipelines.download.host_rules import reservations
 from pipelines.download.network import Clock, Resolver, refused
 from pipelines.download.robots import Rules
 from pipelines.download.tar import header
@@ -237,6 +239,25 @@ def test_a_compressed_answer_is_unpacked(server, tmp_path):
     assert outcome.kept["sha256"].to_pylist() == [hashlib.sha256(data).hexdigest()]
 
 
+def test_what_follows_a_compressed_answer_is_not_read(server, tmp_path):
+    """zlib keeps every byte of it, and copies them with each piece that comes."""
+    body, sent = gzip.compress(picture()), []
+
+    def endless(handler):
+        handler.close_connection = True
+        handler.send_response(200)
+        handler.send_header("Content-Encoding", "gzip")
+        handler.send_header("Connection", "close")
+        handler.end_headers()
+        handler.wfile.write(body)
+        for _ in range(100):
+            handler.wfile.write(bytes(1 << 20))
+            sent.append(1)
+
+    outcome = fetch(tmp_path, server.behave("/junk.jpg", endless), max_bytes=50 << 20, deadline=30.0)
+    assert len(outcome.kept) == 1 and len(sent) < 30
+
+
 def test_pixels_are_counted_before_anything_is_decoded(server, tmp_path):
     url = server.serve("/huge.png", picture(3000, 3000, "PNG"))
     assert reason(tmp_path, url, max_pixels=1_000_000) == "too_many_pixels"
@@ -315,7 +336,7 @@ def test_public_addresses_are_not_refused():
 
 def test_loopback_may_be_allowed_but_metadata_services_never():
     assert not refused("127.0.0.1", allow_private=True) and not refused("10.1.2.3", allow_private=True)
-    for address in ("169.254.169.254", "::ffff:169.254.169.254", "168.63.129.16", "fd00:ec2::254", "0.0.0.0"):
+    for address in ("169.254.169.254", "::ffff:169.254.169.254", "168.63.129.16", "fd00:ec2::254", "192.0.0.192", "0.0.0.0"):
         assert refused(address, allow_private=True)
 
 
@@ -369,8 +390,11 @@ def test_threads_do_not_pile_up_before_a_silent_name_server(monkeypatch):
             resolver(f"{i}.example", 80, Clock(time.monotonic() + 0.02, 0.02, 0, threading.Event()))
         reasons.append(caught.value.detail.partition(": ")[2])
     assert sum("being asked for already" in text for text in reasons) == 4
-    assert sum(thread.name == "resolve" for thread in threading.enumerate()) <= 8
+    waiting = [thread for thread in threading.enumerate() if thread.name == "resolve"]
+    assert len(waiting) <= 8
     over.set()
+    for thread in waiting:  # or they would ask the name server of the next test
+        thread.join(10)
 
 
 def test_names_are_asked_for_once(server, tmp_path, monkeypatch):
@@ -409,6 +433,54 @@ def test_opt_outs_in_headers_are_honoured(server, tmp_path):
     assert server.asked["/all.jpg"] == 1
     (tmp_path / "again").mkdir()
     assert len(fetch(tmp_path / "again", *urls, respect_opt_out=False).kept) == 5
+
+
+def test_reservations_in_a_file_of_the_host_are_honoured(server, tmp_path):
+    """The TDM Reservation Protocol's file, with patterns as in robots.txt: the longest that matches decides."""
+    rules = [
+        {"location": "/art/*", "tdm-reservation": 1, "tdm-policy": "https://example.org/policy"},
+        {"location": "/art/free/", "tdm-reservation": 0},
+        {"location": "/*.png$", "tdm-reservation": 1},
+    ]
+    server.behave("/.well-known/tdmrep.json", answer(200, json.dumps(rules).encode()))
+    server.default = [answer(200, picture())]
+    paths = ["/art/a.jpg", "/art/free/b.jpg", "/c.png", "/c.png?size=2", "/d.jpg"]
+    urls = [server.url + path for path in paths]
+    outcome = fetch(tmp_path, *urls)
+    assert [(r.uid[-1], r.reason) for r in outcome.rejects] == [(i, "opted_out") for i in "023"]
+    assert outcome.rejects[0].detail == "127.0.0.1/.well-known/tdmrep.json reserves /art/a.jpg"
+    assert server.asked["/.well-known/tdmrep.json"] == 1 and server.asked["/art/a.jpg"] == 0
+    (tmp_path / "again").mkdir()
+    assert len(fetch(tmp_path / "again", *urls, respect_opt_out=False).kept) == 5
+    assert server.asked["/.well-known/tdmrep.json"] == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "reserved"),
+    [
+        ('{"location": "/", "tdm-reservation": 1}', True),
+        ('\ufeff[{"location": "/", "tdm-reservation": 1}]', True),
+        ('[{"location": "https://example.org/a.jpg", "tdm-reservation": "1"}]', True),
+        ('[{"location": "/a.jpg", "tdm-reservation": 0}, {"location": "/%61.jpg", "tdm-reservation": true}]', True),
+        ('[{"location": "a.jpg", "tdm-reservation": 1}, 7, {"location": 3, "tdm-reservation": 1}, {}]', True),
+        ('[{"location": "/b", "tdm-reservation": 1}]', False),
+        ("<html>1</html>", False),
+        ("[" * 200_000, False),
+        ('"1"', False),
+    ],
+)
+def test_a_file_of_reservations_as_strangers_write_it(content, reserved):
+    assert reservations(content.encode()).allow("/a.jpg") != reserved
+
+
+@pytest.mark.parametrize(
+    "behaviour", [answer(500), silent(20), drip(b"[" * 500, 0.05), hang_up, answer(302, Location="http://169.254.169.254/")]
+)
+def test_a_host_that_does_not_say_whether_it_reserves_anything_keeps_no_picture(server, tmp_path, behaviour):
+    server.behave("/.well-known/tdmrep.json", behaviour)
+    urls = [server.serve(f"/{i}.jpg", picture()) for i in range(3)]
+    assert len(fetch(tmp_path, *urls, timeout=0.3, retries=0).kept) == 3
+    assert server.asked["/.well-known/tdmrep.json"] <= 2, "asked by one, and once more where the connection broke"
 
 
 def test_robots_txt_is_read_once_and_honoured(server, tmp_path):
@@ -621,14 +693,74 @@ def test_running_out_of_file_handles_is_not_the_hosts_fault(server, tmp_path, mo
         fetch(tmp_path, server.url + "/a.jpg")
 
 
-def test_a_dead_network_is_not_a_reject(tmp_path, monkeypatch):
+@contextmanager
+def cable(monkeypatch):
+    """An event: while it is set, no address can be reached from here, as with a cable that was pulled."""
+    pulled, real = threading.Event(), socket.socket
+
+    class Cabled(real):
+        def connect(self, address):
+            if pulled.is_set():
+                raise OSError(errno.ENETUNREACH, "Network is unreachable")
+            super().connect(address)
+
+    monkeypatch.setattr(socket, "socket", Cabled)
+    monkeypatch.setattr(outage, "LOOKS", (0.1, 0.2))
+    yield pulled
+    pulled.clear()
+
+
+def test_an_outage_in_the_middle_of_a_shard_costs_no_picture(tmp_path, monkeypatch):
+    """Hosts that had answered and hosts that had not been asked yet; the failures of the outage leave no host alone either."""
+    with ExitStack() as stack, cable(monkeypatch) as pulled:
+        servers = [stack.enter_context(PictureServer(address=f"127.0.0.{i}")) for i in range(1, 8)]
+        urls = [s.serve(f"/{i}.jpg", picture(), Connection="close") for i in range(6) for s in servers]
+        words = set()
+
+        def pull(handler):
+            pulled.set()
+            threading.Thread(target=restore).start()
+            handler.close_connection = True
+            handler.answer(200, picture(), Connection="close")
+
+        def restore():
+            limit = time.monotonic() + 60
+            while not download.waits_for() and time.monotonic() < limit:
+                time.sleep(0.02)
+            words.add(download.waits_for())
+            pulled.clear()
+
+        servers[0].behave("/3.jpg", pull)
+        dead = "http://127.0.0.9:1/gone.jpg"
+        download = Download(**QUICK, retries=0, threads=2, host_failures=1, respect_robots_txt=False, respect_opt_out=False)
+        (tmp_path / "images").mkdir()
+        outcome = download.fetch(base(*urls, dead), tmp_path / "images" / "0.tar", tmp_path / "images" / "0.json")
+        assert [int(r.uid, 16) for r in outcome.rejects] == [len(urls)] and len(outcome.kept) == len(urls)
+        (word,) = words
+        assert word.startswith("no network since") and not download.waits_for()
+
+
+def test_a_network_that_stays_down_stops_the_run_and_refuses_nothing(tmp_path, monkeypatch):
     def unreachable(*a, **k):
         raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
 
     monkeypatch.setattr(socket, "getaddrinfo", unreachable)
-    with pytest.raises(NetworkDown, match="none of 30 hosts"):
-        fetch(tmp_path, *[f"http://host{i}.example/a.jpg" for i in range(30)], retries=0)
+    monkeypatch.setattr(outage, "LOOKS", (0.1, 0.2))
+    urls = [f"http://host{i}.example/a.jpg" for i in range(30)]
+    with pytest.raises(NetworkDown, match=r"no network for 0.5 s: nobody answered.*Nothing was refused"):
+        fetch(tmp_path, *urls, retries=0, network_patience=0.5)
     assert list((tmp_path / "images").iterdir()) == []
+    assert reason(tmp_path, *urls, retries=0, network_patience=0) == "dns_failed"
+
+
+def test_dead_hosts_among_living_ones_are_no_outage(server, tmp_path, monkeypatch):
+    """Not one by one at the end of a shard either, where nobody else answers any more."""
+    with ExitStack() as stack, cable(monkeypatch):
+        servers = [stack.enter_context(PictureServer(address=f"127.0.0.{i}")) for i in range(2, 8)]
+        mute = [s.behave("/mute.jpg", silent(20)) for s in servers]
+        urls = [s.serve(f"/{i}.jpg", picture()) for i in range(2) for s in servers]
+        outcome = fetch(tmp_path, *urls, *mute, timeout=0.5, retries=0, network_patience=0.1)
+        assert [r.reason for r in outcome.rejects] == ["timeout"] * len(mute) and len(outcome.kept) == len(urls)
 
 
 def test_one_dead_host_is_not_taken_for_a_dead_network(tmp_path):

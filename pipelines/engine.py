@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from pipelines.config import Recipe, Stage
 from pipelines.metrics import ask
-from pipelines.monitor import Limits, Monitor
+from pipelines.monitor import LOST_AFTER, Limits, Monitor
 from pipelines.progress import Progress
 from pipelines.room import bundles, lacking, nodes_of_ray
 
@@ -76,7 +76,7 @@ class Engine:
         here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
         self._memory = ClusterMemory(f"monitor-{uuid4().hex}")
         actor: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)(Monitor)
-        self.monitor = actor.remote(self.recipe.window, limits, self._memory)
+        self.monitor = actor.remote(self.recipe.window, limits, self._memory, LOST_AFTER)
 
     def no_room(self, stages: Sequence[Stage]) -> str | None:
         """Why these stages cannot begin, or None. A cluster of others may grow: it is asked to, and waited for."""

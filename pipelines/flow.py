@@ -39,6 +39,8 @@ RANGE = 10_000
 """Shards per range of the source generator."""
 WAIT = 0.05
 """Seconds between looks at a full window."""
+BEAT = 10.0
+"""Seconds between a worker's signs of life while it has a shard."""
 
 
 def run_flow(
@@ -171,10 +173,21 @@ class _Base:
         ):  # rows of a table have no try of their own
             await self.monitor.end.remote(name, shard, None)
             return _row(shard, view, name, f"killed its worker {starts - 1} times")
-        if starts == 1:
-            return await self._try(shard, view)
-        async with self.suspects:  # alone, so that a killer takes no innocent shard of this worker with it again and again
-            return await self._try(shard, view, await self._killers(shard, view))
+        beating = asyncio.ensure_future(self._beat(shard))
+        try:
+            if starts == 1:
+                return await self._try(shard, view)
+            async with self.suspects:  # alone, so that a killer takes no innocent shard of this worker with it again and again
+                return await self._try(shard, view, await self._killers(shard, view))
+        finally:
+            beating.cancel()
+
+    async def _beat(self, shard: int) -> None:
+        assert self.worker is not None
+        while True:
+            await asyncio.sleep(BEAT)
+            with suppress(ray.exceptions.RayError):  # the next call that matters meets it, too
+                await self.monitor.beat.remote(self.stage.name, shard, self.worker.waits_for())
 
     async def _killers(self, shard: int, view: View) -> list[int]:
         """Rows that are known to kill the worker. Where one is looked for, the rows that may be it are tried piece by piece, and each

@@ -13,7 +13,7 @@ fineloom_shards_committed_total                             shards that the stag
 fineloom_shards_at_work, fineloom_shards_waiting            shards in the stage's hands, and its queue: handed over, not begun
 fineloom_samples_at_work                                    samples already done of the shards at work
 fineloom_window_shards, fineloom_shards_in_flight           the bound of back-pressure, and what it bounds now
-fineloom_flow_shards{state="admitted|finished|skipped"}     this pass over the shards
+fineloom_flow_shards{state="admitted|finished|skipped|lost"}  this pass over the shards
 fineloom_run_stopping                                       1 once a budget, a refusal rate or a dead server ends the run
 fineloom_monitor_up                                         0 before work begins and when the monitor does not answer
 """
@@ -64,7 +64,7 @@ class RunFigures(Collector):
             gauge.add_metric([self.recipe], value)
             yield gauge
         flow = GaugeMetricFamily("fineloom_flow_shards", "Shards of this pass by state", labels=["recipe", "state"])
-        for state in ("admitted", "finished", "skipped"):
+        for state in ("admitted", "finished", "skipped", "lost"):
             flow.add_metric([self.recipe, state], snapshot[state])
         yield flow
 

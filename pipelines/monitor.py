@@ -13,10 +13,12 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 MIN_SAMPLES = 200
 """A refusal rate is judged once this many samples have been seen, or when a stage has finished all its shards."""
+LOST_AFTER = 900.0
+"""Seconds without a word from a worker, or from any worker while a shard waits for one, after which a shard counts as lost."""
 
 
 @dataclass
@@ -103,35 +105,53 @@ class Memory(Protocol):
     def save(self, state: bytes) -> None: ...
 
 
+class Heard(NamedTuple):
+    """What was heard of a shard last."""
+
+    stage: str
+    at_work: bool  # else it waits for a worker of that stage
+    when: float
+    turn: int  # shards that the stage had begun by then
+
+
 @dataclass
 class Flow:
-    """One pass of shards through some stages. Several run at once where shards go in waves."""
+    """One pass of shards through some stages. Several run at once where shards go in waves.
 
-    in_flight: set[int] = field(default_factory=set)
+    lost    shards that gave their place in the window back without having come out: the next pass takes them up
+    """
+
+    in_flight: dict[int, Heard] = field(default_factory=dict)
+    lost: set[int] = field(default_factory=set)
     admitted: int = 0
     finished: int = 0
     skipped: int = 0
     began: float = field(default_factory=time.monotonic)
 
 
-SAVED = ("stages", "starts", "hunts", "flows", "waiting", "onward", "stop_reason", "began")
+SAVED = ("stages", "starts", "hunts", "flows", "flow_of", "begun", "waiting", "onward", "stop_reason", "began")
 
 
 class Monitor:
     """Plain Python: the engine makes a Ray actor of it. A flow is known by the name of its first stage.
 
-    memory    None: what is known is lost with the process
+    memory      None: what is known is lost with the process
+    lost_after  see LOST_AFTER
     """
 
-    def __init__(self, window: int, limits: Limits, memory: Memory | None = None) -> None:
+    def __init__(self, window: int, limits: Limits, memory: Memory | None = None, lost_after: float = LOST_AFTER) -> None:
         self.window = window
         self.limits = limits
         self.memory = memory
+        self.lost_after = lost_after
         self.stages: dict[str, StageCount] = {}
         self.flows: dict[str, Flow] = {}
+        self.flow_of: dict[str, str] = {}  # stage → the flow it is in
+        self.begun: Counter[str] = Counter()  # shards that a stage has begun
         self.starts: Counter[tuple[str, int]] = Counter()
         self.hunts: dict[tuple[str, int], Hunt] = {}
         self.live: dict[tuple[str, int], Counter[str]] = {}
+        self.waits_for: dict[tuple[str, int], str] = {}
         self.onward: dict[str, str] = {}  # stage → the next one of its flow
         self.waiting: dict[str, set[int]] = {}  # shards that a stage's predecessor handed over and that it has not begun
         self.stop_reason: str | None = None
@@ -165,9 +185,11 @@ class Monitor:
         if anew or order[0] not in self.flows:
             self.flows[order[0]] = Flow()
         self.flows[order[0]].in_flight.clear()
+        self.flows[order[0]].lost.clear()
+        self.flow_of.update((stage, order[0]) for stage in order)
         self.onward.update(itertools.pairwise(order))
         self.waiting.update((stage, set()) for stage in order)
-        for known in (self.starts, self.hunts, self.live):
+        for known in (self.starts, self.hunts, self.live, self.waits_for):
             for key in [key for key in known if key[0] in order]:
                 del known[key]
         self._save()
@@ -178,11 +200,38 @@ class Monitor:
         at.skipped += skipped
         if self.stop_reason:
             return "stop"
+        if shard in at.in_flight:  # a source that was begun anew says it again
+            return "go"
+        if len(at.in_flight) >= self.window:
+            self._give_up_lost(at)
         if len(at.in_flight) >= self.window:
             return "wait"
-        at.in_flight.add(shard)
+        at.in_flight[shard] = Heard(flow, False, time.monotonic(), self.begun[flow])
         at.admitted += 1
         return "go"
+
+    def _give_up_lost(self, at: Flow) -> None:
+        """Take shards that Ray seems to have lost out of a full window: with a task that ends without an answer the row is gone, and
+        nobody says so. A worker speaks of its shards every few seconds. One that waits is lost when many that came later have
+        been begun, or when there is no sign of the whole flow. Who is given up wrongly costs nothing: it goes on beside one more.
+        """
+        now = time.monotonic()
+        silent = now - max(heard.when for heard in at.in_flight.values()) > self.lost_after
+        for shard, heard in list(at.in_flight.items()):
+            overtaken = not heard.at_work and self.begun[heard.stage] - heard.turn > 2 * self.window
+            if silent or overtaken or (heard.at_work and now - heard.when > self.lost_after):
+                del at.in_flight[shard]
+                at.lost.add(shard)
+
+    def _hear(self, stage: str, shard: int, at_work: bool) -> None:
+        at = self.flows.get(self.flow_of.get(stage, ""))
+        if at is not None and shard in at.in_flight:
+            at.in_flight[shard] = Heard(stage, at_work, time.monotonic(), self.begun[stage])
+
+    def beat(self, stage: str, shard: int, waits_for: str = "") -> None:
+        """A worker is still at it, or waits for something that is no shard's own."""
+        self._hear(stage, shard, True)
+        self.waits_for[stage, shard] = waits_for
 
     def skip(self, flow: str, shards: int) -> None:
         """Shards that turned out to be done already."""
@@ -191,6 +240,8 @@ class Monitor:
     def start(self, stage: str, shard: int) -> tuple[int, str | None]:
         """Mark a try before it begins: how often it was begun, and the reason to stop, if there is one."""
         self.starts[stage, shard] += 1
+        self.begun[stage] += 1
+        self._hear(stage, shard, True)
         self.waiting.get(stage, set()).discard(shard)
         if self.stop_reason is None:
             self.live[stage, shard] = Counter()
@@ -220,10 +271,12 @@ class Monitor:
         Said again by a call that is repeated, it counts once.
         """
         self.live.pop((stage, shard), None)
+        self.waits_for.pop((stage, shard), None)
         begun = self.starts.pop((stage, shard), 0)
         self.hunts.pop((stage, shard), None)
         if onward and stage in self.onward:
             self.waiting[self.onward[stage]].add(shard)
+        self._hear(self.onward.get(stage, stage), shard, False)
         if entry is not None and begun:
             self._count(stage, entry)
         self._save()
@@ -243,7 +296,8 @@ class Monitor:
 
     def finish(self, flow: str, shard: int) -> None:
         at = self.flows[flow]
-        at.in_flight.discard(shard)
+        at.in_flight.pop(shard, None)
+        at.lost.discard(shard)
         at.finished += 1
 
     def end_of_flow(self) -> None:
@@ -270,9 +324,11 @@ class Monitor:
             "admitted": shown.admitted,
             "finished": shown.finished,
             "skipped": shown.skipped,
+            "lost": sum(len(flow.lost) for flow in self.flows.values()),
             "window": self.window,
             "in_flight": sum(len(flow.in_flight) for flow in self.flows.values()),
             "waiting": {stage: len(shards) for stage, shards in self.waiting.items()},
+            "waits_for": sorted({f"{stage}: {word}" for (stage, _), word in self.waits_for.items() if word}),
             "stop": self.stop_reason,
             "seconds": time.monotonic() - shown.began,
         }

@@ -28,6 +28,7 @@ from pydantic import Field
 
 from operators.base import Outcome, Reject, Settings, schema
 from operators.columns import BOX
+from operators.pictures import BadPicture
 from pipelines import blur, shard_card
 from pipelines.blur import blurred
 from pipelines.shard_format import FORMAT, NEGATIVES, Record
@@ -116,7 +117,11 @@ class Pack(Settings):
                 picture = None
                 boxes = row.get(self.blur) if self.blur is not None else None
                 if boxes:
-                    picture = blurred(_as_recorded(row, images, tar), boxes)
+                    try:
+                        picture = blurred(_as_recorded(row, images, tar), boxes)
+                    except BadPicture as error:
+                        rejects.append(Reject(row["uid"], error.reason, error.detail))
+                        continue
                     row |= {"sha256": hashlib.sha256(picture).hexdigest(), "image_format": "JPEG"}
                 record = maker.record(row, rejects, bool(boxes))
                 if record is None:

@@ -40,11 +40,18 @@ class Progress:
 
         def follow(live: Live | None) -> None:
             shown = time.monotonic()
+            waits_for: list[str] = []
             while not ended.wait(LIVE_SECONDS):
                 try:
                     snapshot = look()
                 except ray.exceptions.RayError:
                     return  # the run itself will meet the same error and say so
+                for word in snapshot["waits_for"]:
+                    if word not in waits_for:
+                        self.say(word)
+                if waits_for and not snapshot["waits_for"]:
+                    self.say("… it goes on")
+                waits_for = snapshot["waits_for"]
                 if live is not None:
                     live.update(_table(snapshot, stages, shards, self.console.width))
                 elif time.monotonic() - shown >= PLAIN_SECONDS:

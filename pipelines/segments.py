@@ -138,7 +138,7 @@ def flow(
     """
     failures: list[Failure] = []
     names = [stage.name for stage in segment]
-    before, passes = len(shards) + 1, 0
+    before, passes, again = len(shards) + 1, 0, False
     while True:
         left = _pending(chain, done + segment, _without(shards, failures))
         if not left:
@@ -146,6 +146,9 @@ def flow(
         before, passes = len(left), passes + 1 if len(left) >= before else 0
         if passes >= MAX_PASSES:
             break
+        if again:
+            engine.progress.say(f"{len(left):,} shards went in and did not come out, without a word: they are taken up again")
+        again = True
         engine.start()
         no_room = engine.no_room([*segment, *(beside or ())])
         if no_room is not None:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import errno
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from pipelines.answers import AnswerStore
 from pipelines.chain import Chain
 from pipelines.commit import Attempt, Made
 from pipelines.config import Stage
+from pipelines.download.reasons import NetworkDown
 from pipelines.durable import Ranges, free_bytes, read_table, scratch_folder
 from pipelines.ledger import Entry, shard_name
 from pipelines.model_identity import ModelChanged, ServerUnavailable
@@ -38,8 +39,8 @@ from pipelines.withheld import PUT_BACK, TAKEN_DOWN
 if TYPE_CHECKING:
     from pipelines.model_client import ModelClient
 
-DECODE_ROWS = 128
-"""Pictures held decoded at a time by a batch stage."""
+DECODE_ROWS, DECODE_PIXELS = 128, 1 << 28
+"""Pictures held decoded at a time by a batch stage, and pixels of them together (3 bytes each); one picture always."""
 
 Progress = Callable[[dict[str, int]], Any]
 """Called now and then with the counts so far of the shard at work; raises StopRun when the run is to stop."""
@@ -51,6 +52,18 @@ CRASHED = "crashed_worker"
 
 class StopRun(RuntimeError):
     """Something that no shard can get past; the message says what and what to do."""
+
+
+@contextlib.contextmanager
+def no_exit() -> Iterator[None]:
+    """What a library raises beyond `Exception` (Rust's panics, a call of sys.exit) is a defect as any other and fails one shard: let
+    through it would end the task without an answer, or the loop that all shards of the process share."""
+    try:
+        yield
+    except (Exception, asyncio.CancelledError, KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
 
 class Shares:
@@ -109,10 +122,15 @@ class Worker:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StopRun(f"the disk is full: {error}. Free some space and run again; nothing committed is lost") from error
             raise
-        except (ServerUnavailable, ModelChanged) as error:
+        except (ServerUnavailable, ModelChanged, NetworkDown) as error:
             raise StopRun(str(error)) from error
         finally:
             attempt.clear()
+
+    def waits_for(self) -> str:
+        """What its work waits for, in words, where it stands still for a reason that is no shard's own; else empty."""
+        asked = getattr(self.stage.operator, "waits_for", None) if self.stage.kind == "download" else None
+        return asked() if asked is not None else ""
 
     async def probe(self, view: View, first: int, last: int, killers: Sequence[int] = ()) -> None:
         """Do the stage's work on some rows, but `killers`, and throw it away: does the worker live through it?"""
@@ -140,6 +158,7 @@ class Worker:
         came, made = self._work(view, attempt, killers)
         return self._commit(view, attempt, came, made)
 
+    @no_exit()
     def _work(self, view: View, attempt: Attempt, killers: Sequence[int]) -> tuple[pa.ChunkedArray, Made]:
         """The uids that came, and what was made of them."""
         wanted = self.chain.columns_before(self.stage) if self.stage.kind == "pack" else self.stage.reads()
@@ -201,8 +220,8 @@ class Worker:
             return self._operate(table, None)
         pieces: list[Made] = []
         with self._pictures(view, table) as read:
-            for start in range(0, max(table.num_rows, 1), DECODE_ROWS):
-                piece = table.slice(start, DECODE_ROWS)
+            for first, rows in _decoded_at_once(table):
+                piece = table.slice(first, rows)
                 pictures, bad = _decode_all(piece, read)
                 good = piece.take(pa.array([i for i, p in enumerate(pictures) if p is not None], pa.int64()))
                 made = self._operate(good, [p for p in pictures if p is not None])
@@ -269,7 +288,11 @@ class Worker:
             for i, sample in queue:
                 picture = LazyPicture((sample["width"], sample["height"]), partial(_picture_of, sample, read))
                 ask = self.client.ask_for(store, sample["sha256"], self.chain.prompts, usage)  # type: ignore[union-attr]
-                results[i] = await operator(sample, picture if operator.needs_image else None, ask)
+                try:
+                    with no_exit():
+                        results[i] = await operator(sample, picture if operator.needs_image else None, ask)
+                except BadPicture as error:
+                    results[i] = None, [Reject(sample["uid"], error.reason, error.detail)]
                 done += 1
                 await progress({"samples": done, **usage})
 
@@ -279,7 +302,7 @@ class Worker:
                     # Twice the slots of the server, so that one shard alone can fill them while others parse.
                     for _ in range(min(len(samples), 2 * self.client.settings.concurrency)):
                         group.create_task(work(read))
-            except ExceptionGroup as failures:
+            except BaseExceptionGroup as failures:
                 raise _first(failures) from failures
             finally:
                 await asyncio.to_thread(store.close)
@@ -346,6 +369,17 @@ class PictureReader:
 
 def _picture_of(sample: dict[str, Any], read: PictureReader) -> Image.Image:
     return decode(read(sample))
+
+
+def _decoded_at_once(table: pa.Table) -> Iterator[tuple[int, int]]:
+    """(first row, rows) of pieces of which all pictures fit into memory; one without rows for an empty table."""
+    first = pixels = 0
+    for row, (width, height) in enumerate(zip(table["width"].to_pylist(), table["height"].to_pylist(), strict=True)):
+        if row > first and (row - first == DECODE_ROWS or pixels + width * height > DECODE_PIXELS):
+            yield first, row - first
+            first, pixels = row, 0
+        pixels += width * height
+    yield first, table.num_rows - first
 
 
 def _decode_all(table: pa.Table, read: PictureReader) -> tuple[list[Image.Image | None], list[Reject]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ class Mark(Operator):
     kill_on: int = -1
     kill_on_too: int = -1
     flaky_on: int = -1
+    exit_on: int = -1
     seconds: float = 0.0
     refuse_from: int = 1_000_000_000
 
@@ -36,6 +38,8 @@ class Mark(Operator):
         time.sleep(self.seconds)
         if self.raise_on in rows:
             raise ValueError(f"row {self.raise_on} is cursed")
+        if self.exit_on in rows:
+            sys.exit("a library that thinks it is a program")
         if self.kill_on in rows or self.kill_on_too in rows:
             with Path(self.notes, "deaths").open("a") as file:
                 file.write(f"{rows}\n")
@@ -47,6 +51,29 @@ class Mark(Operator):
                 raise ConnectionError("only the first time")
         refused = [row >= self.refuse_from for row in rows]
         return keep(batch, {"mark": pa.array(rows, pa.int64())}, {"too_far": (refused, lambda i: f"row {rows[i]}")})
+
+
+class Lose(Mark):
+    """Mark, but the rows of Ray Data that carry the shards `lose` are gone the first time, as with an actor that ends without an
+    answer: no worker knows, and nobody is told."""
+
+    lose: list[int]
+
+    def setup(self) -> None:
+        from pipelines import flow
+
+        through = flow._Base.step
+        lose, notes = self.lose, Path(self.notes)
+
+        async def step(actor: Any, batch: dict[str, Any]) -> dict[str, Any]:
+            shard = int(batch["shard"][0])
+            note = notes / f"lost-{shard}"
+            if shard in lose and not note.exists():
+                note.touch()
+                raise RuntimeError("the task's output is lost")
+            return await through(actor, batch)
+
+        flow._Base.step = step  # type: ignore[method-assign]  # in the worker's own process, which has this stage only
 
 
 class Meet(Operator):

@@ -3,16 +3,20 @@
 import hashlib
 import io
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from picture_server import picture
 from PIL import Image
 
 from operators.pictures import BadPicture, decode
 from pipelines.download import FetchError, verify
+from pipelines.worker import DECODE_PIXELS, _decoded_at_once
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 LIMIT = 4_000_000
@@ -225,3 +229,39 @@ def test_real_photographs(pytestconfig):
         found = verify(data, 80_000_000)
         assert found.sha256 == hashlib.sha256(data).hexdigest()
         assert decode(data).size == (found.width, found.height)
+
+
+SHORT_OF_MEMORY = """
+import io, resource
+import pyarrow as pa
+from PIL import Image
+from pipelines.worker import _decode_all
+
+def jpeg(side):
+    file = io.BytesIO()
+    Image.new("RGB", (side, side)).save(file, "JPEG")
+    return file.getvalue()
+
+pictures = {"large": jpeg(9000), "small": jpeg(64)}
+table = pa.table({"uid": list(pictures), "image_offset": [0, 0], "image_size": [1, 1]})
+now = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (now + (150 << 20), now + (150 << 20)))
+decoded, rejects = _decode_all(table, lambda sample: pictures[sample["uid"]])
+print([picture and picture.size for picture in decoded], [(r.uid, r.reason) for r in rejects])
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc, and a limit that is kept")
+def test_a_picture_for_which_there_is_no_memory_costs_one_sample():
+    told = subprocess.run([sys.executable, "-c", SHORT_OF_MEMORY], capture_output=True, text=True, timeout=120)
+    assert told.stdout.strip() == "[None, (64, 64)] [('large', 'out_of_memory')]", told.stderr
+
+
+def test_large_pictures_are_decoded_few_at_a_time():
+    def sides(*pixels):
+        return pa.table({"width": pa.array(pixels, pa.int32()), "height": pa.array([1] * len(pixels), pa.int32())})
+
+    most = DECODE_PIXELS
+    assert list(_decoded_at_once(sides(most, 1, most - 1, 2, most + 1, 1))) == [(0, 1), (1, 2), (3, 1), (4, 1), (5, 1)]
+    assert list(_decoded_at_once(sides(*[1] * 300))) == [(0, 128), (128, 128), (256, 44)]
+    assert list(_decoded_at_once(sides())) == [(0, 0)]

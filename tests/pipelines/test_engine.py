@@ -37,14 +37,15 @@ def packed(recipe, tmp_path, overrides=()):
 
 
 def test_one_shard_that_raises_one_that_kills_and_one_flaky_leave_all_others_whole(make_recipe, tmp_path):
-    settings = {"operator": MARK, "notes": str(tmp_path), "raise_on": 7, "kill_on": 12, "flaky_on": 22}
+    settings = {"operator": MARK, "notes": str(tmp_path), "raise_on": 7, "kill_on": 12, "flaky_on": 22, "exit_on": 38}
     recipe = make_recipe({"mark": settings}, rows=40)
     result = run(recipe, tmp_path)
     assert not result.ok
     failed = {failure.shard: failure for failure in result.failures}
-    assert set(failed) == {1}
+    assert set(failed) == {1, 7}
     assert "row 7 is cursed" in failed[1].error and "faulty_operators.py" in failed[1].trace
-    assert sorted(packed(recipe, tmp_path).values()) == [*range(5), *range(10, 12), *range(13, 40)]
+    assert "SystemExit: a library" in failed[7].error
+    assert sorted(packed(recipe, tmp_path).values()) == [*range(5), *range(10, 12), *range(13, 35)]
 
     mended = {"operator": MARK, "notes": str(tmp_path), "flaky_on": 22}
     recipe = make_recipe({"mark": mended}, rows=40)
@@ -73,6 +74,19 @@ def test_samples_that_kill_their_worker_are_found_and_refused_alone(make_recipe,
     assert count(chain)["mark"]["samples"] == {"crashed_worker": 2}
     assert len(deaths.read_text().split("\n")) < 14, "each costs a few deaths, whatever the size of the shard"
     assert run(recipe, tmp_path).nothing_to_do
+
+
+def test_shards_that_ray_loses_give_their_place_back_and_are_taken_up_again(make_recipe, tmp_path, monkeypatch):
+    """As many as the window holds: without their places nothing more would ever be admitted."""
+    monkeypatch.setattr("pipelines.engine.LOST_AFTER", 1.0)
+    recipe = make_recipe({"lose": {"operator": "faulty_operators:Lose", "notes": str(tmp_path), "lose": [0, 1]}}, window=2)
+    said = []
+    progress = Progress()
+    monkeypatch.setattr(progress, "say", said.append)
+    result = execute(load_recipe(recipe), tmp_path / "runs", Options(cpus=2), progress)
+    assert result.ok, result
+    assert [line for line in said if line.startswith("2 shards went in and did not come out")], said
+    assert sorted(packed(recipe, tmp_path).values()) == list(range(20))
 
 
 class Killing(Progress):

@@ -1,3 +1,5 @@
+import time
+
 from pipelines.monitor import MIN_SAMPLES, Limits, Monitor, pieces
 
 ENTRY = {"rows_in": 10, "rows_out": 10, "rejects": {}, "parts": {}, "usage": {}, "seconds": 1.0}
@@ -17,6 +19,38 @@ def test_no_more_shards_are_admitted_than_the_window_holds():
     assert [monitor.admit("size", shard) for shard in (3, 4)] == ["go", "wait"]
     monitor.begin_flow(["caption"], anew=False)
     assert monitor.admit("caption", 1) == "go", "another flow has a window of its own"
+
+
+def test_a_shard_that_is_lost_gives_its_place_in_the_window_back():
+    monitor = Monitor(3, Limits({}), lost_after=0.2)
+    monitor.begin_flow(["size", "caption"])
+    assert [monitor.admit("size", shard) for shard in (1, 2, 3, 4)] == ["go", "go", "go", "wait"]
+    assert monitor.admit("size", 2) == "go", "a source that is begun anew says again what is on its way"
+    for shard in (1, 2, 3):
+        monitor.start("size", shard)
+    monitor.end("size", 3, ENTRY, True)
+    time.sleep(0.3)
+    monitor.beat("size", 1)  # 2 is not heard of; 3 waits, which may take as long as it likes while somebody works
+    assert [monitor.admit("size", shard) for shard in (4, 5)] == ["go", "wait"]
+    assert monitor.snapshot()["lost"] == 1 and monitor.snapshot()["in_flight"] == 3
+    monitor.finish("size", 2)  # it was only slow
+    assert monitor.snapshot()["lost"] == 0 and monitor.admit("size", 5) == "wait"
+    time.sleep(0.3)
+    assert [monitor.admit("size", shard) for shard in (5, 6, 7, 8)] == ["go", "go", "go", "wait"], "nobody is at work"
+
+
+def test_a_shard_that_waits_while_many_that_came_later_are_begun_is_lost():
+    monitor = begun(2, Limits({}), "size", "caption")
+    monitor.admit("size", 0)
+    monitor.start("size", 0)
+    monitor.end("size", 0, ENTRY, True)
+    for shard in range(1, 7):
+        assert [monitor.admit("size", shard), monitor.admit("size", 99)] == ["go", "wait" if shard < 6 else "go"]
+        monitor.start("size", shard)
+        monitor.end("size", shard, ENTRY, True)
+        monitor.start("caption", shard)
+        monitor.finish("size", shard)
+    assert monitor.flows["size"].lost == {0}
 
 
 def test_a_refusal_rate_beyond_its_bound_stops_the_run_and_says_why():

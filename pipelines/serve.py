@@ -154,7 +154,9 @@ def command(settings: ServeSettings, port: int = 0, socket: Path | None = None) 
     if Path(settings.model).is_dir():
         environment["HF_HUB_OFFLINE"] = "1"
     if settings.device == "cpu":
-        arguments += ["--dtype", "bfloat16", "--enforce-eager"]
+        # vLLM 0.32's worker ends ("CPU Generator does not use offset"), and every request with it, where it reads in parts the prompt
+        # of a request with seed and temperature. Without parts vLLM gives a step room for max_model_len tokens at least.
+        arguments += ["--dtype", "bfloat16", "--enforce-eager", "--no-enable-chunked-prefill"]
         environment |= {
             "CUDA_VISIBLE_DEVICES": "",
             "VLLM_CPU_KVCACHE_SPACE": str(settings.kv_cache_gib),

@@ -222,6 +222,14 @@ def test_only_this_machine_may_ask_unless_told_otherwise(settings):
     assert arguments[arguments.index("--host") + 1] == "127.0.0.1"
 
 
+def test_on_a_cpu_no_prompt_is_read_in_parts(settings):
+    """vLLM's worker ends on one that is, where the request has a seed and a temperature."""
+    assert "--no-enable-chunked-prefill" in command(settings(), 8000)[0]
+    assert "--no-enable-chunked-prefill" not in command(settings(device="cuda"), 8000)[0]
+    allowed, _ = command(settings(options=("--enable-chunked-prefill",)), 8000)
+    assert allowed.index("--enable-chunked-prefill") > allowed.index("--no-enable-chunked-prefill")  # the later one counts
+
+
 SCHEMA = """
 name: ask
 version: 1
@@ -279,6 +287,23 @@ def test_vllm_sees_the_picture_at_the_size_that_was_sent(vllm_server, tmp_path):
 
     small, large = asyncio.run(tokens((280, 280))), asyncio.run(tokens((560, 280)))
     assert large - small == (560 - 280) // 28 * (280 // 28)
+
+
+@pytest.mark.vllm
+def test_vllm_survives_more_seeded_words_at_once_than_it_reads_in_a_step(vllm_server, tmp_path):
+    (tmp_path / "ask.yaml").write_text(SCHEMA.replace("temperature: 0,", "temperature: 0.7,"))
+
+    async def ask_all() -> list:
+        client = ModelClient(ModelSettings(base_url=vllm_server.base_url, name=vllm_server.name, concurrency=8))
+        with AnswerStore(tmp_path / "answers", "a") as store:
+            ask = client.ask_for(store, None, tmp_path)
+            answers = await asyncio.gather(*(ask("ask", {"number": f"{i} of " + "seven red balls " * 100}) for i in range(8)))
+        await client.close()
+        return answers
+
+    answers = asyncio.run(ask_all())
+    assert sum(answer.prompt_tokens for answer in answers) > 2 * 2048
+    assert [answer.finish for answer in answers] == ["stop"] * 8
 
 
 @pytest.mark.vllm

@@ -31,7 +31,7 @@ from demo import lessons
 from demo.negatives import Claim, claim_of
 from demo.pictures import PHOTOS, photographs
 from demo.scenes import Box, Scene, render
-from demo.train_vlm import sent
+from demo.school import sent
 from demo.words import COLOURS, COUNTS, SHAPES, SIZES, SURFACES
 from prompts.images import fit
 from prompts.load import load

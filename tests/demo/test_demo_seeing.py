@@ -7,14 +7,14 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
-from demo import lessons, seeing, train_vlm
+from demo import lessons, school, seeing, train_vlm
 from demo.model import build, save
 from demo.scenes import render
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return train_vlm.make_tokenizer(scenes=30)
+    return school.make_tokenizer(scenes=30)
 
 
 @pytest.fixture(scope="module")
@@ -27,13 +27,13 @@ def test_the_batched_arithmetic_is_transformers_own(model, tokenizer, tmp_path):
     save(model, tokenizer, tmp_path)
     processor = AutoProcessor.from_pretrained(tmp_path)
     network = Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.float32).eval()
-    school = train_vlm.School(tokenizer, 1, 1, 1, seed=0)
+    teacher = school.School(tokenizer, 1, 1, 1, seed=0)
     for size in [(112, 56), (140, 308), (84, 84)]:
         scene = render(5, size=size)
         lesson = lessons.long_caption(scene, "zh", random.Random(0))
-        before, after = train_vlm.chat(lesson)
+        before, after = school.chat(lesson)
         inputs = processor(text=[before + after], images=[scene.image], return_tensors="pt")
-        ids, places, start, _ = school.encode(lesson, *size)
+        ids, places, start, _ = teacher.encode(lesson, *size)
         assert inputs["input_ids"][0].tolist() == ids.tolist()
         with torch.no_grad():
             theirs = network(**inputs).logits[0]
@@ -60,14 +60,14 @@ def test_the_chat_is_what_the_template_writes(model, tokenizer, tmp_path):
         user = [{"type": "image"}] * lesson.picture + [{"type": "text", "text": lesson.user}]
         messages = [{"role": "system", "content": lesson.system}, {"role": "user", "content": user}]
         text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        assert text == train_vlm.chat(lesson)[0]
+        assert text == school.chat(lesson)[0]
 
 
 def test_lessons_ask_what_the_prompts_ask():
     from prompts.load import load
 
     scene, other, rng = render(3), render(4), random.Random(0)
-    for name in train_vlm.PROMPTS:
+    for name in school.PROMPTS:
         assert lessons.system_text(name) == load(name).system.strip()
     assert lessons.long_caption(scene, "en", rng).user == load("long_caption_en").render({})[1]
     assert lessons.long_caption(scene, "zh", rng).user == load("long_caption_zh").render({})[1]
@@ -87,7 +87,7 @@ def test_lessons_ask_what_the_prompts_ask():
 
 
 def test_fixed_prompts_are_short_and_numbers_are_one_token(tokenizer):
-    for name in train_vlm.PROMPTS:
+    for name in school.PROMPTS:
         count = len(tokenizer(lessons.system_text(name), add_special_tokens=False)["input_ids"])
         assert count <= 40, (name, count)
     ids = tokenizer("[12, 345, 7]", add_special_tokens=False)["input_ids"]
@@ -166,12 +166,12 @@ def test_facts_name_the_thing_under_each_token():
 
 def test_notes_stand_where_something_can_be_known(tokenizer):
     """A statement's truth after its last word; a thing before the sentence, or the box, that tells of it."""
-    school = train_vlm.School(tokenizer, 1, 1, 1, seed=0)
+    teacher = school.School(tokenizer, 1, 1, 1, seed=0)
     scene, other = render(11, size=(168, 168)), render(12)
     truth, thing, place = 0, slice(1, 6), 6
 
     def noted(lesson):
-        row = school.encode(lesson, scene.width, scene.height)
+        row = teacher.encode(lesson, scene.width, scene.height)
         tokens = [tokenizer.decode(row.ids[int(note[0])]) for note in row.notes]
         return row, [(token, note[1:]) for token, note in zip(tokens, row.notes, strict=True)]
 
@@ -199,8 +199,8 @@ def test_notes_stand_where_something_can_be_known(tokenizer):
 
 def test_only_coordinates_may_be_missed_by_a_pixel(tokenizer):
     lesson = lessons.Lesson("ground", "1. a ball", '{"boxes":[{"phrase":1,"bbox_2d":[12,3,40,31]}]}')
-    row = train_vlm.School(tokenizer, 1, 1, 1, seed=0).encode(lesson, 112, 112)
-    batch = train_vlm.padded([row], 0, tokenizer.convert_tokens_to_ids(train_vlm.BOX))
+    row = school.School(tokenizer, 1, 1, 1, seed=0).encode(lesson, 112, 112)
+    batch = school.padded([row], 0, tokenizer.convert_tokens_to_ids(school.BOX))
     told = batch["targets"][batch["coordinates"]]
     assert tokenizer.convert_ids_to_tokens(told.tolist()) == ["12", "3", "40", "31"]
 
@@ -210,7 +210,7 @@ def test_a_few_steps_lower_the_loss(tokenizer):
     shape = {"hidden": 64, "layers": 1, "heads": 2, "vision_hidden": 64, "vision_depth": 1}
     network = build(tokenizer, **shape, seed=0, all_attend=True, theta=1e4)
     trained = train_vlm.Trained(network, tokenizer, 64)
-    batch = train_vlm.School(tokenizer, 2, 2, 2, seed=1).batch(0)
+    batch = school.School(tokenizer, 2, 2, 2, seed=1).batch(0)
     optimizer = torch.optim.AdamW(trained.parameters(), 3e-3)
     history = []
     for _ in range(12):

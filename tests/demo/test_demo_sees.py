@@ -10,7 +10,7 @@ from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 from demo import lessons
 from demo.check_vlm import claims, scene_of
 from demo.negatives import claim_of
-from demo.train_vlm import chat
+from demo.school import chat
 from demo.way import VLM
 
 SLOTS = ("colour", "surface", "shape")

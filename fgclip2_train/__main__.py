@@ -5,12 +5,14 @@ Commands import what they need when they run: `--help` and configuration errors 
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from fgclip2_train.errors import Stopped
 from fgclip2_train.use.commands import add_to
 
 PAGE = """Train FG-CLIP 2 from WebDataset shards, evaluate it, and use it.
@@ -121,8 +123,16 @@ def main() -> None:
         app()
     except (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
         # What a person can mend: a path, a setting, a file of the wrong kind. Anything else keeps its traceback.
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {_where()}{error}", err=True)
         sys.exit(2)
+    except Stopped as error:
+        typer.echo(f"error: {_where()}{error}", err=True)
+        sys.exit(1)
+
+
+def _where() -> str:
+    """Which of several processes speaks."""
+    return f"rank {os.environ.get('RANK', '?')}: " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from fgclip2_train.config import Settings, changed
 from fgclip2_train.data.loader import Loader, Reader
 from fgclip2_train.data.order import START
 from fgclip2_train.data.tokens import Texts
+from fgclip2_train.errors import NonFinite
 from fgclip2_train.evaluation.during import InTraining
 from fgclip2_train.evaluation.pictures import from_rank_0
 from fgclip2_train.model import Fgclip2Model
@@ -29,7 +30,11 @@ from fgclip2_train.ring import rank, world
 from fgclip2_train.setup import join_processes, start_from, total_steps
 from fgclip2_train.step import Stepper
 from fgclip2_train.stopping import INTERRUPTED, NOT, StopRequests
-from fgclip2_train.watch import NonFinite, Watch
+from fgclip2_train.together import ending_together
+from fgclip2_train.watch import Watch
+
+NAMED = 50
+"""Reasons for skipped samples that a line of the log has at most; each shard that was cut short is one."""
 
 
 def train(settings: Settings) -> Path:
@@ -39,6 +44,11 @@ def train(settings: Settings) -> Path:
     when a loss or gradient is not finite on any rank, and KeyboardInterrupt after a Ctrl-C, with all saved.
     """
     device = join_processes(settings)
+    with ending_together():
+        return _train(settings, device)
+
+
+def _train(settings: Settings, device: torch.device) -> Path:
     out = Path(settings.out)
     out.mkdir(parents=True, exist_ok=True)
     checkpoint = latest(out)
@@ -205,7 +215,7 @@ class Run:
             seen = [None] * world()
             dist.all_gather_object(seen, (self.loader.counts, self.loader.samples))
         bad = sum((counts for counts, _ in seen), Counter[str]())
-        notes = {"bad": dict(bad), "samples": sum(samples for _, samples in seen)}
+        notes = {"bad": dict(bad.most_common(NAMED)), "samples": sum(samples for _, samples in seen)}
         self.watch.report(self.step, self.optimizer, notes)
 
     def _remember(self, micro: list[Batch], outcome) -> None:

@@ -29,10 +29,6 @@ SILENT_STEPS = 50
 """Steps after which a region term that is exactly zero, while there are regions, means that something is broken."""
 
 
-class NonFinite(RuntimeError):
-    """A loss or gradient was not finite on some rank; no update was made with it or after it."""
-
-
 @dataclass
 class Work:
     """What one rank did since the last report: tokens that count, operations that the model needs for them, seconds without data."""
@@ -116,8 +112,13 @@ class Watch:
         return line
 
     def _write(self, line: dict[str, Any]) -> None:
-        with self.file.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        try:
+            with self.file.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise ValueError(
+                f"{self.file}: the run's numbers cannot be written ({error}); its checkpoints are whole"
+            ) from error
         numbers = {name: value for name, value in line.items() if isinstance(value, (int, float)) and name != "step"}
         for board in self.boards:
             board(numbers, line["step"])
@@ -128,7 +129,7 @@ class Watch:
         print(
             f"step {line['step']}/{self.steps}  loss {line['loss']:.4f}  {terms}  lr {line['lr']:.1e}  "
             f"{line['samples_per_s']:.1f} samples/s  {line['tokens_per_s'] / 1000:.1f}k tokens/s{used}  "
-            f"waiting {line['data_wait']:.0%}  ETA {_clock(line['eta_seconds'])}",
+            f"waiting {line['data_wait']:.0%}  ETA {_clock(line['eta_seconds'])}{_skipped(line.get('bad', {}))}",
             flush=True,
         )
 
@@ -178,6 +179,14 @@ def _wandb(out: Path, settings: Settings) -> Board:
         project=settings.wandb, name=out.name, id=name, resume="allow", dir=str(out), config=settings.model_dump(mode="json")
     )
     return lambda numbers, step: run.log(numbers, step=step)
+
+
+def _skipped(bad: dict[str, int]) -> str:
+    """The commonest reasons for which samples were left out since the start."""
+    if not bad:
+        return ""
+    told = [f"{reason.removeprefix('bad: ')} {count}" for reason, count in sorted(bad.items(), key=lambda item: -item[1])[:3]]
+    return f"  skipped {sum(bad.values())}: {', '.join(told)}{' …' if len(bad) > 3 else ''}"
 
 
 def _clock(seconds: float) -> str:

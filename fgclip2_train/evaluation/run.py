@@ -25,6 +25,7 @@ from fgclip2_train.evaluation.suites import load_suite
 from fgclip2_train.evaluation.task import Task
 from fgclip2_train.ring import rank, world
 from fgclip2_train.setup import wants_gpu
+from fgclip2_train.together import ending_together
 
 TASKS: dict[str, type] = {
     "captions": CaptionsTask,
@@ -62,9 +63,10 @@ def evaluate(
             "nothing to evaluate on: give --shards 'DIR/*.tar', --fgovd FILE, --suite official root=DIR, or sets.NAME.…"
         )
     device = _join(settings)
-    encoder = Encoder.load(checkpoint, settings.patches, str(device), settings.batch)
-    encoder.half = settings.precision == "bf16"
-    return Evaluation(settings, encoder.patches)(encoder, origin(checkpoint))
+    with ending_together():
+        encoder = Encoder.load(checkpoint, settings.patches, str(device), settings.batch)
+        encoder.half = settings.precision == "bf16"
+        return Evaluation(settings, encoder.patches)(encoder, origin(checkpoint))
 
 
 class Evaluation:

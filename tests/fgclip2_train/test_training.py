@@ -17,6 +17,7 @@ from fgclip2_train.checkpoint import latest, resolve
 from fgclip2_train.config import load_settings
 from fgclip2_train.data.loader import Loader, Reader
 from fgclip2_train.data.tokens import train_tokenizer
+from fgclip2_train.errors import NonFinite
 from fgclip2_train.evaluation.run import evaluate
 from fgclip2_train.loop import train
 from fgclip2_train.model import Fgclip2Model
@@ -25,7 +26,6 @@ from fgclip2_train.model.initialise import from_scratch, load_model
 from fgclip2_train.optim import learning_rate, make_optimizer
 from fgclip2_train.setup import total_steps
 from fgclip2_train.step import Stepper
-from fgclip2_train.watch import NonFinite
 
 ROOT = Path(__file__).parents[2]
 COMMON = [

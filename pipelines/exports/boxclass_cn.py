@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.exports.base import Layout, Shard, regions_of
-from pipelines.exports.samples import Sample, upright_bytes
+from pipelines.exports.samples import Sample, upright
 from pipelines.exports.tally import Tally
 
 
@@ -49,7 +49,7 @@ class BoxClassCn(Layout):
                 row = {"uid": sample.uid, "width": width, "height": height, "boxes": boxes, "categories": categories}
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
                 if self.settings.pictures:
-                    (pictures / f"{sample.uid}.jpg").write_bytes(upright_bytes(sample.picture))
+                    (pictures / f"{sample.uid}.jpg").write_bytes(upright(sample, tally))
                 tally.add(sample.record)
                 images += 1
         return {"images": images, "categories": dict(names)}

@@ -175,6 +175,7 @@ def _pictures() -> dict[str, Any]:
             "@id": "pictures/image",
             "name": "image",
             "dataType": "sc:ImageObject",
+            "description": "as downloaded; a picture with an EXIF orientation is turned by it before its boxes fit",
             "source": {**files, "extract": {"fileProperty": "content"}},
         },
     ]

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from operators.validators import sentences
 from pipelines.exports.base import Layout, Shard, regions_of, text_of
-from pipelines.exports.samples import Sample, upright_bytes
+from pipelines.exports.samples import Sample, upright
 from pipelines.exports.tally import Tally
 from pipelines.shard_format import NEGATIVES, Region
 
@@ -56,10 +56,7 @@ class FineHard(Layout):
                     written += 1
                 tally.add(sample.record)
                 if self.settings.pictures:
-                    data = upright_bytes(sample.picture)
-                    if data is not sample.picture:
-                        tally.note("turned by EXIF: written upright, as a new JPEG")
-                    (pictures / f"{sample.uid}.jpg").write_bytes(data)
+                    (pictures / f"{sample.uid}.jpg").write_bytes(upright(sample, tally))
                 url = sample.record.url
                 if url is None:
                     tally.note("no address: not in url2key")

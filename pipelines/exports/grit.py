@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.exports.base import Layout, Shard
-from pipelines.exports.samples import Sample, upright_bytes
+from pipelines.exports.samples import Sample, upright
 from pipelines.exports.tally import Tally
 from pipelines.shard_format import Region
 
@@ -52,7 +52,7 @@ class Grit(Layout):
             rows.append(row)
             tally.add(sample.record)
             if self.settings.pictures:
-                (pictures / f"{sample.uid}.jpg").write_bytes(upright_bytes(sample.picture))
+                (pictures / f"{sample.uid}.jpg").write_bytes(upright(sample, tally))
         pq.write_table(pa.Table.from_pylist(rows, schema=TABLE), folder / "grit" / f"{shard.name}.parquet")
         return {"rows": len(rows)}
 

@@ -4,6 +4,8 @@ set card, and Croissant beside it.
     data/NNNNN.parquet      configuration "default": a row per sample
     regions/NNNNN.parquet   configuration "regions": a row per box
     README.md, croissant.json
+
+Pictures turned by EXIF are written upright, as their boxes are: not every reader looks at EXIF. sha256 is that of the downloaded file.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import pyarrow.parquet as pq
 
 from pipelines.exports import tables
 from pipelines.exports.base import Layout, Shard
-from pipelines.exports.samples import Sample
+from pipelines.exports.samples import Sample, upright
 from pipelines.exports.tally import Tally
 
 ROWS = 64
@@ -54,7 +56,7 @@ class HuggingFace(Layout):
             for sample in samples:
                 row = tables.sample_row(sample)
                 if "image" in schema.names:
-                    row["image"] = {"bytes": sample.picture, "path": f"{sample.uid}.jpg"}
+                    row["image"] = {"bytes": upright(sample, tally), "path": f"{sample.uid}.jpg"}
                 rows.append(row)
                 boxes += tables.region_rows(sample)
                 tally.add(sample.record)

@@ -1,6 +1,7 @@
 """LIT-CN's layout: pictures and one text file, `image_path<TAB>caption` a line, paths relative to the file.
 
-DCI-CN and DOCCI-CN are read by the same script under another file name. A picture without a long Chinese text is left out.
+DCI-CN and DOCCI-CN are read by the same script under another file name. A picture without a long Chinese text is left out, one
+that EXIF turns is written upright.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.exports.base import Layout, Shard, one_line, text_of
-from pipelines.exports.samples import Sample
+from pipelines.exports.samples import Sample, upright
 from pipelines.exports.tally import Tally
 
 
@@ -32,7 +33,7 @@ class LitCn(Layout):
                     tally.note("no long Chinese text: left out")
                     continue
                 if self.settings.pictures:
-                    (pictures / f"{sample.uid}.jpg").write_bytes(sample.picture)
+                    (pictures / f"{sample.uid}.jpg").write_bytes(upright(sample, tally))
                 file.write(f"images/{shard.name}/{sample.uid}.jpg\t{one_line(caption)}\n")
                 tally.add(sample.record)
                 lines += 1

@@ -12,8 +12,9 @@ from pathlib import Path
 from PIL import Image
 from pydantic import ValidationError
 
-from operators.pictures import ORIENTATION, decode, open_picture
+from operators.pictures import UPRIGHT, decode, open_picture, orientation
 from pipelines.config import ConfigError
+from pipelines.exports.tally import Tally
 from pipelines.shard_format import MAX_JSON_BYTES, MAX_PICTURE_BYTES, Record
 
 
@@ -55,10 +56,18 @@ def upright_bytes(data: bytes) -> bytes:
     """
     turned = 1
     with suppress(OSError, ValueError, SyntaxError, KeyError, TypeError), open_picture(data, 1 << 30) as image:
-        turned = image.getexif().get(ORIENTATION, 1)
-    if turned not in range(2, 9):
+        turned = orientation(image)
+    if turned not in UPRIGHT:
         return data
     buffer = io.BytesIO()
     picture: Image.Image = decode(data)
     picture.save(buffer, "JPEG", quality=95, subsampling=0)
     return buffer.getvalue()
+
+
+def upright(sample: Sample, tally: Tally) -> bytes:
+    """What a layout writes as the sample's picture."""
+    data = upright_bytes(sample.picture)
+    if data is not sample.picture:
+        tally.note("turned by EXIF: written upright, as a new JPEG")
+    return data

@@ -9,6 +9,9 @@ from uuid import uuid4
 
 from pipelines.stores.base import StoreError
 
+TRIES = 3
+"""Of a creation that found the name taken and, looking who took it, nothing there."""
+
 
 class FsspecStore:
     """A file system of fsspec that knows `pipe_file(mode="create")`: gcsfs sends it as `if_generation_match=0`."""
@@ -32,11 +35,17 @@ class FsspecStore:
         self.fs.pipe_file(self._path(key), data)
 
     def create(self, key: str, data: bytes) -> bool:
-        try:
-            self.fs.pipe_file(self._path(key), data, mode="create")
-        except FileExistsError:
-            return self.read(key) == data  # a request that was sent again meets its own object
-        return True
+        for _ in range(TRIES):
+            try:
+                self.fs.pipe_file(self._path(key), data, mode="create")
+                return True
+            except FileExistsError as error:
+                taken = error
+            try:
+                return self.read(key) == data  # a request that was sent again meets its own object
+            except FileNotFoundError:  # removed since: the name is free again
+                continue
+        raise taken
 
     def upload(self, file: Path, key: str) -> None:
         self.fs.put_file(str(file), self._path(key))
@@ -114,12 +123,19 @@ class ArrowStore:
     def create(self, key: str, data: bytes) -> bool:
         scratch = self._scratch(key)
         self._write(scratch, data)
-        try:
-            self.fs.move(scratch, self._path(key))
-        except OSError:
-            self.fs.delete_file(scratch)
-            return self.read(key) == data
-        return True
+        for _ in range(TRIES):
+            try:
+                self.fs.move(scratch, self._path(key))
+                return True
+            except OSError as error:
+                refused = error
+            try:
+                here = self.read(key)
+            except FileNotFoundError:  # removed since, or it never was there and something else is wrong
+                continue
+            self.delete(scratch.removeprefix(f"{self.base}/"))
+            return here == data
+        raise refused
 
     def upload(self, file: Path, key: str) -> None:
         scratch = self._scratch(key)

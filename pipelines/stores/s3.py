@@ -55,8 +55,10 @@ class S3Store:
                 self.client.put_object(Bucket=self.bucket, Key=key, Body=data, IfNoneMatch="*")
                 return True
             if caught.code in ("PreconditionFailed", "412"):
-                # A request that was answered but whose answer was lost is sent again by boto3, and then meets its own object.
-                return self.read(key) == data
+                try:  # a request that was answered but whose answer was lost is sent again by boto3, and then meets its own object
+                    return self.read(key) == data
+                except FileNotFoundError:  # removed since: the name is free again
+                    continue
             if caught.code not in ("ConditionalRequestConflict", "409"):  # that one: another writer is at it just now
                 raise caught.error
         raise caught.error

@@ -134,9 +134,8 @@ class Download(Settings):
     def _fetcher(self) -> Fetcher:
         """One for all shards of this process with these settings: it remembers connections, names and dead hosts."""
         key = repr(self)
-        if key not in _fetchers:
-            _fetchers[key] = Fetcher(self)
-        return _fetchers[key]
+        found = _fetchers.get(key)
+        return found if found is not None else _fetchers.setdefault(key, Fetcher(self))
 
     def waits_for(self) -> str:
         """What keeps all fetches of this process waiting, in words; empty when nothing does."""

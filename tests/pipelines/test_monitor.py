@@ -39,6 +39,17 @@ def test_a_shard_that_is_lost_gives_its_place_in_the_window_back():
     assert [monitor.admit("size", shard) for shard in (5, 6, 7, 8)] == ["go", "go", "go", "wait"], "nobody is at work"
 
 
+def test_what_workers_wait_for_is_told_once_and_until_it_is_over():
+    monitor = begun(3, Limits({}), "download")
+    for shard in (1, 2):
+        monitor.start("download", shard)
+        monitor.beat("download", shard, "no network since 3:00")
+    assert monitor.snapshot()["waits_for"] == ["download: no network since 3:00"]
+    monitor.beat("download", 1)
+    monitor.end("download", 2, None)
+    assert monitor.snapshot()["waits_for"] == []
+
+
 def test_a_shard_that_waits_while_many_that_came_later_are_begun_is_lost():
     monitor = begun(2, Limits({}), "size", "caption")
     monitor.admit("size", 0)

@@ -148,20 +148,27 @@ def check_captions(server: Server, tally: Tally, pixels: int, number: int, held_
 def check_boxes(server: Server, tally: Tally, pixels: int, number: int) -> None:
     scene, other = scene_of(number, pixels), scene_of(number + 1_000_000, pixels)
     language = ("en", "zh")[number % 2]
-    here = [(claim_of(thing).text(language), thing.box) for thing in scene.things]
-    absent = [c.text(language) for c in map(claim_of, other.things) if not any(c.fits(thing) for thing in scene.things)][:2]
-    lesson = lessons.Lesson("ground", lessons.numbered([text for text, _ in here] + absent), "")
-    answer = server.ask(lesson, scene.image) or {}
-    boxes = {item["phrase"]: item["bbox_2d"] for item in reversed(answer.get("boxes", []))}
+    rng = random.Random(number)
+    asked = {claim_of(thing).text(language): thing.box for thing in scene.things}
+    others = [("absent things", claim_of(thing).text(language), claim_of(thing).fits) for thing in other.things[:1]]
+    others += [("near misses", *lessons.near_miss(scene, thing, language, rng)) for thing in scene.things[:2]]
+    absent = {text: kind for kind, text, fits in others if not any(map(fits, scene.things))}
+    phrases = rng.sample([*asked, *absent], len(asked) + len(absent))
+    answer = server.ask(lessons.Lesson("ground", lessons.numbered(phrases), ""), scene.image) or {}
+    boxes = {
+        phrases[item["phrase"] - 1]: item["bbox_2d"]
+        for item in reversed(answer.get("boxes", []))
+        if 1 <= item["phrase"] <= len(phrases)
+    }
     ratio = scene.width / scene.height
     shape = "wide and tall" if max(ratio, 1 / ratio) > 2.5 else "squarish" if max(ratio, 1 / ratio) < 1.3 else "between"
-    for i, (_, box) in enumerate(here, 1):
-        value = iou(box, tuple(boxes[i])) if i in boxes else 0.0
+    for text, box in asked.items():
+        value = iou(box, tuple(boxes[text])) if text in boxes else 0.0
         tally.add(f"boxes: mean IoU, {shape} pictures", value)
         tally.add("boxes: mean IoU", value)
         tally.add("boxes: IoU above one half", float(value > 0.5))
-    for i in range(len(absent)):
-        tally.add("boxes: absent things without a box", float(len(here) + i + 1 not in boxes))
+    for text, kind in absent.items():
+        tally.add(f"boxes: {kind} without a box", float(text not in boxes))
 
 
 def check_verdicts(server: Server, tally: Tally, pixels: int, number: int) -> None:

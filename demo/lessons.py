@@ -294,25 +294,25 @@ def _phrases(scene: Scene | None, language: str, rng: random.Random, other: Scen
     shown = scene or other
     phrases = [_expression(shown, thing, language, rng) for thing in shown.things]
     if rng.random() < 0.5:  # each thing beside one that differs from it in a single word
-        phrases += [_near_miss(shown, thing, language, rng) for thing in shown.things if rng.random() < 0.85]
+        phrases += [near_miss(shown, thing, language, rng) for thing in shown.things if rng.random() < 0.85]
         rng.shuffle(phrases)
         if rng.random() < 0.25:
             phrases = phrases[8:] or phrases[: rng.randint(1, 3)]  # what is left for the next request
     else:
-        absent = [_near_miss(shown, rng.choice(shown.things), language, rng) for _ in range(2)]
+        absent = [near_miss(shown, rng.choice(shown.things), language, rng) for _ in range(2)]
         absent.append(_claimed(claim_of(rng.choice(other.things)), language))
         phrases += rng.sample(absent, rng.randint(0, 3))
         if rng.random() < 0.3:
             phrases.append((rng.choice(_unthings(shown, language)), lambda _: False))
-        if rng.random() < 0.5:
+        if rng.random() < 0.75:  # or the number of a phrase would tell which thing it is
             rng.shuffle(phrases)
         phrases = phrases[: rng.randint(1, 8)] if rng.random() < 0.4 else phrases
     distinct = {text.lower(): (text, fits) for text, fits in reversed(phrases[:8])}
     return [(text, fits) for text, fits in reversed(distinct.values())]
 
 
-def _near_miss(scene: Scene, thing: Thing, language: str, rng: random.Random) -> tuple[str, Fits]:
-    """An expression of the thing with a wrong word in it."""
+def near_miss(scene: Scene, thing: Thing, language: str, rng: random.Random) -> tuple[str, Fits]:
+    """An expression of the thing with a wrong word in it, and what that fits, if anything."""
     if rng.random() < 0.25:
         return _strange(claim_of(thing), language, rng), lambda _: False
     claim = _changed(claim_of(thing), rng)

@@ -38,14 +38,21 @@ def test_a_perfect_answer_scores_one():
     pixels, number = 28_224, 5
     scene = check_vlm.scene_of(number, pixels)
     tally = check_vlm.Tally()
+    boxes = {thing.short("zh"): list(thing.box) for thing in scene.things}
+
+    def located(user):
+        texts = [line.split(". ", 1)[1] for line in user.splitlines()]
+        assert texts[: len(boxes)] != list(boxes)  # the number of a phrase does not tell the thing
+        return {"boxes": [{"phrase": i, "bbox_2d": boxes[text]} for i, text in enumerate(texts, 1) if text in boxes]}
+
     answer = {
         "long_caption_en": {"caption": lessons.joined([en for en, _ in lessons.long_pairs(scene, random.Random(1))], "en")},
         "long_caption_zh": {"caption": lessons.joined([zh for _, zh in lessons.long_pairs(scene, random.Random(1))], "zh")},
-        "ground": {"boxes": [{"phrase": i, "bbox_2d": list(t.box)} for i, t in enumerate(scene.things, 1)]},
     }
-    server = Known(lambda lesson: answer[lesson.prompt])
+    server = Known(lambda lesson: located(lesson.user) if lesson.prompt == "ground" else answer[lesson.prompt])
     check_vlm.check_captions(server, tally, pixels, number)
     check_vlm.check_boxes(server, tally, pixels, number)
+    assert {"boxes: absent things without a box", "boxes: near misses without a box"} <= set(tally.values)
     assert all(tally.mean(name) == 1 for name in tally.values), list(tally.lines())
 
 

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fgclip2_train.data.room import Lent
+
 TEXTS_PER_GROUP = 11
 """One positive and ten negatives, exactly: the shard format promises ten or none."""
 
@@ -52,6 +54,8 @@ class Batch:
     uids: list[str] = field(default_factory=list)
     info: dict[str, Any] = field(default_factory=dict)
     """Host-side notes of the reader (position after this batch, counters); never read by model or losses."""
+    lent: Lent | None = None
+    """Where `patches` lie on the way out of a reader's process, until they are copied."""
 
     def __len__(self) -> int:
         return len(self.patches)
@@ -68,16 +72,27 @@ class Batch:
         return int(self.grid.prod(1).sum()) + self.long.numel() + (len(self) + phrases) * self.short.shape[1]
 
     def __getstate__(self) -> dict[str, Any]:
-        """On the way out of a reader's process small tensors go by value: each tensor takes a file handle and a handshake to hand it
-        over, which is more work than all of the texts."""
-        return {
+        """On the way out of a reader's process tensors go by value, but for patches, which are where both processes see them: each
+        tensor takes a file handle and a handshake to hand it over, which is more work than all of the texts."""
+        state: dict[str, Any] = {
             name: value.numpy() if isinstance(value, Tensor) and name != "patches" and value.device.type == "cpu" else value
             for name, value in vars(self).items()
         }
+        return state | {"patches": None} if self.lent else state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
             setattr(self, name, torch.from_numpy(value) if isinstance(value, np.ndarray) else value)
+        if self.lent:
+            self.patches = self.lent.view()
+
+    def own(self) -> None:
+        """Take the patches out of the room where they are lent."""
+        if self.lent:
+            if not self.patches.is_pinned():
+                self.patches = self.patches.clone()
+            self.lent.give_back()
+            self.lent = None
 
     def tensors(self) -> dict[str, Tensor]:
         return {item.name: value for item in fields(self) if isinstance(value := getattr(self, item.name), Tensor)}

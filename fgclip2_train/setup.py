@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -115,11 +116,11 @@ def total_steps(settings: Settings, ranks: int, step: int = 0, pairs: int | None
         return settings.steps
     if not settings.epochs:
         raise ValueError("say how long to train: steps=N or epochs=N")
-    samples = _count_samples(settings.data) if rank() == 0 else 0
+    samples = _count_samples(settings.data)
     if world() > 1:
-        box = [samples]
-        dist.broadcast_object_list(box, src=0)
-        samples = box[0]
+        parts: list[Any] = [None] * world()
+        dist.all_gather_object(parts, samples)
+        samples = sum(parts)
     if not samples:
         raise ValueError(f"no sample with a text in a wanted language in the shards of {settings.data.shards}")
     size = settings.batch * ranks
@@ -129,7 +130,8 @@ def total_steps(settings: Settings, ranks: int, step: int = 0, pairs: int | None
 
 
 def _count_samples(data: DataSettings) -> int:
-    """Each counts once for every language that it is trained in."""
+    """Of this rank's share of the shards; one rank alone would take longer over millions of records than the others would wait. Each
+    sample counts once for every language that it is trained in."""
     found: Counter[str] = Counter()
 
     def note(place: int, record: dict) -> bool:
@@ -140,7 +142,7 @@ def _count_samples(data: DataSettings) -> int:
     samples = 0
     for source, (shards, _) in data.found().items():
         found.clear()
-        for shard in shards:
+        for shard in shards[rank() :: world()]:
             for _ in read_shard(shard, Counter(), note):
                 pass
         samples += sum(found[language] for language in data.spoken(source))

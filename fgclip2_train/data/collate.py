@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import get_worker_info
 
 from fgclip2_train.batch import TEXTS_PER_GROUP, Batch, pack_phrases, pad_rows
 from fgclip2_train.data import images
@@ -18,19 +16,20 @@ from fgclip2_train.data.shards import Raw
 from fgclip2_train.data.tokens import Texts
 
 LANGUAGES = ("en", "zh")
+UNDECODABLE = "bad: picture cannot be decoded"
 
 
 def fill_patches(
     raws: list[Raw],
-    bucket: int,
+    patches: torch.Tensor,
     counts: Counter[str],
     replace: Callable[[int], Raw],
     vary: Callable[[int, Image.Image], Image.Image],
-) -> tuple[torch.Tensor, np.ndarray]:
-    """Patches [B, bucket, 768] and grids [B, 2]. A picture that cannot be decoded is counted, and `replace(row)` gives another
-    sample for its row; it takes the bucket as it is. `vary(row, picture)` is the picture as it is trained on."""
-    patches = _room(len(raws), bucket, 3 * images.PATCH**2)
-    room = patches.numpy()
+) -> np.ndarray:
+    """Writes the pictures to patches [B, bucket, 768], whatever was there, and gives their grids [B, 2]. A picture that cannot be
+    decoded is counted, and `replace(row)` gives another sample for its row; it takes the bucket as it is. `vary(row, picture)` is the
+    picture as it is trained on."""
+    room, bucket = patches.numpy(), patches.shape[1]
     grids = np.zeros((len(raws), 2), dtype=np.int64)
     for row, raw in enumerate(raws):
         while True:
@@ -38,21 +37,14 @@ def fill_patches(
                 picture = images.decode(raw.picture)
                 break
             except images.BAD_PICTURE:
-                counts["bad: picture cannot be decoded"] += 1
+                counts[UNDECODABLE] += 1
                 raw = replace(row)
         picture = vary(row, images.enlarge_small(picture))
         rows, columns = images.grid_for(*picture.size, bucket)
         grids[row] = rows, columns
         images.to_patches(picture, rows, columns, room[row, : rows * columns])
-    return patches, grids
-
-
-def _room(*shape: int) -> torch.Tensor:
-    """Zero bytes; in a worker process already where the main process will see them, so that a batch is not copied there."""
-    if get_worker_info() is None:
-        return torch.zeros(shape, dtype=torch.uint8)
-    storage = torch.UntypedStorage._new_shared(math.prod(shape))  # as torch's own collate does; new pages are zero
-    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
+        room[row, rows * columns :] = 0
+    return grids
 
 
 def collate(

@@ -8,7 +8,7 @@ import signal
 import traceback
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -19,8 +19,9 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from fgclip2_train.batch import Batch
 from fgclip2_train.data import images
 from fgclip2_train.data.buckets import Row, bucket_cycle, bucket_of, by_size
-from fgclip2_train.data.collate import collate, fill_patches
+from fgclip2_train.data.collate import UNDECODABLE, collate, fill_patches
 from fgclip2_train.data.order import Stream, cycle, turn_at
+from fgclip2_train.data.room import Room
 from fgclip2_train.data.samples import Language, TextSettings, choose
 from fgclip2_train.data.shards import Raw, find_shards, fingerprint
 from fgclip2_train.data.tokens import Texts
@@ -52,7 +53,7 @@ class DataSettings(BaseModel):
     """Draw source and language for every sample, or take turns batch by batch (all ranks together)."""
     texts: TextSettings = TextSettings()
     augment: images.Augment = images.Augment()
-    patches: int | Literal["official", "bucketed"] = "official"
+    patches: Annotated[int, Field(ge=1)] | Literal["official", "bucketed"] = "official"
     """Patches per picture: the released rule (from the largest picture of the rank's batch), always this many, or "bucketed":
     pictures of like size share a batch, and all ranks have the same bucket in the same step (data/buckets.py)."""
     bucket_pool: int = Field(default=4, ge=1)
@@ -116,6 +117,13 @@ class Reader(IterableDataset):
         self.buckets = bucket_cycle(self.sources) if settings.patches == "bucketed" else []
         self.names = list(weights)
         self.shares = np.array(list(weights.values())) / sum(weights.values())
+        self.rooms: list[Room] = []
+        self.room: Room | None = None
+
+    def furnish(self, workers: int) -> None:
+        """Make room for the batches of so many processes, before they start."""
+        patches = self.settings.patches if isinstance(self.settings.patches, int) else images.BUCKETS[-1]
+        self.rooms = [Room(self.batch * patches * 3 * images.PATCH**2) for _ in range(workers)]
 
     def order(self) -> dict[str, Any]:
         """What positions count in: with any of it changed they mean other samples."""
@@ -140,6 +148,8 @@ class Reader(IterableDataset):
             # They may go to the whole group of processes; the main one still wants batches, and ends the workers itself.
             signal.signal(signal.SIGTERM, _not_yet)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+            self.room = self.rooms[worker.id]
+            images.keep_memory()
         workers, index = (worker.num_workers, worker.id) if worker else (1, 0)
         # Batches come from workers 0, 1, … in turn, also after a resume in the middle of a round.
         turn = (self.step + index) % workers
@@ -230,15 +240,22 @@ class Reader(IterableDataset):
             rng = np.random.default_rng([self.seed, row.epoch, int(row.raw.uid[:15], 16), 1])
             return images.vary(picture, self.settings.augment, rng)
 
-        patches, grids = fill_patches([row.raw for row in rows], bucket, counts, replace, vary)
+        shape = (len(rows), bucket, 3 * images.PATCH**2)
+        taken = self.room.take(shape) if self.room else None
+        patches, lent = taken or (torch.empty(shape, dtype=torch.uint8), None)
+        grids = fill_patches([row.raw for row in rows], patches, counts, replace, vary)
         chosen = [choose(row.raw, row.name.rsplit("/", 1)[1], self.settings.texts, self.seed, row.epoch) for row in rows]
         pictures = [int(row.raw.record["sha256"][:15], 16) for row in rows]
         slots = self.settings.texts.max_regions
         batch = collate(chosen, pictures, patches, grids, self.texts, self.lengths, slots, self.settings.pad_regions_to)
+        read = 0
         for stream in streams.values():
             counts.update(stream.counts)
+            read += stream.read
             stream.counts.clear()
-        batch.info = {"counts": dict(counts), "epoch": max(row.epoch for row in rows)}
+            stream.read = 0
+        batch.lent = lent
+        batch.info = {"counts": dict(counts), "read": read, "epoch": max(row.epoch for row in rows)}
         return batch, replaced
 
     def _noted(self, batch: Batch, turn: int, positions: dict[str, Any]) -> Batch:
@@ -267,7 +284,8 @@ class Loader:
         self.reader, self.step = reader, reader.step
         self.positions: dict[str, Any] = dict(reader.positions)
         self.counts: Counter[str] = Counter()
-        self.samples = 0
+        self.samples = self.read = 0
+        reader.furnish(workers)
         self.loader = DataLoader(
             reader,
             batch_size=None,
@@ -283,10 +301,12 @@ class Loader:
         batch = next(self.batches)
         if isinstance(batch, Exception):
             raise batch
+        batch.own()
         self.step += 1
         self.positions[batch.info["turn"]] = batch.info["positions"]
         self.counts.update(batch.info["counts"])
         self.samples += len(batch)
+        self.read += batch.info["read"]
         self._stop_if_rotten()
         return batch
 
@@ -298,9 +318,15 @@ class Loader:
         return {"step": self.step, "positions": dict(self.positions), "counts": dict(self.counts), "samples": self.samples}
 
     def _stop_if_rotten(self) -> None:
-        bad = sum(count for reason, count in self.counts.items() if reason.startswith("bad"))
-        seen = bad + self.samples
+        """Above the ceiling: the share of records that are bad, of all that were read, and that of pictures, of those decoded. They are
+        not the same samples: a record is read by every reader that shares its shard, and in every language."""
+        pictures = self.counts[UNDECODABLE]
+        records = sum(count for reason, count in self.counts.items() if reason.startswith("bad")) - pictures
+        share = sum(bad / (bad + good) for bad, good in ((records, self.read), (pictures, self.samples)) if bad + good > FIRST)
         ceiling = self.reader.settings.max_bad_share
-        if seen > FIRST and bad > ceiling * seen:
-            reasons = ", ".join(f"{reason.removeprefix('bad: ')} {count}" for reason, count in self.counts.most_common())
-            raise ValueError(f"{bad} of {seen} samples are unreadable, above data.max_bad_share={ceiling}: {reasons}")
+        if share > ceiling:
+            reasons = ", ".join(f"{reason.removeprefix('bad: ')} {count}" for reason, count in self.counts.most_common(20))
+            raise ValueError(
+                f"{share:.1%} of the samples are unreadable, above data.max_bad_share={ceiling}: {reasons} "
+                f"({self.read} records read, {self.samples} samples given out)"
+            )

@@ -45,6 +45,7 @@ class Stream:
         self.consumer, self.consumers = consumer, consumers
         self.block, self.open_shards = block, open_shards
         self.counts: Counter[str] = Counter()
+        self.read = 0  # sound records, whatever their language and whoever takes them
         self.at = position or dict(START)
         self._vain: set[str] = set()
         self._samples = self._run()
@@ -133,6 +134,7 @@ class Stream:
         if not sound(record):
             self.counts[UNSOUND] += 1
             return False
+        self.read += 1
         if self._by_sample and int(record["uid"][:12], 16) % self.consumers != self.consumer:
             return False
         return any(text["language"] == self.language for text in record["texts"])

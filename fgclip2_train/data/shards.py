@@ -1,12 +1,14 @@
 """Read the samples of one shard (docs/shard-format.md), one after another, nothing more of it in memory than one sample.
 
-A damaged sample, or the rest of a shard cut short, is skipped and counted under its reason. Another major version of the format stops
-the run: its meaning is unknown.
+A damaged sample, or the rest of a shard cut short, is skipped and counted under its reason; how many samples the rest is, the index
+beside the shards says, where there is one. Another major version of the format stops the run: its meaning is unknown.
 """
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,9 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 FORMAT, MAJOR = "fineloom", "1"
 UNSOUND = "bad: record is not as the format has it"
+LENGTHS = ("short", "long")
+CUT = "bad: shard cut short: "
 EDGE = 1e-3
 """How far beyond the picture an edge may lie, for writers that round."""
 
@@ -64,17 +70,18 @@ def fingerprint(shards: list[str]) -> str:
 def sound(record: dict[str, Any]) -> bool:
     """Whether a record has what training and evaluation read of it, as the format promises; a foreign or damaged one may not."""
     try:
-        _ = int(record["uid"][:15], 16), int(record["sha256"][:15], 16)
-        if min(record["width"], record["height"]) < 1:
+        if min(int(record["uid"][:15], 16), int(record["sha256"][:15], 16)) < 0 or min(record["width"], record["height"]) < 1:
             return False
         for text in record["texts"]:
-            _ = text["language"], text["length"], text["origin"], text["text"].lower()
+            _ = text["language"], text["origin"], text["text"].encode()  # half a character is no text to a tokenizer
+            if text["length"] not in LENGTHS or not text["text"].strip():
+                return False
         for region in record.get("regions", ()):
             x1, y1, x2, y2 = region["box"]
             if not (-EDGE <= x1 < x2 <= 1 + EDGE and -EDGE <= y1 < y2 <= 1 + EDGE):  # NaN is not
                 return False
-            _ = region["language"], region["short"].lower(), region["long"].lower()
-            _ = [negative["text"].lower() for negative in region.get("negatives", ())]
+            _ = region["language"], region["short"].encode(), region["long"].encode()
+            _ = [negative["text"].encode() for negative in region.get("negatives", ())]
         return True
     except (KeyError, TypeError, AttributeError, ValueError):
         return False
@@ -83,23 +90,38 @@ def sound(record: dict[str, Any]) -> bool:
 def read_shard(path: str, counts: Counter[str], wanted: Callable[[int, dict[str, Any]], bool], start: int = 0) -> Iterator[Raw]:
     """Samples of a shard from number `start` on for which `wanted(place, record)`; only their pictures are read.
 
-    `counts` takes "bad: …" for every sample that could not be read.
+    `counts` takes "bad: …" for every sample that could not be read. A shard cut short is named; it counts as what is missing of it
+    by the index, and as one where that is not known.
     """
+    whole = 0
     with fsspec.open(path, "rb") as file:
         try:
             with tarfile.open(fileobj=file, mode="r:", tarinfo=_Header) as tar:
                 for place, members in enumerate(_samples(tar)):
-                    if place < start:
-                        continue
-                    sample = _read_sample(tar, place, members, counts, wanted, path)
-                    if sample is not None:
-                        yield sample
+                    if place >= start:
+                        sample = _read_sample(tar, place, members, counts, wanted, path)
+                        if sample is not None:
+                            yield sample
+                    whole = place + 1
                 # A cut between two members looks like the end, but for the empty block that ends every tar.
                 file.seek(tar.offset)
                 if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                     raise tarfile.ReadError("no end of archive")
         except (tarfile.ReadError, EOFError):
-            counts["bad: shard cut short"] += 1
+            counts[CUT + path] += max(1, (_indexed(path) or 0) - whole)
+
+
+@functools.lru_cache(maxsize=1024)
+def _indexed(path: str) -> int | None:
+    """Samples of a shard by `index.parquet`, which lies beside it or beside its folder."""
+    folder, _, name = (path if "://" in path else os.path.abspath(path)).rpartition("/")
+    for place in (folder, folder.rpartition("/")[0]):
+        try:
+            with fsspec.open(f"{place}/index.parquet", "rb") as file:
+                return pq.read_table(file, columns=["tar"], filters=[("tar", "==", name)]).num_rows
+        except (OSError, pa.ArrowException):  # none there, or another one of that name
+            continue
+    return None
 
 
 class _Header(tarfile.TarInfo):

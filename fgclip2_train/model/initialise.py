@@ -111,8 +111,8 @@ def load_model(start: str | Path) -> Fgclip2Model:
         raise ValueError(f"{start}: model_type is {kind!r}; expected 'fgclip2', 'siglip2' or 'siglip'")
     try:
         loaded: Any = Fgclip2Model.from_pretrained(str(start), output_loading_info=True, ignore_mismatched_sizes=True)
-    except SafetensorError as error:
-        raise ValueError(f"{start}: damaged weights ({error})") from error
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{start}: weights missing or damaged ({error})") from error
     model, report = loaded
     other = [
         f"{name}: {list(found)} in the file, {list(ours)} by its config.json" for name, found, ours in report["mismatched_keys"]

@@ -1,5 +1,6 @@
 """The order of samples, resuming in it, and what becomes of shards that are not as they should be."""
 
+import hashlib
 import io
 import json
 import pickle
@@ -8,6 +9,8 @@ from collections import Counter
 from itertools import islice
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from make_shards import record, scene, write_scenes, write_shard
@@ -18,7 +21,7 @@ from fgclip2_train.data.images import Augment, vary
 from fgclip2_train.data.loader import DataSettings, Loader, Reader
 from fgclip2_train.data.order import Stream, cycle, turn_at
 from fgclip2_train.data.samples import TextSettings, choose
-from fgclip2_train.data.shards import Raw, _Header, find_shards, read_shard
+from fgclip2_train.data.shards import Raw, _Header, _indexed, find_shards, read_shard
 from fgclip2_train.data.tokens import Texts, load_texts, train_tokenizer
 
 BOTH = TextSettings(region_languages=["en", "zh"], negative_languages=["en", "zh"])
@@ -115,7 +118,7 @@ def test_damaged_samples_are_skipped_and_counted(tmp_path, texts):
     assert loader.counts["bad: picture cannot be decoded"] > 0
     assert loader.counts["bad: picture or record missing"] > 0
     assert loader.counts["bad: record is not a JSON object"] > 0
-    assert loader.counts["bad: shard cut short"] > 0
+    assert loader.counts[f"bad: shard cut short: {tmp_path / '1.tar'}"] > 0
 
 
 def test_too_many_damaged_samples_stop_the_run(tmp_path, texts):
@@ -127,6 +130,43 @@ def test_too_many_damaged_samples_stop_the_run(tmp_path, texts):
             next(loader)
 
 
+def test_a_shard_cut_short_counts_as_what_the_index_says_is_missing(tmp_path, texts):
+    """Two thirds of the one shard are gone: far above the ceiling, though it is one fault in one file."""
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    write_shard(folder / "0.tar", [sample(f"{n:032x}") for n in range(100)])
+    whole = write_shard(folder / "1.tar", [sample(f"{n:032x}") for n in range(100, 190)])
+    with tarfile.open(whole) as tar:
+        end = [member.offset for member in tar][2 * 30]
+    whole.write_bytes(whole.read_bytes()[:end])
+
+    def given(batches: int) -> Loader:
+        settings = {"languages": {"en": 1}, "max_bad_share": 0.2}
+        loader = Loader(reader(str(folder), texts, batch=20, **settings), 0)
+        for _ in range(batches):
+            next(loader)
+        return loader
+
+    reason = f"bad: shard cut short: {whole}"
+    assert given(8).counts[reason] == 1  # an epoch is 130 samples
+    rows = {"uid": ["-"] * 190, "tar": ["0.tar"] * 100 + ["1.tar"] * 90, "offset": [0] * 190, "size": [0] * 190}
+    pq.write_table(pa.table(rows), tmp_path / "index.parquet")
+    _indexed.cache_clear()
+    with pytest.raises(ValueError, match=r"29\.\d% of the samples are unreadable, above .*1\.tar 60 "):
+        given(14)
+
+
+def test_readers_that_share_a_shard_do_not_multiply_its_bad_records(tmp_path, texts):
+    """Eight readers, one shard: each reads all records, one in fifty is bad, and each gives out an eighth."""
+    samples = [sample(hashlib.md5(str(n).encode()).hexdigest()) for n in range(250)]
+    write_shard(tmp_path / "0.tar", [*samples, *[(f"{n:032x}", b"x", b"[") for n in range(5)]])
+    settings = {"languages": {"en": 1}, "shuffle_block": 100}
+    loader = Loader(reader(str(tmp_path), texts, batch=20, rank=3, ranks=8, **settings), 0)
+    for _ in range(12):
+        next(loader)
+    assert 0.015 < sum(loader.counts.values()) / loader.read < 0.025
+
+
 def test_another_format_version_is_refused_by_name(tmp_path):
     path = write_shard(tmp_path / "0.tar", [sample("a" * 32, format="fineloom/2")])
     with pytest.raises(ValueError, match="format fineloom/2; this trainer reads fineloom/1"):
@@ -136,6 +176,9 @@ def test_another_format_version_is_refused_by_name(tmp_path):
 UNSOUND = {
     "no texts": {"texts": None},
     "a text without words": {"texts": [{"language": "en", "length": "short", "origin": "source", "text": None}]},
+    "a text of no known length": {"texts": [{"language": "en", "length": "medium", "origin": "source", "text": "a cat"}]},
+    "a text of half a character": {"texts": [{"language": "en", "length": "short", "origin": "source", "text": "a \ud83d"}]},
+    "a blank text": {"texts": [{"language": "en", "length": "short", "origin": "source", "text": " "}]},
     "regions that are no list": {"regions": 3},
     "a region without its box": {"regions": [{"language": "en", "short": "a", "long": "a", "negatives": []}]},
     "a box turned over": {"regions": [{"box": [0.9, 0, 0.1, 1], "language": "en", "short": "a", "long": "a", "negatives": []}]},
@@ -143,6 +186,7 @@ UNSOUND = {
     "a box of nothing": {"regions": [{"box": [0, float("nan"), 1, 1], "language": "en", "short": "a", "long": "a"}]},
     "no size": {"width": None},
     "an identity of another kind": {"uid": "sample-17"},
+    "an identity below zero": {"uid": "-" + "7" * 31},
     "no digest": {"sha256": None},
 }
 
@@ -200,6 +244,23 @@ def test_a_batch_is_the_same_on_the_other_side_of_a_pipe(shards, texts):
     again = pickle.loads(pickle.dumps(batch))
     assert same(again, batch) and again.info == batch.info and again.extent == batch.extent
     again.boxes += 1  # its own, and not read-only
+
+
+def test_room_that_is_used_again_shows_nothing_of_the_batch_before(tmp_path, texts):
+    """Pictures of many shapes, so that what is beyond their patches differs; a process of its own, and none, give the same."""
+    sizes = [(64, 48), (150, 40), (64, 64), (40, 160), (150, 150)]
+    samples = []
+    for number in range(30):
+        data = io.BytesIO()
+        Image.effect_noise(sizes[number % 5], 90).save(data, "PNG")
+        samples.append((f"{number:032x}", data.getvalue(), sample(f"{number:032x}")[2]))
+    write_shard(tmp_path / "0.tar", samples)
+    options = {"languages": {"en": 1}, "patches": 36, "shuffle_block": 12}
+    one = Loader(reader(str(tmp_path), texts, batch=3, **options), 1)
+    held = [next(one) for _ in range(12)]
+    other = Loader(reader(str(tmp_path), texts, batch=3, **options), 0)
+    assert all(same(batch, next(other)) for batch in held)
+    one.close()
 
 
 def test_no_text_in_the_wanted_language_is_an_error_and_not_an_endless_search(tmp_path, texts):

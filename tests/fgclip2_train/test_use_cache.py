@@ -105,7 +105,7 @@ def test_shards_are_indexed_by_uid_and_a_cut_one_loses_only_its_rest(towers, tmp
     shard = tmp_path / "shards" / "00001.tar"
     shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
     report = index(towers, [pattern], tmp_path / "cache")
-    assert report.bad_shards["bad: shard cut short"] == 1 and report.gone == 0 and report.known >= 5
+    assert report.bad_shards[f"bad: shard cut short: {shard}"] == 1 and report.gone == 0 and report.known >= 5
 
 
 def test_a_source_without_pictures_is_an_error(towers, tmp_path):

@@ -30,6 +30,7 @@ from pipelines.download.reasons import NetworkDown
 from pipelines.durable import Ranges, free_bytes, read_table, scratch_folder
 from pipelines.ledger import Entry, shard_name
 from pipelines.model_identity import ModelChanged, ServerUnavailable
+from pipelines.pixel_room import PixelRoom
 from pipelines.sources import Slice, read_slice
 from pipelines.stores import Place, place
 from pipelines.tables import REQUEUED
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 
 DECODE_ROWS, DECODE_PIXELS = 128, 1 << 28
 """Pictures held decoded at a time by a batch stage, and pixels of them together (3 bytes each); one picture always."""
+HELD_PIXELS = 1 << 30
+"""Of pictures that a model worker holds decoded at once, over all its shards (3.2 GB)."""
 
 Progress = Callable[[dict[str, int]], Any]
 """Called now and then with the counts so far of the shard at work; raises StopRun when the run is to stop."""
@@ -101,6 +104,7 @@ class Worker:
                 operator.setup()
         self.client = _client(chain) if stage.kind == "model" else None
         self.shares = Shares()
+        self.room = PixelRoom(HELD_PIXELS)
 
     async def process(self, view: View, progress: Progress, killers: Sequence[int] = ()) -> tuple[Entry, bool]:
         """Commit this stage for the shard of `view`, or find that it is committed already; whether work was done now.
@@ -288,9 +292,11 @@ class Worker:
             for i, sample in queue:
                 picture = LazyPicture((sample["width"], sample["height"]), partial(_picture_of, sample, read))
                 ask = self.client.ask_for(store, sample["sha256"], self.chain.prompts, usage)  # type: ignore[union-attr]
+                pixels = sample["width"] * sample["height"] if operator.needs_image else 0
                 try:
-                    with no_exit():
-                        results[i] = await operator(sample, picture if operator.needs_image else None, ask)
+                    async with self.room.taken(pixels):
+                        with no_exit():
+                            results[i] = await operator(sample, picture if operator.needs_image else None, ask)
                 except BadPicture as error:
                     results[i] = None, [Reject(sample["uid"], error.reason, error.detail)]
                 done += 1

@@ -12,7 +12,7 @@ from operators.lexicon import load as lexicon
 from operators.perturb.diff import WORD, diff_span
 from pipelines.shard_format import NEGATIVES
 from pipelines.sources.boxes import check_box
-from pipelines.sources.cleaning import clean_text, is_lost
+from pipelines.sources.cleaning import clean_text, is_lost, number_of
 
 
 class BadRow(ValueError):
@@ -112,10 +112,10 @@ def region_of(raw_box: Any, short: str, long: str, language: str) -> dict[str, A
         raise BadRow("bad_box", why)
     if not (short or long):
         raise BadRow("bad_text", "a box without an expression")
-    score = numbers[4] if len(numbers) > 4 and isinstance(numbers[4], int | float) else None
+    score = number_of(numbers[4]) if len(numbers) > 4 else None
     return {
         "box": box,
-        "score": None if score is None else float(score),
+        "score": score,
         "short": short or long,
         "long": long or short,
         "language": language,

@@ -36,12 +36,12 @@ class BoxClassCnReader(Reader):
                 yield number, bad
 
     @staticmethod
-    def _row(number: int, image: Any, names: dict[Any, str], boxes: dict[Any, list[dict[str, Any]]]) -> Row:
+    def _row(number: int, image: Any, names: dict[str, str], boxes: dict[str, list[dict[str, Any]]]) -> Row:
         if not isinstance(image, dict):
             raise BadRow("bad_row", f"{type(image).__name__} instead of an object")
         width, height = number_of(image.get("width")), number_of(image.get("height"))
         row = Row(number, str(image.get("file_name") or ""), "zh")
-        for i, entry in enumerate(boxes.get(image.get("id"), [])):
+        for i, entry in enumerate(boxes.get(str(image.get("id")), [])):
             try:
                 if not width or not height or width <= 0 or height <= 0:
                     raise BadRow("bad_box", "the picture's width and height are not stated")
@@ -49,7 +49,7 @@ class BoxClassCnReader(Reader):
                 if len(corners) != 4 or None in corners:
                     raise BadRow("bad_box", f"{str(entry.get('bbox'))[:60]}: not four numbers")
                 x, y, w, h = (float(c) for c in corners if c is not None)
-                name = names.get(entry.get("category_id"), "")
+                name = names.get(str(entry.get("category_id")), "")
                 row.regions.append(region_of([x / width, y / height, (x + w) / width, (y + h) / height], name, name, "zh"))
                 row.negatives.append([])
             except BadRow as bad:
@@ -60,17 +60,25 @@ class BoxClassCnReader(Reader):
         return row
 
 
+def _name(raw: Any) -> str:
+    """A category's name; "" for one that is no text, so that its boxes alone are refused and not the whole file."""
+    try:
+        return text_in(raw)
+    except BadRow:
+        return ""
+
+
 @lru_cache(1)
-def _read(path: str, digest: str) -> tuple[list[Any], dict[Any, str], dict[Any, list[dict[str, Any]]]]:
+def _read(path: str, digest: str) -> tuple[list[Any], dict[str, str], dict[str, list[dict[str, Any]]]]:
     """Images, category id → name, image id → annotations. `digest` is in the cache's key, so that a changed file is read again."""
     try:
         with open(path, encoding="utf-8") as file:
             raw = json.load(file)
         images, categories, annotations = (raw[key] for key in ("images", "categories", "annotations"))
-        names = {category["id"]: text_in(category["name"]) for category in categories}
-        boxes: dict[Any, list[dict[str, Any]]] = {}
+        names = {str(category["id"]): _name(category["name"]) for category in categories}
+        boxes: dict[str, list[dict[str, Any]]] = {}
         for entry in annotations:
-            boxes.setdefault(entry["image_id"], []).append(entry)
+            boxes.setdefault(str(entry["image_id"]), []).append(entry)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise SourceError(
             f"{path}: not a COCO file with images, categories and annotations: {type(error).__name__}: {error}"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import BinaryIO, ClassVar
 
 from pipelines.imports.base import BadRow, Piece, Reader, Row, text_in
 
@@ -14,6 +14,7 @@ MAX_LINE = 1 << 20
 
 class LitCnReader(Reader):
     name: ClassVar[str] = "lit-cn"
+    version: ClassVar[int] = 2
     pattern: ClassVar[str] = "image_caption_*.txt"
 
     def pieces(self, path: Path, shard_size: int) -> tuple[str, list[Piece]]:
@@ -21,9 +22,8 @@ class LitCnReader(Reader):
         pieces: list[Piece] = []
         at = start = rows = first = 0
         with open(path, "rb") as file:
-            while line := file.readline(MAX_LINE):
-                whole.update(line)
-                at += len(line)
+            for line, size in _lines(file, whole.update):
+                at += size
                 if not line.strip():
                     continue
                 rows += 1
@@ -39,11 +39,15 @@ class LitCnReader(Reader):
         number = piece.first_row
         with open(path, "rb") as file:
             file.seek(start)
-            while file.tell() < end:
-                line = file.readline(MAX_LINE)
+            for line, size in _lines(file):
+                start += size
+                if start > end:
+                    break
                 if not line.strip():
                     continue
                 try:
+                    if size > MAX_LINE:
+                        raise BadRow("bad_row", f"a line of {size:,} bytes > {MAX_LINE:,}")
                     yield self._row(number, line)
                 except BadRow as bad:
                     yield number, bad
@@ -58,3 +62,14 @@ class LitCnReader(Reader):
         if not text:
             raise BadRow("no_text", "an empty caption")
         return Row(number, path, "zh", long_captions=[text])
+
+
+def _lines(file: BinaryIO, saw: Callable[[bytes], object] = lambda _: None) -> Iterator[tuple[bytes, int]]:
+    """Each line, or its first MAX_LINE bytes, with its whole length; `saw` is given every byte."""
+    while line := file.readline(MAX_LINE):
+        saw(line)
+        size, more = len(line), line
+        while not more.endswith(b"\n") and (more := file.readline(MAX_LINE)):
+            saw(more)
+            size += len(more)
+        yield line, size

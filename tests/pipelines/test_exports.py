@@ -386,6 +386,54 @@ def test_lit_cn_and_boxclass_cn_come_back(shards, tmp_path):
     assert records[0]["regions"][0]["box"] == pytest.approx([0.1, 0.2, 0.5, 0.9], abs=0.001)
 
 
+def test_a_score_that_is_no_number_is_none(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(jpeg())
+    boxes = [
+        {"bbox": [0.1, 0.1, 0.5, 0.5, score], "short_expr": "a car", "long_expr": "a car"} for score in (float("nan"), 0.5)
+    ]
+    (tmp_path / "a.json").write_text(
+        json.dumps([{"f_path": "a.jpg", "caption": "A car.", "short_caption": "a car", "bbox_info": boxes}])
+    )
+    _, records, _ = imported("finehard", tmp_path / "a.json", tmp_path, tmp_path)
+    assert [region["score"] for region in records[0]["regions"]] == [None, 0.5]
+
+
+def test_an_endless_line_is_one_refused_row_and_the_next_is_read(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(jpeg())
+    text = tmp_path / "image_caption_x.txt"
+    text.write_text("a.jpg\t一只狗。\n" + "a.jpg\t" + "狗" * 900_000 + "\n\na.jpg\t一只猫。", "utf-8")
+    found, records, rejects = imported("lit-cn", text, tmp_path, tmp_path)
+    assert [record["texts"][0]["text"] for record in records] == ["一只狗。", "一只猫。"]
+    assert found.rows == 3 and [(r["row"], r["reason"]) for r in rejects] == [(1, "bad_row")]
+
+
+def test_a_coco_file_with_odd_entries_loses_only_these(tmp_path):
+    (tmp_path / "000001.jpg").write_bytes(jpeg())
+    box = {"image_id": 1, "bbox": [4, 4, 8, 8]}
+    coco = {
+        "images": [{"id": 1, "file_name": "000001.jpg", "width": 40, "height": 20}, {"id": [1], "file_name": "000001.jpg"}],
+        "categories": [{"id": 1, "name": "狗"}, {"id": 2, "name": 7}],
+        "annotations": [box | {"category_id": 1}, box | {"category_id": 2}, box | {"category_id": [1]}],
+    }
+    (tmp_path / "coco.json").write_text(json.dumps(coco))
+    found, records, _ = imported("boxclass-cn", tmp_path / "coco.json", tmp_path, tmp_path)
+    assert [region["short"] for region in records[0]["regions"]] == ["狗"]
+    assert found.parts == {"bad_text": 2} and found.reasons == {"no_text": 1}
+
+
+def test_a_boxclass_export_killed_at_its_end_gives_every_picture_its_own_number(shards, tmp_path, monkeypatch):
+    """A shard that became smaller in between shifts the numbers of those behind it."""
+    with monkeypatch.context() as patch:
+        patch.setattr("pipelines.exports.write_card", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            export(shards, "boxclass-cn", tmp_path / "out", ExportSettings(), ABOUT)
+    picture = jpeg(shade=1)
+    shard(shards[0], (record(1, picture, url=None), picture))
+    export(shards, "boxclass-cn", tmp_path / "out", ExportSettings(), ABOUT)
+    assert [p.name for p in sorted((tmp_path / "out" / "images").iterdir())] == ["000001.jpg", "000002.jpg"]
+    assert (tmp_path / "out" / "images" / "000002.jpg").read_bytes() == jpeg(shade=2)
+
+
 def test_an_import_says_what_to_do_with_tables_of_addresses(tmp_path):
     with pytest.raises(ConfigError, match=r"manifests/sources/grit.yaml"):
         import_layout("grit", [tmp_path], tmp_path, tmp_path / "x", ImportSettings(name="x"))

@@ -8,6 +8,7 @@ returned as failed; one that kills its workers is searched for the sample that d
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 import traceback
@@ -96,6 +97,16 @@ def _configure() -> None:
     context.target_max_block_size = context.target_min_block_size = 1
     context.max_errored_blocks = -1
     context.print_on_execution_start = False
+    logging.getLogger("ray.data._internal.execution.streaming_executor_state").addFilter(_without_frames)
+
+
+def _without_frames(record: logging.LogRecord) -> bool:
+    """Ray Data logs what a task raised. Who keeps the record would keep the frames of its traceback, and with them the handles of this
+    flow's workers: they would never end, and the next flow would wait for their room for ever."""
+    if record.exc_info:
+        record.exc_text = logging.Formatter().formatException(record.exc_info)
+        record.exc_info = None
+    return True
 
 
 class _Source:

@@ -7,6 +7,7 @@ starts while later shards download. A global stage then judges a wave knowing wh
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -162,6 +163,9 @@ def flow(
             with engine.watch(names, len(left)):
                 ray.get(monitor.begin_flow.remote(names, beside is None))
                 came_back = run_flow(chain, done, segment, left, monitor, beside or ())
+                # What Ray Data caught is kept by its traceback, and with it the workers of this flow: the next one would wait for
+                # their room for ever.
+                gc.collect()
                 if beside is None:
                     ray.get(monitor.end_of_flow.remote())
             snapshot = ray.get(monitor.snapshot.remote())

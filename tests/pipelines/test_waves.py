@@ -59,6 +59,34 @@ def test_a_wave_goes_on_while_the_next_one_is_still_before_the_duplicates_and_re
     assert rows_packed(recipe, tmp_path, ["wave=null"])[0] == list(range(REPEATS))
 
 
+def test_waves_of_which_nothing_is_left_hold_nobody_up(make_recipe, tmp_path):
+    """The first is refused shard by shard, the third is all duplicates, the last is refused again."""
+    meet = {"operator": MEET, "notes": str(tmp_path)}
+    recipe = make_recipe(
+        {
+            "look": {**meet, "column": "sha256", "repeats": 5},
+            "select": {"keep": "row >= 5 and row < 15"},
+            "dedup": {"max_distance": None},
+            "tell": {**meet, "column": "told"},
+        },
+        rows=ROWS,
+        shard_size=5,
+        wave=1,
+    )
+    result = run(recipe, tmp_path)
+    assert result.ok, result
+    assert {name: counts["shards"] for name, counts in result.stages.items()} == dict.fromkeys(
+        ("source", "look", "select", "tell"), 4
+    )
+    rows, chain = rows_packed(recipe, tmp_path)
+    assert rows == list(range(5, 10))
+    assert {stage: told["samples"] for stage, told in count(chain).items() if told["samples"]} == {
+        "select": {"not_selected": 10},
+        "dedup": {"duplicate": 5},
+    }
+    assert run(recipe, tmp_path).nothing_to_do
+
+
 def test_the_verdict_of_a_wave_depends_on_the_waves_before_it_and_on_none_after(make_recipe, tmp_path):
     recipe = make_recipe(stages(tmp_path), rows=ROWS, shard_size=5, wave=2)
     run_here(load_recipe(recipe, ["wave=null"]), tmp_path / "runs")

@@ -33,7 +33,8 @@ class StopRequests:
 
     def __exit__(self, *_) -> None:
         for number, before in self._before.items():
-            signal.signal(number, before)  # type: ignore[arg-type]
+            if before is not None:  # not Python's to put back
+                signal.signal(number, before)  # type: ignore[arg-type]
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGTERM:

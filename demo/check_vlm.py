@@ -150,7 +150,9 @@ def check_boxes(server: Server, tally: Tally, pixels: int, number: int) -> None:
     language = ("en", "zh")[number % 2]
     rng = random.Random(number)
     asked = {claim_of(thing).text(language): thing.box for thing in scene.things}
-    others = [("absent things", claim_of(thing).text(language), claim_of(thing).fits) for thing in other.things[:1]]
+    others: list[tuple[str, str, lessons.Fits]] = [
+        ("absent things", claim_of(thing).text(language), claim_of(thing).fits) for thing in other.things[:1]
+    ]
     others += [("near misses", *lessons.near_miss(scene, thing, language, rng)) for thing in scene.things[:2]]
     absent = {text: kind for kind, text, fits in others if not any(map(fits, scene.things))}
     phrases = rng.sample([*asked, *absent], len(asked) + len(absent))

@@ -46,7 +46,7 @@ class Detect(Operator):
     phrases_per_request: int = Field(8, ge=1, le=24, description="phrases that share one look at the picture")
     several_boxes: Literal["all", "first", "drop"] = Field("all", description="what to do with a phrase that has several boxes")
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs_image: ClassVar[bool] = True
     reasons: ClassVar[dict[str, str]] = {
         name: Ground.reasons[name]

@@ -59,7 +59,7 @@ class Ground(ModelOperator):
     phrases_per_request: int = Field(8, ge=1, le=24)
     several_boxes: Literal["all", "first", "drop"] = Field("all", description="what to do with a phrase that has several boxes")
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     needs_image: ClassVar[bool] = True
     reasons: ClassVar[dict[str, str]] = {
         **answers.REASONS,

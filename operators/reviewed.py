@@ -195,7 +195,7 @@ class Reviewed(FromReviews):
     source: str = "long_caption_en"
     many: bool = Field(False, description="the columns are lists of texts")
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     reasons: ClassVar[dict[str, str]] = {
         "rejected": "a reviewer rejected the text",
         "disputed": "reviewers are divided, so the text is left out",

@@ -63,7 +63,7 @@ class Translate(ModelOperator):
     min_judge: float = Field(0.0, ge=0, le=1)
     min_back: float = Field(0.0, ge=0, le=1)
 
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     needs_image: ClassVar[bool] = False
     reasons: ClassVar[dict[str, str]] = {
         **answers.REASONS,
@@ -245,7 +245,8 @@ class Translate(ModelOperator):
         both = f"{english} {chinese}".lower()
         # An error must point at words that are there, or it is invented.
         spans = [(str(e.get("span", "")).strip().lower(), e) for e in errors if isinstance(e, dict)]
-        return float(sum(5 if e.get("severity") == "major" else 1 for span, e in spans if span and span in both))
+        grave = ("major", "critical")
+        return float(sum(5 if str(e.get("severity")).lower() in grave else 1 for span, e in spans if span and span in both))
 
     async def _agreement(self, english: str, chinese: str, ask: Ask) -> float:
         back, _ = answers.read_text(await ask("translate_zh_en", {"text": chinese}), "translation")

@@ -17,6 +17,7 @@ from operators.lexicon import Value
 from operators.perturb import chinese, denied, english
 from operators.perturb.inflect import mend_articles, singular
 from operators.perturb.phrase import Phrase
+from operators.validators import dictionary
 
 WORD = re.compile(r"[A-Za-z0-9]+(?:['’-][A-Za-z0-9]+)*|[^\sA-Za-z0-9]")
 SMALL = {"a", "an", "the", "and", "和", "、", ",", ".", "，", "。", "is", "are", "was", "were", "has", "have"}
@@ -237,7 +238,30 @@ def _english_flaws(positive: str, negative: str) -> tuple[str, ...]:
         if match.group() not in positive
     ]
     flaws += [f"number: {text!r}" for text in english.number_errors(negative)]
+    flaws += [f"no word: {word!r}" for word in _nonsense(positive, negative)]
     return tuple(flaws)
+
+
+LETTERS = re.compile(r"[A-Za-z]+")
+
+
+def _nonsense(positive: str, negative: str) -> list[str]:
+    """Words that came in and are none: without a vowel, with a letter three times in a row, or, in small letters (others may be
+    names), in no dictionary. A right word that is as rare as that costs one negative."""
+    old = {word.casefold() for word in LETTERS.findall(positive)}
+    known = _attribute_words("en")
+    come = {word for word in LETTERS.findall(known.sub(" ", negative)) if len(word) > 2 and word.casefold() not in old}
+    return sorted(word for word in come if not word.isupper() and not _is_word(word))
+
+
+@lru_cache(4096)
+def _is_word(word: str) -> bool:
+    if not re.search("[aeiouy]", word, re.I) or re.search(r"(.)\1\1", word, re.I):
+        return False
+    try:
+        return word[0].isupper() or dictionary.is_english(word)
+    except RuntimeError:  # the dictionary is not installed
+        return True
 
 
 def _chinese_flaws(negative: str) -> tuple[str, ...]:

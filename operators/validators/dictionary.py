@@ -134,6 +134,12 @@ def entry(word: str) -> frozenset[str]:
     return frozenset(stem(w) for w in re.findall(r"[A-Za-z]{2,}", text) if w.lower() not in EMPTY_EN)
 
 
+@lru_cache(maxsize=50_000)
+def every(word: str) -> frozenset[str]:
+    """Stems of all that the word's own entry says, also of what weighs nothing elsewhere (to stand, old)."""
+    return frozenset(stem(w) for w in re.findall(r"[A-Za-z]{3,}", ASIDE.sub(" ", _entries().get(word, ""))))
+
+
 def stems(english: str) -> list[str]:
     """Stems of the content words, in order."""
     return [stem(w) for w in re.findall(r"[A-Za-z]+", english) if w.lower() not in EMPTY_EN and len(w) > 1]
@@ -157,6 +163,19 @@ def _light_meanings(word: str) -> frozenset[str]:
     texts = [_entries().get(part, "") for part in (word, word[:1], word[-1:])]
     found = {w for text in texts for w in re.findall(r"[a-z]+", ASIDE.sub(" ", text).lower()) if w in LIGHT}
     return frozenset(map(stem, found)) | entry(word) | entry(word[:1])
+
+
+@lru_cache(maxsize=1)
+def _spoken() -> frozenset[str]:
+    """Stems of every English word that the entries write in small letters, those that weigh nothing among them."""
+    found = {w for text in _entries().values() for w in re.findall(r"\b[a-z]+", ASIDE.sub(" ", text))}
+    return frozenset(map(stem, found | EMPTY_EN))
+
+
+def is_english(word: str) -> bool:
+    """Whether the dictionary writes this word, in any of its forms, or what its doer does, somewhere in its English."""
+    own = stem(word)
+    return own in _spoken() or (own.endswith(("er", "or")) and stem(own[:-2]) in _spoken())
 
 
 def alike(word: str, known: frozenset[str] | set[str]) -> bool:
@@ -278,8 +297,24 @@ def _missing_beside(at: int, mine: list[tuple[str, list[_Part]]], others: list[t
     Texts of unequal numbers of sentences have no such sentence: the mean of all stands for it, half of a single one.
     """
     if len(mine) == len(others):
-        return sum(len(part.alone) for part in others[at][1])
-    return sum(len(part.alone) for _, parts in others for part in parts) // max(2, len(others))
+        return sum(_left(part) for part in others[at][1])
+    return sum(_left(part) for _, parts in others for part in parts) // max(2, len(others))
+
+
+def _left(part: _Part) -> int:
+    """Without prepositions and their like: what renders them is no content word of the Chinese, so no clause stands for them."""
+    return sum(word not in _joining() for word in part.alone)
+
+
+@lru_cache(maxsize=1)
+def _joining() -> frozenset[str]:
+    words = (
+        "without toward towards under beneath beside besides behind inside outside onto upon among amid during past next atop"
+    )
+    words += (
+        " opposite until since while because though although apart even too just still together showing featuring including"
+    )
+    return frozenset(map(stem, words.split()))
 
 
 def _more_clauses(mine: list[_Part], at: int, others: list[tuple[str, list[_Part]]], count: int) -> bool:
@@ -288,6 +323,17 @@ def _more_clauses(mine: list[_Part], at: int, others: list[tuple[str, list[_Part
         return True
     counts = [sum(len(part.words) > 1 for part in parts) for parts in (mine, others[at][1])]
     return counts[0] > counts[1]
+
+
+def _renders_nothing(part: _Part, zh: list[tuple[str, list[_Part]]], en: list[tuple[str, list[_Part]]]) -> bool:
+    """Whether every English word that is rendered is rendered without this clause, and it has no name or number of the English."""
+    own = " ".join(sentence for sentence, _ in en).lower()
+    if any(kept.lower() in own for kept in re.findall(r"[A-Za-z]{2,}|\d+", part.text)):
+        return False
+    rest = [word for _, parts in zh for other in parts if other is not part for word, _ in tagged(other.text)]
+    known = frozenset().union(*map(meanings, rest))
+    said = [word for _, parts in en for one in parts for word in one.words if word not in one.alone]
+    return all(any(alike(other, known) for other in widened({word})) for word in said)
 
 
 def addition(english: str, chinese: str, least: float = 0.4) -> Finding | None:
@@ -305,7 +351,11 @@ def addition(english: str, chinese: str, least: float = 0.4) -> Finding | None:
             # A sentence more than the English has is told by one word.
             enough = 1 if len(zh) > len(en) and sum(bool(one.words) for one in parts) == 1 and not known else 2
             missing = len(part.words) - own
-            if missing >= enough and own < bar * len(part.words) and len(part.alone) > paraphrased:
+            excused = paraphrased
+            if missing >= enough and excused >= len(part.alone) and bar == least and _renders_nothing(part, zh, en):
+                # What the English says freely is in the other clauses, as far as these too have words left over.
+                excused -= sum(len(other.alone) for _, others in zh for other in others if other is not part)
+            if missing >= enough and own < bar * len(part.words) and len(part.alone) > excused:
                 return "addition", f"“{part.text}”: {own} of {len(part.words)} words are in the English"
     return None
 

@@ -21,6 +21,15 @@ WITH = frozenset(("with", "in", "wearing", "without"))
 """Prepositions whose objects describe the noun and move with it."""
 WHO = frozenset(("who", "that", "which"))
 
+WHERE = frozenset(
+    re.findall(
+        r"\w+",
+        "side middle center centre edge end top front back corner left right bottom foot distance background foreground picture image "
+        "photo scene view pair group lot number way kind",
+    )
+)
+"""Nouns that are no things."""
+
 Token = tuple[str, str, int, int]
 """A Chinese word, its part of speech, where it begins and ends."""
 
@@ -56,13 +65,25 @@ def words(chinese: str) -> list[Token]:
     return found
 
 
+WHO_DOES = ("者", "员", "手", "师", "家", "工")
+"""What makes who does it of what is done: 滑冰者."""
+
+
+def _may_name(tokens: list[Token], at: int) -> bool:
+    """By its tag, of which some are wrong (小偷 as an adverb); a measure (碗) names a thing where nothing is counted by it."""
+    word, flag, *_ = tokens[at]
+    if flag[0] == "q":
+        return not (at and tokens[at - 1][1][0] in "mr")
+    return flag[0] in "nivlz" or (flag[0] in "dabt" and len(word) > 1)
+
+
 def _joined(tokens: list[Token]) -> list[Token]:
     """Words of the dictionary that the tagger cut into pieces (水管 工, 女 服务员), as nouns."""
     found = []
     for i in range(len(tokens)):
         for j in range(i + 2, min(i + 4, len(tokens) + 1)):
             word = "".join(token[0] for token in tokens[i:j])
-            if len(word) <= 6 and dictionary.entry(word):
+            if len(word) <= 6 and (dictionary.entry(word) or (j == i + 2 and tokens[i + 1][0] in WHO_DOES)):
                 found.append((word, "n", tokens[i][2], tokens[j - 1][3]))
     return found
 
@@ -78,7 +99,7 @@ def is_thing(token: Any) -> bool:
 def pair(doc: Any, chinese: str) -> dict[int, Pairing]:
     """Token index → its place in the Chinese."""
     tokens = words(chinese)
-    spans = [token for token in tokens if token[1][0] in "nivlz"] + _joined(tokens)
+    spans = [token for at, token in enumerate(tokens) if _may_name(tokens, at)] + _joined(tokens)
     nouns = [token for token in doc if is_thing(token)]
     meant = {noun.i: _spans_of(dictionary.stem(noun.text), spans) for noun in nouns if noun.pos_ != "NUM"}
     # What is only said of a noun ("stone" of a stone lion) takes no word from another noun.
@@ -111,13 +132,40 @@ def pair(doc: Any, chinese: str) -> dict[int, Pairing]:
             start, end = mine[0][2:]
             if not any(p.start < end and start < p.end for p in found.values()):
                 found[noun.i] = Pairing(noun, start, end, sure=False)
-    return found
+    left = _last_pair(nouns, tokens, meant, found)
+    return found | ({left.token.i: left} if left else {})
+
+
+def _last_pair(
+    nouns: list[Any], tokens: list[Token], meant: dict[int, list[Token]], found: dict[int, Pairing]
+) -> Pairing | None:
+    """The one thing of the English that is left over stands for the one noun of the Chinese that is: a dictionary knows no 雪橇犬 as
+    the husky. Not where the Chinese noun means another word of the English, or where either text has more left over."""
+    things = [n for n in nouns if n.i not in found and n.dep_ not in ("compound", "nmod", "npadvmod") and n.pos_ != "NUM"]
+    if len(things) != 1 or not found or things[0].lower_ in WHERE:
+        return None
+    ends = [at for at in range(len(tokens)) if tokens[at][1][0] == "n" and not _noun_at(tokens, at + 1)]
+    free = [tokens[at] for at in ends if not any(p.start < tokens[at][3] and tokens[at][2] < p.end for p in found.values())]
+    free = [token for token in free if token[0][-1] not in "色上下里旁边侧面间"]
+    if len(free) != 1:
+        return None
+    word = free[0]
+    others = {dictionary.stem(token.text) for token in things[0].doc if token.i != things[0].i and token.is_alpha}
+    known = meant.get(things[0].i, [])
+    if (known and word not in known) or any(dictionary.alike(stem, dictionary.entry(word[0])) for stem in others):
+        return None
+    return Pairing(things[0], word[2], word[3], sure=False)
+
+
+def _noun_at(tokens: list[Token], at: int) -> bool:
+    return at < len(tokens) and tokens[at][1][0] == "n"
 
 
 def _spans_of(stem: str, spans: list[Token]) -> list[Token]:
     """The words that can mean it, in order; of words inside one another the longest."""
     # 卡车 is a truck by its own entry, and a car only by a part of it.
     sure = [span for span in spans if dictionary.alike(stem, dictionary.entry(span[0]))]
+    sure = [span for span in sure if stem in dictionary.entry(span[0])] or sure  # 画家 is the painter, 画 what he paints
     mine = sure or [span for span in spans if dictionary.means(span[0], dictionary.widened({stem}))]
     return sorted(
         (s for s in mine if not any(o is not s and o[2] <= s[2] and s[3] <= o[3] and o[3] - o[2] > s[3] - s[2] for o in mine)),
@@ -174,6 +222,8 @@ def subject(verb: Any) -> Any:
     own = next((child for child in verb.children if child.dep_ in ("nsubj", "nsubjpass")), None)
     if own is None and any(child.dep_ == "expl" for child in verb.lefts):
         own = next((child for child in verb.children if child.dep_ == "attr"), None)  # "there is a cat"
+    if own is None and verb.pos_ == "VERB":  # "the king kneels", which the parser takes for one name
+        own = next((child for child in verb.lefts if child.dep_ == "compound" and child.pos_ in NOUN), None)
     if own is not None:
         if own.text.lower() in WHO and verb.dep_ == "relcl":
             own = verb.head
@@ -186,11 +236,21 @@ def subject(verb: Any) -> Any:
     return None
 
 
+FILLED = frozenset(
+    ("covered", "surrounded", "filled", "decorated", "wrapped", "lined", "topped", "crowned", "buried", "draped")
+)
+
+
 def passive(verb: Any) -> tuple[Any, Any] | None:
     """(who acts, on whom) of a verb with "by": "a cat is chased by a dog", "a cat chased by a dog"."""
     by = next((child for child in verb.children if child.dep_ == "agent"), None)
     actor = next((child for child in by.children if child.dep_ == "pobj"), None) if by is not None else None
     other = next((child for child in verb.lefts if child.dep_ == "nsubjpass"), None)
+    if by is None and verb.tag_ == "VBN" and verb.lower_ in FILLED:
+        actor = next(
+            (c for w in verb.rights if w.dep_ == "prep" and w.lower_ in ("with", "in") for c in w.rights if c.dep_ == "pobj"),
+            None,
+        )
     if (other is None and verb.dep_ == "acl") or (other is not None and other.text.lower() in WHO and verb.dep_ == "relcl"):
         other = verb.head
     return (actor, other) if actor is not None and other is not None else None

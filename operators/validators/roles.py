@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from operators.validators import Finding, dictionary, pairing, sentences, translation
+from operators.validators import Finding, crossing, dictionary, pairing, sentences, translation
 from operators.validators.pairing import NOUN, Pairing, is_thing, nlp
 
 SIDES = {
@@ -22,6 +22,8 @@ SIDES = {
     "右": r"(?:to|on) the right(?: side)? of|right of",
     "[里内中]": r"in|inside|within",
 }
+FIRM = tuple(side for side in SIDES if side[-1] in "后前左右")
+"""Sides that Chinese names only where English does; 桌上 and 院子里 may render any preposition."""
 VOICE = re.compile("[被把由给让使将受]")
 ATTRIBUTE = re.compile(r"[红橙橘黄绿青蓝紫粉棕褐黑白灰金银米咖啡深浅淡暗亮]{1,3}色的?|[大小高长短老新旧]的|白的|黑的|红的")
 MUTUAL = frozenset(
@@ -60,6 +62,7 @@ def swapped(english: str, chinese: str) -> Finding | None:
         if len(paired) > 1:
             sure = {i: p for i, p in paired.items() if p.sure}
             finding = _attributes(doc, sure, zh) or _roles(doc, sure, zh) or _sides(doc, paired, zh) or _order(doc, paired, zh)
+            finding = finding or crossing.crossed(doc, paired, zh)
             if finding:
                 return finding
     return None
@@ -144,9 +147,17 @@ def _sides(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | None
             if prep is None or landmark is None or landmark.i not in paired:
                 continue
             thing = next((t for t in _things_at(prep) if t.i in paired and t.i != landmark.i), None)
+            at = re.compile(rf"的?{side}")
+            if side in FIRM:  # it is at another thing, one with which the English has no such place
+                others = (p.token for i, p in paired.items() if i != landmark.i and at.match(chinese, p.end))
+                at_all = {
+                    word
+                    for chunk in re.findall(rf"\b(?:{words})\s+([^,.;]+)", doc.text, re.I)
+                    for word in chunk.lower().split()
+                }
+                thing = next((other for other in others if other.lower_ not in at_all), thing)
             if thing is None:
                 continue
-            at = re.compile(rf"的?{side}")
             if at.match(chinese, paired[thing.i].end) and not at.match(chinese, paired[landmark.i].end):
                 return "swapped", f"“{thing.text}” and “{landmark.text}” around “{match[0].strip()}”"
     return None
@@ -178,6 +189,11 @@ def _order(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | None
             first, second = paired.get(actor.i), paired.get(target.i)
             if first is None or second is None or target.text.lower() in PARTS:
                 continue
+            contrary = crossing.turned_comparison(actor, target, paired, chinese)
+            if contrary is not None:
+                if contrary:
+                    return "swapped", f"“{actor.text}” and “{target.text}”, compared"
+                continue
             between = chinese[second.end : first.start]
             if how in LOCATIVE and EXISTS.search(between) and "在" not in between:
                 continue
@@ -197,7 +213,16 @@ def _relations(verb: Any) -> Iterator[tuple[Any, Any, str]]:
     actor = pairing.subject(verb)
     if actor is not None:
         for target, how in _targets(verb):
-            yield actor, target, how
+            yield actor, _whole(target), how
+            yield from ((actor, child, how) for child in target.children if child.dep_ == "poss" and is_thing(child))
+
+
+def _whole(part: Any) -> Any:
+    """Whose side, top or back it is, where that is said: on the elephant's back, at the foot of the tree."""
+    if part.text.lower() not in PARTS:
+        return part
+    owners = (c for child in part.children if child.lower_ == "of" for c in child.children if c.dep_ == "pobj")
+    return next((child for child in part.children if child.dep_ == "poss" and is_thing(child)), next(owners, part))
 
 
 def _targets(verb: Any) -> Iterator[tuple[Any, str]]:

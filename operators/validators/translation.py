@@ -482,7 +482,11 @@ OPPOSITES = (
 def opposite(english: str, chinese: str) -> Finding | None:
     """The Chinese says the opposite of a word and the word itself nowhere, and the English has no such opposite."""
     english, chinese = outside_quotes(english), re.sub("左右", " ", outside_quotes(chinese))
+    # "A is taller than B" is B比A矮 too: which of the two it is, who knows the nouns tells (`crossing`)
+    compared = re.search(r"\bthan\b", english, re.IGNORECASE) and "比" in chinese
     for word, rendered, other, denied in OPPOSITES:
+        if compared and "taller" in word + other:
+            continue
         mine, said = re.search(rf"\b(?:{word})\b", english, re.IGNORECASE), re.search(denied, chinese)
         if not mine or not said or re.search(rf"\b(?:{other})\b", english, re.IGNORECASE):
             continue

@@ -7,6 +7,7 @@ dangerous inside.
 from __future__ import annotations
 
 import re
+import unicodedata
 
 from operators.validators import Finding
 from operators.validators.form import tokens
@@ -90,7 +91,8 @@ def meta_talk(text: str) -> Finding | None:
 
 
 def injection(text: str) -> Finding | None:
-    """Instructions and chat-control tokens anywhere, addresses outside quotations (a sign may show one)."""
+    """Instructions and chat-control tokens anywhere, addresses outside quotations (a sign may show one), in letters of any width."""
+    text = unicodedata.normalize("NFKC", text)
     return _search(INJECTION, text, "injection") or _search(ADDRESS, outside_quotes(text), "injection")
 
 

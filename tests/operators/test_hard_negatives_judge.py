@@ -77,3 +77,14 @@ def test_fluency_is_judged_apart_from_truth():
     verdict = judge("an orange cat", "an gray cat", "en")
     assert verdict.truth == "false" and verdict.disfluent == ("article: 'an gray'",)
     assert judge("a red cup", "", "en").truth == "object_changed"
+
+
+@pytest.mark.parametrize("word", ["zzz", "zorp", "brrr", "sooo"])
+def test_a_word_that_is_none_is_not_fluent(word):
+    assert judge("a red car", f"a blue car with {word}", "en").refusal() == "disfluent"
+    assert judge(f"a red car with {word}", f"a blue car with {word}", "en").refusal() is None, "it is the positive's own"
+
+
+def test_rare_words_names_and_acronyms_are_words():
+    text = "a blue car near Fuji with quilted seats, a seersucker hoodie, chartreuse BMW stripes and bearded skateboarders"
+    assert not judge("a red car", text, "en").disfluent

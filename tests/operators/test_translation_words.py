@@ -181,3 +181,47 @@ def test_one_and_several_that_change_places_are_a_swap():
 )
 def test_words_that_weigh_nothing_still_account_for_what_renders_them(english, chinese):
     assert dictionary.addition(english, chinese) is None and dictionary.omission(english, chinese) is None
+
+
+@pytest.mark.parametrize(
+    ("english", "right", "wrong"),
+    [
+        ("The boy is standing while the girl is sitting.", "男孩站着，女孩坐着。", "男孩坐着，女孩站着。"),
+        ("The full glass stands left of the empty bottle.", "满的玻璃杯在空瓶子左边。", "空的玻璃杯在满的瓶子左边。"),
+        (
+            "A wooden chair and a plastic table stand here.",
+            "这里有一把木椅子和一张塑料桌子。",
+            "这里有一把塑料椅子和一张木桌子。",
+        ),
+        ("The lid of the box is open.", "盒子的盖子开着。", "盖子的盒子开着。"),
+        ("The girl's dog barks.", "女孩的狗在叫。", "狗的女孩在叫。"),
+        ("The train travels from the village to the city.", "火车从村庄开往城市。", "火车从城市开往村庄。"),
+        ("The cloud looks like a horse.", "云看起来像一匹马。", "一匹马看起来像云。"),
+        ("The monkey sits on the elephant's back.", "猴子坐在大象的背上。", "大象坐在猴子的背上。"),
+        ("The roof of the barn is covered with snow.", "谷仓的屋顶被雪覆盖。", "雪被谷仓的屋顶覆盖。"),
+    ],
+)
+def test_what_belongs_to_one_and_is_given_to_the_other_is_a_swap(english, right, wrong):
+    assert caught(english, right) is None
+    assert caught(english, wrong) == "swapped"
+
+
+@pytest.mark.parametrize(
+    ("english", "right", "wrong"),
+    [
+        ("The tree is taller than the house.", ["树比房子高。", "房子比树矮。"], ["房子比树高。", "树比房子矮。"]),
+        ("The bottle is smaller than the vase.", ["瓶子比花瓶小。", "花瓶比瓶子大。"], ["花瓶比瓶子小。", "瓶子比花瓶大。"]),
+    ],
+)
+def test_a_comparison_may_be_turned_round_with_its_opposite(english, right, wrong):
+    assert [caught(english, chinese) for chinese in right] == [None, None]
+    assert [caught(english, chinese) for chinese in wrong] == ["swapped", "swapped"]
+
+
+def test_a_clause_that_renders_nothing_is_an_addition_beside_words_rendered_freely():
+    english, chinese = (
+        "A sailor without a hat is showing a watermelon to a nun.",
+        "一名没有戴帽子的水手正把一个西瓜拿给一位修女看",
+    )
+    assert caught(english, f"{chinese}。") is None
+    assert caught(english, f"{chinese}，一位老妇人正微笑着看着这一切。") == "addition"

@@ -1,0 +1,212 @@
+"""Swaps that no word order shows: what is said of one thing said of the other, an owner for what it owns, a comparison turned round.
+
+As in `roles`, nouns are paired by the dictionary and what cannot be paired is not judged.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from operators.validators import Finding, dictionary, pairing
+from operators.validators.pairing import Pairing
+
+PARTS = frozenset(("compound", "nmod", "amod", "npadvmod"))
+DESCRIBES = frozenset(("amod", "compound", "nmod", "acl"))
+STOP = re.compile("[，。；！？、,;]|和|与|而|以及")
+DEGREES = (
+    ("taller higher", "高", "矮低"),
+    ("shorter", "矮短小低", "高长"),
+    ("lower", "低矮", "高"),
+    ("older", "老大旧", "小幼轻新"),
+    ("younger newer", "轻小幼新", "老大旧"),
+    ("bigger larger", "大", "小"),
+    ("smaller", "小", "大"),
+    ("longer", "长", "短"),
+    ("thicker fatter", "厚粗胖", "薄细瘦"),
+    ("thinner slimmer", "薄细瘦", "厚粗胖"),
+    ("wider broader", "宽", "窄"),
+    ("narrower", "窄", "宽"),
+    ("heavier", "重沉", "轻"),
+    ("lighter brighter", "轻浅淡亮", "重沉深暗"),
+    ("darker", "深暗黑", "浅淡亮"),
+    ("faster", "快", "慢"),
+    ("slower", "慢", "快"),
+    ("closer nearer", "近", "远"),
+    ("farther further", "远", "近"),
+    ("more", "多", "少"),
+    ("fewer less", "少", "多"),
+    ("deeper", "深", "浅"),
+    ("shallower", "浅", "深"),
+)
+"""Comparatives, characters that say the same, and those that say the opposite: A is taller than B where B is shorter than A."""
+LESS = re.compile("没有?|不如|不及")
+
+
+def crossed(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | None:
+    """doc: one parsed English sentence; paired: its nouns with their places in the Chinese."""
+    checks = (_descriptions, _partners, _owners, _ends)
+    return next((found for check in checks if (found := check(doc, paired, chinese))), None)
+
+
+def turned_comparison(actor: Any, target: Any, paired: dict[int, Pairing], chinese: str) -> bool | None:
+    """Whether "A is taller than B" says the contrary in the Chinese; None where the two are not compared there by a known word."""
+    words = {token.lower_ for token in actor.doc[actor.i : target.i]}
+    if "than" not in words:
+        return None
+    first, second = sorted((paired[actor.i], paired[target.i]), key=lambda one: one.start)
+    between = chinese[first.end : second.start]
+    less = LESS.search(between)
+    if "比" not in between and not less:
+        return None
+    after = re.split("[，。；！？]", chinese[second.end :])[0]
+    for english, same, opposite in DEGREES:
+        if words & set(english.split()):
+            said = [char for char in after if char in same + opposite]
+            if not said:
+                return None
+            turns = (said[-1] in opposite) + bool(less) + (first.token.i != actor.i)
+            return turns % 2 == 1
+    return None
+
+
+def _descriptions(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | None:
+    """Of two things each has in its own part of the Chinese what the English says only of the other."""
+    things = sorted((one for one in paired.values() if one.token.dep_ not in PARTS), key=lambda one: one.start)
+    parts = [_own_part(i, things, chinese) for i in range(len(things))]
+    for said_of in (_qualities, _doings):
+        known = [(one, set(said_of(one.token)), part) for one, part in zip(things, parts, strict=True)]
+        known = [(one, said, part) for one, said, part in known if said and part]
+        for i, (a, of_a, part_a) in enumerate(known):
+            for b, of_b, part_b in known[i + 1 :]:
+                if _gone(of_a - of_b, part_a, part_b) and _gone(of_b - of_a, part_b, part_a):
+                    return "swapped", f"what is said of “{a.token.text}” and of “{b.token.text}”"
+    return None
+
+
+def _gone(said: set[str], own: list[str], other: list[str]) -> bool:
+    """Whether one of these stems is rendered in the other one's part and not in its own."""
+    for stem in said:
+        here = any(_says(word, stem) or dictionary.means(word, dictionary.widened({stem})) for word in own)
+        if not here and any(_says(word, stem) for word in other):
+            return True
+    return False
+
+
+def _says(word: str, stem: str) -> bool:
+    """By its entry, or that of its first or last character: 年老 is "aged", and 老 old."""
+    return any(dictionary.alike(stem, dictionary.every(part)) for part in {word, word[0], word[-1]})
+
+
+def _qualities(noun: Any) -> Iterator[str]:
+    """Stems of a noun's adjectives."""
+    for child in noun.children:
+        if child.dep_ in DESCRIBES and child.is_alpha and child.pos_ != "NUM" and len(child) > 2:
+            yield dictionary.stem(child.text)
+    if noun.dep_ == "nsubj":
+        yield from (dictionary.stem(child.text) for child in noun.head.children if child.dep_ == "acomp")
+
+
+def _doings(noun: Any) -> Iterator[str]:
+    """The stem of what it does."""
+    verb = noun.head
+    if noun.dep_ in ("nsubj", "nsubjpass") and verb.pos_ == "VERB" and not any(c.dep_ == "agent" for c in verb.children):
+        yield dictionary.stem(verb.text)
+
+
+def _own_part(at: int, things: list[Pairing], chinese: str) -> list[str]:
+    """Words that the Chinese says of a thing: before it, in its own phrase, and behind it up to the next thing's phrase."""
+    one = things[at]
+    first = things[at - 1].end if at else 0
+    last = things[at + 1].start if at + 1 < len(things) else len(chinese)
+    before = _clause(chinese[first : one.start], -1)
+    after = _clause(chinese[one.end : last], 0)
+    own, _ = _phrase_of(before)
+    _, rest = _phrase_of(after) if last < len(chinese) and chinese[one.end : last] == after else ([], _tagged(after))
+    inside = chinese[one.start : one.end]
+    said = [word for word, flag in own + rest if flag[0] in "nvailzdbt" and not word.endswith("色")]
+    return said + ([inside[0]] if len(inside) > 1 and inside[0] in "大小老新旧高矮胖瘦长短黑白红木石铁" else [])
+
+
+def _clause(text: str, which: int) -> str:
+    return STOP.split(text)[which]
+
+
+def _tagged(text: str) -> list[tuple[str, str]]:
+    return dictionary.tagged(text)
+
+
+def _phrase_of(text: str) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """The words right before a noun that belong to it (numerals, adjectives, nouns, a clause with 的), and those before them."""
+    words = _tagged(text)
+    at = len(words)
+    while at and (words[at - 1][1][0] in "abmqnzrxu" or words[at - 1][0] == "的"):
+        if words[at - 1][0] == "的" and at > 1 and words[at - 2][1][0] == "v":
+            at -= 1
+        at -= 1
+    return words[at:], words[:at]
+
+
+def _partners(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | None:
+    """Two pairs of things ("the soup in the pot, the salad in the bowl") that changed partners: each clause has one of each pair."""
+    clauses = [0, *(match.end() for match in re.finditer("[，。；！？,;]", chinese)), len(chinese)]
+    edges = []
+    for token in doc:
+        if token.i not in paired:
+            continue
+        for prep in (*token.children, *(token.head.children if token.dep_ == "nsubj" else ())):
+            if prep.dep_ == "prep" or (prep.dep_ in ("dobj", "attr") and prep.i in paired and token.dep_ == "nsubj"):
+                ends = [prep] if prep.i in paired else [c for c in prep.children if c.dep_ == "pobj" and c.i in paired]
+                edges += [(token, end) for end in ends]
+    where = {i: sum(one.start >= end for end in clauses) for i, one in paired.items()}
+    for k, (a, b) in enumerate(edges):
+        for c, d in edges[k + 1 :]:
+            if len({a.i, b.i, c.i, d.i}) == 4 and where[a.i] == where[d.i] != where[c.i] == where[b.i]:
+                return "swapped", f"“{b.text}” and “{d.text}”, of “{a.text}” and “{c.text}”"
+    return None
+
+
+def _owners(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | None:
+    """ "The lid of the box" as 盖子的盒子, "the girl's dog" as 小狗的女孩."""
+    for token in doc:
+        if token.dep_ == "poss":
+            owner, owned = token, token.head
+        elif token.dep_ == "pobj" and token.head.lower_ == "of" and token.head.head.pos_ in pairing.NOUN:
+            owner, owned = token, token.head.head
+        else:
+            continue
+        if owner.i in paired and owned.i in paired:
+            first, second = paired[owned.i], paired[owner.i]
+            if second.start >= first.end and chinese[first.end : second.start] == "的":
+                return "swapped", f"“{owner.text}” and “{owned.text}”, which belongs to it"
+    return None
+
+
+def _ends(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | None:
+    """Where from and where to, and what is like what."""
+    for one in paired.values():
+        prep = one.token.head
+        if one.token.dep_ != "pobj":
+            continue
+        if prep.lower_ == "from":
+            others = [c for t in doc if t.lower_ in ("to", "into") and t.head.i in (prep.head.i, prep.i) for c in t.children]
+            for other in others:
+                if other.dep_ == "pobj" and other.i in paired:
+                    end = paired[other.i]
+                    between = chinese[end.end : one.start]
+                    if end.end <= one.start and "从" in chinese[: end.start][-8:] and re.search("[到往向至进入]", between):
+                        return "swapped", f"“{one.token.text}” and “{other.text}”, from and to"
+        if prep.lower_ == "like" and prep.head.pos_ in ("VERB", "AUX"):
+            subject = pairing.subject(prep.head)
+            if subject is not None and subject.i in paired:
+                first = paired[subject.i]
+                between = chinese[one.end : first.start]
+                if (
+                    one.end <= first.start
+                    and re.search("像|如同|仿佛", between)
+                    and "一样" not in between
+                    and "似的" not in between
+                ):
+                    return "swapped", f"“{subject.text}” and “{one.token.text}”, which it is like"
+    return None

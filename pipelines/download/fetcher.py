@@ -75,7 +75,9 @@ class Fetcher:
         self.hosts: OrderedDict[str, _Host] = OrderedDict()
         product = re.match(r"(?:Mozilla/5\.0 \(compatible; )?([\w-]+)", manners.user_agent)
         self.agent = (product[1] if product else "FineLoom").lower()
-        self.rules = HostRules(manners, self.agent, lambda *what: self._ask(*what, MAX_BYTES, rules=True))
+        self.rules = HostRules(
+            manners, self.agent, lambda origin, target, clock: self._ask(origin, target, clock, MAX_BYTES, rules=True)
+        )
 
     def fetch(self, url: str, stop: threading.Event) -> bytes:
         """The bytes behind an address. Raises FetchError with the reason; this machine's own failures as OSError or NetworkDown.

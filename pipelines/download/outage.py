@@ -35,7 +35,7 @@ class Network:
     """Shared by all fetches of a process.
 
     patience   seconds to wait for a network that is down; 0: every silent host is taken for dead
-    forget     called when the network is back, before anything is fetched again
+    forget     called when waiting ends, before anything is fetched again: failures until then were no host's
     word       what everything waits for; empty while the network is up
     outages    how many have ended
     """
@@ -122,9 +122,9 @@ class Network:
                 pause = min(2 * pause, LOOKS[1])
         finally:
             self.word = ""
+            self.forget()
         if stop.is_set():
             return
-        self.forget()
         with self._lock:
             self._suspects.clear()
         self.outages += 1

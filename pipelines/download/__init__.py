@@ -5,7 +5,7 @@ Writes   image_offset, image_size, image_format, sha256, width, height (operator
          and KEY.json of every picture (KEY = uid, extension always jpg); img2dataset's statistics
 Refuses  every row that yields no picture, with one of `pipelines.download.reasons.REASONS`; `is_retryable` tells those that
          a later run may get. A failure of this machine (disk full, no file handles, no network for long) is raised instead
-Source   img2dataset drives the shard; deadline, retries, private addresses, opt-outs, robots.txt and checks are added here
+Source   img2dataset drives the shard; deadline, retries, private addresses, opt-outs, robots.txt, outages and checks are added here
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Download(Settings):
     )
     """Put an address here under which you can be reached."""
     respect_opt_out: bool = True
-    """Honour X-Robots-Tag noai, noimageai, noindex, noimageindex and TDM-Reservation."""
+    """Honour X-Robots-Tag noai, noimageai, noindex, noimageindex, TDM-Reservation, and reservations in the host's tdmrep.json."""
     respect_robots_txt: bool = True
     allow_private_addresses: bool = False
     """Let addresses lead into the private network, loopback included: for demos and tests. Link-local addresses and

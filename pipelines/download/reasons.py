@@ -19,7 +19,7 @@ REASONS: dict[str, tuple[str, bool]] = {
     "redirect_refused": ("too many redirects, or one that leads away from http(s)", False),
     "refused_address": ("the host's address is private, loopback, link-local, or of a cloud's metadata service", False),
     "bad_url": ("the address cannot be asked for", False),
-    "opted_out": ("the host's headers reserve the picture: X-Robots-Tag or TDM-Reservation", False),
+    "opted_out": ("the host reserves the picture: by X-Robots-Tag, TDM-Reservation or its tdmrep.json", False),
     "robots_disallowed": ("the host's robots.txt forbids the address", False),
     "robots_unavailable": ("the host's robots.txt answers with a server error, which counts as forbidden", True),
     "license": ("the licence is not among `licenses`", False),

@@ -5,8 +5,8 @@
 Without `--shards` it writes some of its own: pictures of 640 × 480 with the detail of a photograph, captions in both
 languages, four regions each, a quarter of them with ten hard negatives. "bare" is as many processes as the reader has
 workers, each decoding pictures that it holds in memory, resizing them as the model needs them, and dropping the result:
-no tar, no record, no text, no batch. "kept" is the same with Pillow told to use memory again, as the reader's workers tell
-it. "reader" gives finished batches to this process. Sides take turns. Everything runs on as many cores as there are workers.
+no tar, no record, no text, no batch. "reader" gives finished batches to this process. Both keep their memory, as the
+reader's workers do. Sides take turns. Everything runs on as many cores as there are workers.
 """
 
 from __future__ import annotations
@@ -112,9 +112,8 @@ def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     tar.addfile(member, io.BytesIO(data))
 
 
-def bare(raws: list[Raw], bucket: int, repeats: int, keep: bool, ready, go) -> None:
-    if keep:
-        images.keep_memory()
+def bare(raws: list[Raw], bucket: int, repeats: int, ready, go) -> None:
+    images.keep_memory()
     ready.release()
     go.wait()
     for _ in range(repeats):
@@ -138,12 +137,12 @@ def cpu_of_workers() -> float:
     return sum(resource.getrusage(resource.RUSAGE_SELF)[:2]) + ticks / os.sysconf("SC_CLK_TCK")
 
 
-def run_bare(raws: list[Raw], bucket: int, workers: int, samples: int, keep: bool) -> tuple[float, float]:
+def run_bare(raws: list[Raw], bucket: int, workers: int, samples: int) -> tuple[float, float]:
     """Seconds and CPU seconds per picture."""
     context = multiprocessing.get_context("fork")
     ready, go = context.Semaphore(0), context.Event()
     repeats = max(1, samples // workers // len(raws))
-    work = [context.Process(target=bare, args=(raws, bucket, repeats, keep, ready, go)) for _ in range(workers)]
+    work = [context.Process(target=bare, args=(raws, bucket, repeats, ready, go)) for _ in range(workers)]
     for process in work:
         process.start()
     for _ in work:
@@ -187,8 +186,7 @@ def main() -> None:
         raws = list(islice(first, 64))
         bucket = patches if isinstance(patches, int) else bucket_of(raws)
         sides = {
-            "bare": lambda: run_bare(raws, bucket, arguments.workers, arguments.samples, keep=False),
-            "kept": lambda: run_bare(raws, bucket, arguments.workers, arguments.samples, keep=True),
+            "bare": lambda: run_bare(raws, bucket, arguments.workers, arguments.samples),
             "reader": lambda: run_reader(settings, texts, arguments.workers, arguments.samples),
         }
         seen: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
@@ -203,11 +201,10 @@ def main() -> None:
     for name, rows in seen.items():
         wall, cpu = (statistics.median(column) for column in zip(*rows, strict=True))
         print(f"{name:<7} {1 / wall:>10.1f} {cpu * 1000:>12.2f}")
-    for other in ("bare", "kept"):
-        ratios = [one[0] / mine[0] for one, mine in zip(seen[other], seen["reader"], strict=True)]
-        share = statistics.median(row[1] for row in seen[other]) / statistics.median(row[1] for row in seen["reader"])
-        told = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-        print(f"reader / {other}: {told} of the rate, {share:.2f} by CPU time")
+    ratios = [one[0] / other[0] for one, other in zip(seen["bare"], seen["reader"], strict=True)]
+    share = statistics.median(row[1] for row in seen["bare"]) / statistics.median(row[1] for row in seen["reader"])
+    told = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+    print(f"reader / bare: {told} of the rate, {share:.2f} by CPU time")
 
 
 if __name__ == "__main__":

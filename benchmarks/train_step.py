@@ -4,10 +4,10 @@
 
 The plain step is what one writes first, in its own words: the vision tower pools image after image, resizes positions
 image after image, pools boxes image after image (once for captions, once for hard groups), the dense head is a
-MultiheadAttention with a full mask per head that also returns its weights, every box slot is encoded whether it holds a
-box or not, the positive of a hard group is encoded once more, padding masks are full [T, T] ones, heads run text after
-text, and the sigmoid loss keeps its logits, labels and log-sigmoids. Layers of the towers are transformers' own in
-both. Both take turns; the first round of each is not counted.
+MultiheadAttention with a full mask per head that also returns its weights, every one of four box slots is encoded
+whether it holds a box or not (`--regions` says how many do), the positive of a hard group is encoded once more,
+padding masks are full [T, T] ones, heads run text after text, and the sigmoid loss keeps its logits, labels and
+log-sigmoids. Layers of the towers are transformers' own in both. Both take turns; the first round is not counted.
 
 Memory is what a step adds at its peak to what was resident before it (VmHWM after a reset through
 /proc/self/clear_refs; on a GPU the allocator's peak).
@@ -45,8 +45,16 @@ WIDTH_OF_A_TEXT = {"short": 16, "long": 140, "phrase": 9}
 """Tokens before the padding; padding is computed like any other token."""
 
 
-def make_batch(images: int, patches: int, groups_per_image: float, lengths: tuple[int, int], vocabulary: int, multiple: int):
-    """A batch with four regions on every picture, and its phrases slot by slot and group by group as the plain step wants them."""
+def make_batch(
+    images: int,
+    patches: int,
+    regions_per_image: float,
+    groups_per_image: float,
+    lengths: tuple[int, int],
+    vocabulary: int,
+    multiple: int,
+):
+    """A batch whose pictures have four box slots, and its phrases slot by slot and group by group as the plain step wants them."""
     random = torch.Generator().manual_seed(0)
     side = int(patches**0.5)
     grid = torch.tensor([(side, side), (side - 4, patches // (side - 4)), (patches // (side - 2), side - 2)])
@@ -59,14 +67,17 @@ def make_batch(images: int, patches: int, groups_per_image: float, lengths: tupl
         rows = torch.randint(5, vocabulary, (count, length), generator=random)
         return rows.masked_fill(torch.arange(length) >= WIDTH_OF_A_TEXT[kind], 0)
 
-    count = images * SLOTS
+    count = round(images * regions_per_image)
     groups = round(images * groups_per_image)
-    captions, negatives = ids(count, "phrase"), ids(10 * groups, "phrase").view(groups, 10, -1)
-    hard_slot = torch.randperm(count, generator=random)[:groups].sort().values
+    filled = torch.randperm(images * SLOTS, generator=random)[:count]
+    captions, negatives = ids(images * SLOTS, "phrase"), ids(10 * groups, "phrase").view(groups, 10, -1)
+    hard_slot, filled = filled[:groups].sort().values, filled.sort().values
+    empty = torch.ones(images * SLOTS, dtype=torch.bool).index_fill(0, filled, False)
+    captions[empty], boxes.view(-1, 4)[empty] = 0, 0  # nothing but padding, which is a text all the same
     # A region's caption is its short expression, which is also its group's positive, half of the time.
     positives = torch.where(torch.rand(groups, 1, generator=random) < 0.5, captions[hard_slot], ids(groups, "phrase"))
     hard = torch.cat([positives[:, None], negatives], dim=1)
-    phrases, region_phrase, hard_phrases = pack_phrases(captions, hard, multiple)
+    phrases, region_phrase, hard_phrases = pack_phrases(captions[filled], hard, multiple)
     batch = Batch(
         patches=torch.randint(0, 256, (images, patches, 768), dtype=torch.uint8, generator=random),
         grid=grid,
@@ -76,7 +87,7 @@ def make_batch(images: int, patches: int, groups_per_image: float, lengths: tupl
         text=torch.arange(images)[:, None].expand(-1, 2),
         boxes=boxes,
         phrases=phrases,
-        region_slot=pad_rows(torch.arange(count), multiple),
+        region_slot=pad_rows(filled, multiple),
         region_phrase=pad_rows(region_phrase, multiple),
         region_language=pad_rows(torch.zeros(count, dtype=torch.int64), multiple),
         region_valid=pad_rows(torch.ones(count, dtype=torch.bool), multiple),
@@ -119,8 +130,9 @@ class Plain:
         total = self.sigmoid(image, long) + self.sigmoid(image, short)
 
         dense = self.dense(tokens, mask)
-        region = F.normalize(self.align(dense, batch.boxes), dim=-1)
-        caption = F.normalize(self.text(self.captions, model.boxtext_head), dim=-1)
+        filled = batch.region_slot[batch.region_valid]
+        region = F.normalize(self.align(dense, batch.boxes), dim=-1)[filled]
+        caption = F.normalize(self.text(self.captions, model.boxtext_head), dim=-1)[filled]
         valid = batch.hard_slot[batch.hard_valid]
         hard_region = F.normalize(self.align(dense, batch.boxes), dim=-1)[valid]
         texts = F.normalize(self.text(self.hard.flatten(0, 1), model.boxtext_head), dim=-1).view(
@@ -247,6 +259,7 @@ def main() -> None:
     parser.add_argument("--size", default="base")
     parser.add_argument("--images", type=int, default=2)
     parser.add_argument("--patches", type=int, default=576)
+    parser.add_argument("--regions", type=float, default=4.0, help="regions per picture, of four slots; FineHARD has 3.3")
     parser.add_argument("--groups", type=float, default=4.0, help="hard groups per picture; FineHARD has 0.83")
     parser.add_argument("--vocabulary", type=int, default=32_000)
     parser.add_argument("--rounds", type=int, default=2)
@@ -273,7 +286,13 @@ def main() -> None:
         "benchmark",
     )
     batch, captions, hard = make_batch(
-        arguments.images, arguments.patches, arguments.groups, model.lengths, arguments.vocabulary, arguments.pad
+        arguments.images,
+        arguments.patches,
+        arguments.regions,
+        arguments.groups,
+        model.lengths,
+        arguments.vocabulary,
+        arguments.pad,
     )
     batch = batch.to(device)
     stepper = Stepper(model, model, make_optimizer(model, settings.optimizer), settings, settings.steps)
@@ -292,8 +311,9 @@ def main() -> None:
             seen[name].append(measured(step, device))
     first = {name: rounds[0][0] for name, rounds in seen.items()}
     print(
-        f"{arguments.size}/16, {arguments.images} pictures of {arguments.patches} patches, {SLOTS} regions and {arguments.groups} hard "
-        f"groups each, {len(batch.phrases)} distinct phrases, {arguments.precision}, {device} ({torch.get_num_threads()} threads)"
+        f"{arguments.size}/16, {arguments.images} pictures of {arguments.patches} patches, {arguments.regions} regions and "
+        f"{arguments.groups} hard groups each, {len(batch.phrases)} distinct phrases, {arguments.precision}, {device} "
+        f"({torch.get_num_threads()} threads)"
     )
     print(f"{'side':<6} {'CPU s':>8} {'peak GiB':>9}   loss")
     middle = {}

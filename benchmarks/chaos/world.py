@@ -33,6 +33,13 @@ ROWS, SHARD = 40, 5
 DISK_MB = 48
 """Of the small disk, where one can be mounted."""
 PATIENCE = 60.0
+NOT_OF_A_RUN = tuple(
+    f"ray::{name}"
+    for name in (
+        *("IDLE", "DashboardAgent", "RuntimeEnvAgent"),  # a node dies with its agents
+        *("ActorLocationTracker", "_AutoscalingCoordinatorActor", "_StatsActor"),  # Ray Data's own, which outlive the runs
+    )
+)
 
 
 class World:
@@ -166,7 +173,7 @@ class World:
             for process in psutil.Process(self.zygote.pid).children():
                 with contextlib.suppress(psutil.Error, IndexError):
                     title = process.cmdline()[0]
-                    if title.startswith("ray::") and title != "ray::IDLE":
+                    if title.startswith("ray::") and not title.startswith(NOT_OF_A_RUN):
                         found.append(process)
         return sorted(found, key=lambda process: process.pid)
 

@@ -8,6 +8,7 @@ handoff()   shards/NNNNN.tar as links to the committed tars, index.parquet
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import time
 from dataclasses import asdict, dataclass, field
@@ -21,13 +22,14 @@ import pyarrow.parquet as pq
 
 from pipelines.chain import Chain
 from pipelines.compact import meanwhile
-from pipelines.config import MANIFESTS, ConfigError, Recipe
+from pipelines.config import MANIFESTS, ConfigError, Recipe, Stage
 from pipelines.durable import (
     canonical_json,
     check_store,
     files,
     free_bytes,
     link_or_copy,
+    open_read,
     read_table,
     replace,
     replace_by,
@@ -44,6 +46,9 @@ from pipelines.segments import go_through
 from pipelines.sources import Source, index_table, load_source
 from pipelines.stores import Place, place
 from pipelines.tables import REQUEUED, Tables
+
+OF = b"fineloom.packed"
+"""In the metadata of the index: the hash of what was committed when it was written."""
 
 
 @dataclass(frozen=True)
@@ -195,29 +200,53 @@ def execute(recipe: Recipe, root: Path, options: Options, progress: Progress) ->
         result.seconds = time.monotonic() - began
         result.nothing_to_do = result.ok and not engine.started
         result.stages = engine.totals
-        if not result.nothing_to_do:
+        if not result.nothing_to_do or not _handed_over(chain):
             handoff(chain)
+        if not result.nothing_to_do:
             _record(chain, options, result)
         return result
 
 
 def handoff(chain: Chain) -> None:
-    """Make `shards/` exactly the committed tars of this recipe, as links, and write the index of their samples."""
+    """Make `shards/` exactly the committed tars of this recipe, as links, and then write the index of their samples."""
     pack = next((stage for stage in chain.recipe.stages if stage.kind == "pack"), None)
     if pack is None:
         return
     folder = chain.run / "shards"
     folder.mkdir(exist_ok=True)
-    packed: dict[str, dict[str, str]] = {}  # name → role → path: entries themselves would be too many to hold
+    packed = _packed(chain, pack)
+    _hand_over(chain.run, {name: paths["shard"] for name, paths in packed.items()})
+    pack.operator.write_card(folder)
+    _write_index(chain.run, packed)
+
+
+def _packed(chain: Chain, pack: Stage) -> dict[str, dict[str, str]]:
+    """Tar → role → committed path: entries themselves would be too many to hold."""
+    packed: dict[str, dict[str, str]] = {}
     at = reach(chain, chain.shards())
     rows = at.rows_out()
     for shard in at.finished():
         if rows[shard]:
             made = at.entry(shard, pack.name).files
             packed[f"{shard_name(shard)}.tar"] = {role: made[role].path for role in ("shard", "data")}
-    _hand_over(chain.run, {name: paths["shard"] for name, paths in packed.items()})
-    pack.operator.write_card(folder)
-    _write_index(chain.run, packed)
+    return packed
+
+
+def _handed_over(chain: Chain) -> bool:
+    """Whether the index, which is written last, is of what is committed now: a run may end between its last commit and this."""
+    pack = next((stage for stage in chain.recipe.stages if stage.kind == "pack"), None)
+    if pack is None:
+        return True
+    try:
+        with open_read(chain.run / "index.parquet") as file:
+            known = (pq.read_schema(file).metadata or {}).get(OF)
+    except FileNotFoundError:
+        return False
+    return known == _digest(_packed(chain, pack))
+
+
+def _digest(packed: dict[str, dict[str, str]]) -> bytes:
+    return hashlib.sha256(canonical_json(packed)).hexdigest().encode()
 
 
 def _hand_over(run: Path, wanted: dict[str, str]) -> None:
@@ -239,6 +268,7 @@ def _hand_over(run: Path, wanted: dict[str, str]) -> None:
 def _write_index(run: Path, packed: dict[str, dict[str, str]]) -> None:
     """`index.parquet`: uid, tar, offset and size of every packed sample, for access by identity."""
     columns = pa.schema({"uid": pa.string(), "tar": pa.string(), "offset": pa.int64(), "size": pa.int64()})
+    columns = columns.with_metadata({OF: _digest(packed)})
 
     def fill(path: Path) -> None:
         with pq.ParquetWriter(path, columns) as writer:

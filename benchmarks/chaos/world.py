@@ -24,6 +24,7 @@ from picture_server import PictureServer, answer, picture
 from benchmarks.chaos import KIT, taps
 from benchmarks.chaos.parts import NAME
 from benchmarks.chaos.zygote import fork
+from pipelines.durable import scratch_root
 
 HERE = Path(__file__).parent
 FORKED = str(HERE / "forked.py")
@@ -88,6 +89,7 @@ class World:
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_memory_monitor_refresh_ms": "0",  # workers die by the schedule alone, whatever else fills this machine's memory
         }
+        scratch_root()  # of this process, which delivers commits too: not among those that must be gone at the end
         self._stack.enter_context(_environment(settings))
         (self.folder / "scratch").mkdir(exist_ok=True)
         self.disk = self._small_disk()

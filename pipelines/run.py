@@ -240,7 +240,7 @@ def _handed_over(chain: Chain) -> bool:
     try:
         with open_read(chain.run / "index.parquet") as file:
             known = (pq.read_schema(file).metadata or {}).get(OF)
-    except FileNotFoundError:
+    except (FileNotFoundError, pa.ArrowInvalid):
         return False
     return known == _digest(_packed(chain, pack))
 

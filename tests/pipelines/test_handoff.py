@@ -46,11 +46,14 @@ def test_a_run_that_ended_before_it_handed_over_does_so_when_it_is_called_again(
     assert sorted(path.name for path in (run / "shards").glob("*.tar")) == ["00000.tar", "00001.tar", "00002.tar"]
 
 
-def test_an_index_of_an_earlier_state_is_written_anew_and_a_right_one_is_left_alone(recipe, tmp_path):
+def test_an_index_of_an_earlier_state_or_a_damaged_one_is_written_anew_and_a_right_one_is_left_alone(recipe, tmp_path):
     index = tmp_path / "runs" / "tiny" / "index.parquet"
     whole, written = pq.read_table(index), index.stat().st_mtime_ns
     assert again(recipe, tmp_path).nothing_to_do
     assert index.stat().st_mtime_ns == written
     pq.write_table(whole.slice(0, 4).replace_schema_metadata({b"fineloom.packed": b"of another state"}), index)
+    assert again(recipe, tmp_path).nothing_to_do
+    assert pq.read_table(index).equals(whole)
+    index.write_bytes(index.read_bytes()[:100])
     assert again(recipe, tmp_path).nothing_to_do
     assert pq.read_table(index).equals(whole)

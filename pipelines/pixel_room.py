@@ -12,21 +12,20 @@ class PixelRoom:
 
     def __init__(self, pixels: int) -> None:
         self.free = self.pixels = pixels
-        self._given_back = asyncio.Condition()
+        self._turn = asyncio.Lock()
+        self._given_back = asyncio.Event()
 
     @asynccontextmanager
     async def taken(self, pixels: int) -> AsyncIterator[None]:
         """Wait until there is room for so many, and hold it. What is larger than all of it waits until it is alone."""
         pixels = min(pixels, self.pixels)
-        if self.free < pixels:
-            async with self._given_back:
-                await self._given_back.wait_for(lambda: self.free >= pixels)
-                self.free -= pixels
-        else:
+        async with self._turn:  # first come, first served: small ones do not pass a large one for ever
+            while self.free < pixels:
+                self._given_back.clear()
+                await self._given_back.wait()
             self.free -= pixels
         try:
             yield
         finally:
             self.free += pixels
-            async with self._given_back:
-                self._given_back.notify_all()
+            self._given_back.set()

@@ -209,7 +209,7 @@ def execute(recipe: Recipe, root: Path, options: Options, progress: Progress) ->
 
 def handoff(chain: Chain) -> None:
     """Make `shards/` exactly the committed tars of this recipe, as links, and then write the index of their samples."""
-    pack = next((stage for stage in chain.recipe.stages if stage.kind == "pack"), None)
+    pack = _pack_of(chain)
     if pack is None:
         return
     folder = chain.run / "shards"
@@ -218,6 +218,10 @@ def handoff(chain: Chain) -> None:
     _hand_over(chain.run, {name: paths["shard"] for name, paths in packed.items()})
     pack.operator.write_card(folder)
     _write_index(chain.run, packed)
+
+
+def _pack_of(chain: Chain) -> Stage | None:
+    return next((stage for stage in chain.recipe.stages if stage.kind == "pack"), None)
 
 
 def _packed(chain: Chain, pack: Stage) -> dict[str, dict[str, str]]:
@@ -234,7 +238,7 @@ def _packed(chain: Chain, pack: Stage) -> dict[str, dict[str, str]]:
 
 def _handed_over(chain: Chain) -> bool:
     """Whether the index, which is written last, is of what is committed now: a run may end between its last commit and this."""
-    pack = next((stage for stage in chain.recipe.stages if stage.kind == "pack"), None)
+    pack = _pack_of(chain)
     if pack is None:
         return True
     try:

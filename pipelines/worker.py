@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -27,7 +26,7 @@ from pipelines.chain import Chain
 from pipelines.commit import Attempt, Made
 from pipelines.config import Stage
 from pipelines.download.reasons import NetworkDown
-from pipelines.durable import Ranges, free_bytes, read_table, scratch_folder
+from pipelines.durable import FULL, Ranges, free_bytes, read_table, scratch_folder
 from pipelines.ledger import Entry, shard_name
 from pipelines.model_identity import ModelChanged, ServerUnavailable
 from pipelines.pixel_room import PixelRoom
@@ -123,7 +122,7 @@ class Worker:
                 return await asyncio.to_thread(self._commit, view, attempt, came, made), True
             return await asyncio.to_thread(self._make, view, attempt, killers), True
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno in FULL:
                 raise StopRun(f"the disk is full: {error}. Free some space and run again; nothing committed is lost") from error
             raise
         except (ServerUnavailable, ModelChanged, NetworkDown) as error:

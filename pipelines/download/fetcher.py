@@ -14,15 +14,12 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 from pipelines.download.addresses import host_of, joined, split
-from pipelines.download.host_rules import HostRules
+from pipelines.download.host_rules import MAX_HOSTS, MAX_REDIRECTS, HostRules
 from pipelines.download.network import Clock, Connections, Origin, Resolver
 from pipelines.download.outage import SILENT, Network
 from pipelines.download.reasons import FetchError, is_retryable
 from pipelines.download.robots import MAX_BYTES
 
-MAX_REDIRECTS = 5
-MAX_HOSTS = 50_000
-"""Hosts remembered at a time."""
 PIECE = 1 << 16
 OPT_OUTS = {"noai", "noimageai", "noindex", "noimageindex", "none"}
 NOT_AGAIN = {"connect_timeout", "host_down", "deadline", "too_slow", "robots_unavailable"}

@@ -24,7 +24,7 @@ from pipelines.download.reasons import FetchError
 from pipelines.download.robots import Rules, normal
 
 MAX_HOSTS, MAX_SIZE = 50_000, 32 << 20
-"""Hosts, and characters of their rules, remembered at a time."""
+"""Hosts remembered at a time, and characters of their rules."""
 KEPT = 24 * 3600.0
 """Seconds that a host's rules hold (RFC 9309: a day at most)."""
 REST = 600.0

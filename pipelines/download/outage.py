@@ -41,12 +41,8 @@ class Network:
     """
 
     def __init__(self, allow_private: bool, connect_timeout: float, patience: float, forget: Callable[[], None]) -> None:
-        self.allow_private, self.connect_timeout, self.patience, self.forget = (
-            allow_private,
-            connect_timeout,
-            patience,
-            forget,
-        )
+        self.allow_private, self.connect_timeout = allow_private, connect_timeout
+        self.patience, self.forget = patience, forget
         self.word = ""
         self.outages = 0
         self.heard = -1.0

@@ -10,55 +10,25 @@ import tarfile
 import threading
 import time
 import urllib.request
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 import webdataset
+from fetching import fetch, reason
 from picture_server import PictureServer, answer, drip, hang_up, picture, silent
 
-from operators.columns import BASE, IMAGE
-from pipelines.download import Download, FetchError, NetworkDown, is_retryable, outage
+from operators.columns import IMAGE
+from pipelines.download import Download, FetchError, is_retryable
 from pipelines.download.engine import Spool
-from pipelines.download.fetcher import Fetcher, split
-from pipelines.download.host_rules import reservations
 from pipelines.download.network import Clock, Resolver, refused
-from pipelines.download.robots import Rules
 from pipelines.download.tar import header
-
-QUICK = {"timeout": 1.0, "connect_timeout": 1.0, "deadline": 4.0, "backoff": 0.01, "allow_private_addresses": True}
 
 
 @pytest.fixture
 def server():
     with PictureServer() as server:
         yield server
-
-
-def base(*rows, **common):
-    """A base table; a row is an address, an image reference (`file:` …) or a dict of columns."""
-    table = []
-    for i, row in enumerate(rows):
-        if isinstance(row, str):
-            row = {"url": row} if row.lower().startswith("http") else {"image_ref": row}
-        empty = {"captions": [f"caption {i}"], "long_captions": [], "source_regions": []}
-        table.append({"uid": f"{i:032x}", "source": "test", "row": i, **empty, **common, **row})
-    return pa.Table.from_pylist(table, schema=BASE)
-
-
-def fetch(folder: Path, *rows, common=None, **settings):
-    (folder / "images").mkdir(exist_ok=True)
-    tar, stats = folder / "images" / "00000.tar", folder / "images" / "00000_stats.json"
-    return Download(**{**QUICK, **settings}).fetch(base(*rows, **(common or {})), tar, stats)
-
-
-def reason(folder, *rows, **settings):
-    """The one reason for which all rows were refused."""
-    outcome = fetch(folder, *rows, **settings)
-    assert len(outcome.kept) == 0
-    (only,) = {reject.reason for reject in outcome.rejects}
-    return only
 
 
 def test_pictures_are_stored_untouched_where_the_columns_say(server, tmp_path):
@@ -419,166 +389,6 @@ def test_a_name_without_address_and_a_name_server_that_is_silent(tmp_path, monke
     assert not is_retryable("dns") and is_retryable("dns_failed")
 
 
-def test_opt_outs_in_headers_are_honoured(server, tmp_path):
-    data = picture()
-    urls = [
-        server.serve("/all.jpg", data, X_Robots_Tag="noai"),
-        server.serve("/mine.jpg", data, X_Robots_Tag="otherbot: noarchive, fineloom: NoImageAI"),
-        server.serve("/tdm.jpg", data, TDM_Reservation="1"),
-        server.serve("/other.jpg", data, X_Robots_Tag="otherbot: noindex, nofollow"),
-        server.serve("/until.jpg", data, X_Robots_Tag="unavailable_after: 25 Jun 2090 15:00:00 PST"),
-    ]
-    outcome = fetch(tmp_path, *urls)
-    assert [(r.uid[-1], r.reason) for r in outcome.rejects] == [(i, "opted_out") for i in "012"]
-    assert server.asked["/all.jpg"] == 1
-    (tmp_path / "again").mkdir()
-    assert len(fetch(tmp_path / "again", *urls, respect_opt_out=False).kept) == 5
-
-
-def test_reservations_in_a_file_of_the_host_are_honoured(server, tmp_path):
-    """The TDM Reservation Protocol's file, with patterns as in robots.txt: the longest that matches decides."""
-    rules = [
-        {"location": "/art/*", "tdm-reservation": 1, "tdm-policy": "https://example.org/policy"},
-        {"location": "/art/free/", "tdm-reservation": 0},
-        {"location": "/*.png$", "tdm-reservation": 1},
-    ]
-    server.behave("/.well-known/tdmrep.json", answer(200, json.dumps(rules).encode()))
-    server.default = [answer(200, picture())]
-    paths = ["/art/a.jpg", "/art/free/b.jpg", "/c.png", "/c.png?size=2", "/d.jpg"]
-    urls = [server.url + path for path in paths]
-    outcome = fetch(tmp_path, *urls)
-    assert [(r.uid[-1], r.reason) for r in outcome.rejects] == [(i, "opted_out") for i in "023"]
-    assert outcome.rejects[0].detail == "127.0.0.1/.well-known/tdmrep.json reserves /art/a.jpg"
-    assert server.asked["/.well-known/tdmrep.json"] == 1 and server.asked["/art/a.jpg"] == 0
-    (tmp_path / "again").mkdir()
-    assert len(fetch(tmp_path / "again", *urls, respect_opt_out=False).kept) == 5
-    assert server.asked["/.well-known/tdmrep.json"] == 1
-
-
-@pytest.mark.parametrize(
-    ("content", "reserved"),
-    [
-        ('{"location": "/", "tdm-reservation": 1}', True),
-        ('\ufeff[{"location": "/", "tdm-reservation": 1}]', True),
-        ('[{"location": "https://example.org/a.jpg", "tdm-reservation": "1"}]', True),
-        ('[{"location": "/a.jpg", "tdm-reservation": 0}, {"location": "/%61.jpg", "tdm-reservation": true}]', True),
-        ('[{"location": "a.jpg", "tdm-reservation": 1}, 7, {"location": 3, "tdm-reservation": 1}, {}]', True),
-        ('[{"location": "/b", "tdm-reservation": 1}]', False),
-        ("<html>1</html>", False),
-        ("[" * 200_000, False),
-        ('"1"', False),
-    ],
-)
-def test_a_file_of_reservations_as_strangers_write_it(content, reserved):
-    assert reservations(content.encode()).allow("/a.jpg") != reserved
-
-
-@pytest.mark.parametrize(
-    "behaviour", [answer(500), silent(20), drip(b"[" * 500, 0.05), hang_up, answer(302, Location="http://169.254.169.254/")]
-)
-def test_a_host_that_does_not_say_whether_it_reserves_anything_keeps_no_picture(server, tmp_path, behaviour):
-    server.behave("/.well-known/tdmrep.json", behaviour)
-    urls = [server.serve(f"/{i}.jpg", picture()) for i in range(3)]
-    assert len(fetch(tmp_path, *urls, timeout=0.3, retries=0).kept) == 3
-    assert server.asked["/.well-known/tdmrep.json"] <= 2, "asked by one, and once more where the connection broke"
-
-
-def test_robots_txt_is_read_once_and_honoured(server, tmp_path):
-    server.behave("/robots.txt", answer(200, b"User-agent: *\nDisallow: /private/\n\nUser-agent: FineLoom\nDisallow: /own/\n"))
-    server.default = [answer(200, picture())]
-    paths = ["/own/a.jpg", "/private/b.jpg", "/c.jpg", "/d.jpg"]
-    outcome = fetch(tmp_path, *[server.url + p for p in paths])
-    assert [(r.uid[-1], r.reason) for r in outcome.rejects] == [("0", "robots_disallowed")]
-    assert server.asked["/robots.txt"] == 1 and server.asked["/own/a.jpg"] == 0
-
-
-@pytest.mark.parametrize(
-    ("rules", "forbidden"),
-    [
-        ("User-agent: *\nDisallow: /*.jpg$\n", ["/a.jpg", "/x/b.jpg"]),
-        ("User-agent: *\nDisallow: /*/private/*.jpg\n", ["/x/private/a.jpg", "/x/private/a.jpg?size=2"]),
-        (
-            "User-agent: *\nDisallow: /\nAllow: /x/\nDisallow: /x/private/\n",
-            ["/a.jpg", "/x/private/a.jpg", "/x/private/a.jpg?size=2"],
-        ),
-        (
-            "User-agent: *\nAllow: /\n\nUser-agent: *\nDisallow: /x\n",
-            ["/x/b.jpg", "/x/private/a.jpg", "/x/private/a.jpg?size=2"],
-        ),
-        ("User-agent: a\nUser-agent: FINELOOM/2 # us\n\nDisallow: /a.jpg\nUser-agent: *\nDisallow: /\n", ["/a.jpg"]),
-        ("\ufeffUser-agent: *\r\nDisallow: /a.jpg\r\n", ["/a.jpg"]),
-        ("User-agent: *\nCrawl-delay: 9\nDisallow: /%61.jpg\nSitemap: x\nDisallow: /%E5%9B%BE\n", ["/a.jpg", "/图.jpg"]),
-        ("User-agent: *\nDisallow: /图\n", ["/图.jpg"]),
-        ("User-agent: *\nDisallow:\n", []),
-        ("Disallow: /\n", []),
-        ("<html>Disallow: /</html>", []),
-    ],
-)
-def test_rules_are_read_as_the_standard_says(rules, forbidden):
-    paths = ["/a.jpg", "/x/b.jpg", "/x/private/a.jpg", "/x/private/a.jpg?size=2", "/图.jpg"]
-    read = Rules.read(rules.encode(), "fineloom")
-    no_pictures = (
-        {"/x/private/a.jpg", "/图.jpg"} if "jpg$" in rules else {"/图.jpg"} if "Disallow: /\nAllow" in rules else set()
-    )
-    assert [path for path in paths if not read.allow(split(f"http://h{path}")[1])] == [
-        path for path in paths if path in forbidden or path in no_pictures
-    ]
-
-
-def test_of_a_huge_robots_txt_the_beginning_counts(server, tmp_path):
-    """It was once taken for none at all."""
-    long = b"User-agent: *\nDisallow: /a\n" + b"# nothing\n" * 200_000
-    server.behave("/robots.txt", answer(200, long))
-    server.default = [answer(200, picture())]
-    outcome = fetch(tmp_path, server.url + "/a.jpg", server.url + "/b.jpg")
-    assert [r.reason for r in outcome.rejects] == ["robots_disallowed"] and len(outcome.kept) == 1
-    cut = b"User-agent: *\nDisallow: /private/" + b"x" * 600_000
-    assert Rules.read(cut, "fineloom").allow("/private/a")
-
-
-def test_a_hostile_pattern_costs_no_time():
-    rules = Rules.read(b"User-agent: *\nDisallow: /" + b"a*" * 20_000 + b"$\n", "fineloom")
-    began = time.process_time()
-    assert rules.allow("/" + "a" * 2000)
-    assert time.process_time() - began < 5
-
-
-def test_rules_are_asked_for_again_after_a_while(server, tmp_path, monkeypatch):
-    """A run lasts a month: a bad minute of a host must not shut it out for good, and an owner may change his mind."""
-    server.behave(
-        "/robots.txt", answer(503), answer(200, b"User-agent: *\nDisallow: /b\n"), answer(200, b"User-agent: *\nDisallow: /\n")
-    )
-    server.default = [answer(200, picture())]
-    fetcher = Fetcher(Download(**QUICK))
-    now, real = [0.0], time.monotonic
-    monkeypatch.setattr(time, "monotonic", lambda: real() + now[0])
-
-    def ask(path):
-        try:
-            return len(fetcher.fetch(server.url + path, threading.Event())) > 0
-        except FetchError as error:
-            return error.reason
-
-    assert (ask("/a.jpg"), ask("/a.jpg")) == ("robots_unavailable", "robots_unavailable")
-    now[0] += 700
-    assert (ask("/a.jpg"), ask("/b.jpg")) == (True, "robots_disallowed")
-    now[0] += 25 * 3600
-    assert ask("/a.jpg") == "robots_disallowed" and server.asked["/robots.txt"] == 3
-
-
-def test_a_robots_txt_that_leads_nowhere_is_none(server, tmp_path):
-    server.behave("/robots.txt", answer(302, Location="http://[half/"))
-    assert len(fetch(tmp_path, server.serve("/a.jpg", picture())).kept) == 1
-
-
-def test_a_robots_txt_that_cannot_be_read_forbids_for_now(server, tmp_path):
-    server.behave("/robots.txt", answer(500))
-    url = server.serve("/a.jpg", picture())
-    assert reason(tmp_path, url) == "robots_unavailable"
-    (tmp_path / "again").mkdir()
-    assert len(fetch(tmp_path / "again", url, respect_robots_txt=False).kept) == 1
-
-
 def test_patience_may_be_changed_in_the_middle_of_a_run_and_what_is_accepted_may_not():
     """More threads for the second week must not fetch the first week's pictures again."""
     known = Download().model_dump(mode="json")
@@ -691,82 +501,6 @@ def test_running_out_of_file_handles_is_not_the_hosts_fault(server, tmp_path, mo
     monkeypatch.setattr(socket, "socket", no_more)
     with pytest.raises(OSError, match="Too many open files"):
         fetch(tmp_path, server.url + "/a.jpg")
-
-
-@contextmanager
-def cable(monkeypatch):
-    """An event: while it is set, no address can be reached from here, as with a cable that was pulled."""
-    pulled, real = threading.Event(), socket.socket
-
-    class Cabled(real):
-        def connect(self, address):
-            if pulled.is_set():
-                raise OSError(errno.ENETUNREACH, "Network is unreachable")
-            super().connect(address)
-
-    monkeypatch.setattr(socket, "socket", Cabled)
-    monkeypatch.setattr(outage, "LOOKS", (0.1, 0.2))
-    yield pulled
-    pulled.clear()
-
-
-def test_an_outage_in_the_middle_of_a_shard_costs_no_picture(tmp_path, monkeypatch):
-    """Hosts that had answered and hosts that had not been asked yet; the failures of the outage leave no host alone either."""
-    with ExitStack() as stack, cable(monkeypatch) as pulled:
-        servers = [stack.enter_context(PictureServer(address=f"127.0.0.{i}")) for i in range(1, 8)]
-        urls = [s.serve(f"/{i}.jpg", picture(), Connection="close") for i in range(6) for s in servers]
-        words = set()
-
-        def pull(handler):
-            pulled.set()
-            threading.Thread(target=restore).start()
-            handler.close_connection = True
-            handler.answer(200, picture(), Connection="close")
-
-        def restore():
-            limit = time.monotonic() + 60
-            while not download.waits_for() and time.monotonic() < limit:
-                time.sleep(0.02)
-            words.add(download.waits_for())
-            pulled.clear()
-
-        servers[0].behave("/3.jpg", pull)
-        dead = "http://127.0.0.9:1/gone.jpg"
-        download = Download(**QUICK, retries=0, threads=2, host_failures=1, respect_robots_txt=False, respect_opt_out=False)
-        (tmp_path / "images").mkdir()
-        outcome = download.fetch(base(*urls, dead), tmp_path / "images" / "0.tar", tmp_path / "images" / "0.json")
-        assert [int(r.uid, 16) for r in outcome.rejects] == [len(urls)] and len(outcome.kept) == len(urls)
-        (word,) = words
-        assert word.startswith("no network since") and not download.waits_for()
-
-
-def test_a_network_that_stays_down_stops_the_run_and_refuses_nothing(tmp_path, monkeypatch):
-    def unreachable(*a, **k):
-        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
-
-    monkeypatch.setattr(socket, "getaddrinfo", unreachable)
-    monkeypatch.setattr(outage, "LOOKS", (0.1, 0.2))
-    urls = [f"http://host{i}.example/a.jpg" for i in range(30)]
-    with pytest.raises(NetworkDown, match=r"no network for 0.5 s: nobody answered.*Nothing was refused"):
-        fetch(tmp_path, *urls, retries=0, network_patience=0.5)
-    assert list((tmp_path / "images").iterdir()) == []
-    assert reason(tmp_path, *urls, retries=0, network_patience=0) == "dns_failed"
-
-
-def test_dead_hosts_among_living_ones_are_no_outage(server, tmp_path, monkeypatch):
-    """Not one by one at the end of a shard either, where nobody else answers any more."""
-    with ExitStack() as stack, cable(monkeypatch):
-        servers = [stack.enter_context(PictureServer(address=f"127.0.0.{i}")) for i in range(2, 8)]
-        mute = [s.behave("/mute.jpg", silent(20)) for s in servers]
-        urls = [s.serve(f"/{i}.jpg", picture()) for i in range(2) for s in servers]
-        outcome = fetch(tmp_path, *urls, *mute, timeout=0.5, retries=0, network_patience=0.1)
-        assert [r.reason for r in outcome.rejects] == ["timeout"] * len(mute) and len(outcome.kept) == len(urls)
-
-
-def test_one_dead_host_is_not_taken_for_a_dead_network(tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    assert reason(tmp_path, *[f"http://127.0.0.1:{port}/{i}.jpg" for i in range(6)], retries=0) == "connection"
 
 
 def test_other_users_of_urllib_in_the_process_are_left_alone(server, tmp_path):

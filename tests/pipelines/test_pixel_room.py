@@ -40,3 +40,18 @@ def test_room_of_who_fails_or_is_cancelled_is_given_back():
         return [type(error) for error in await asyncio.gather(holding, waiting, last, return_exceptions=True)], room.free
 
     assert asyncio.run(go()) == ([asyncio.CancelledError, asyncio.CancelledError, ValueError], 100)
+
+
+def test_small_ones_do_not_pass_a_large_one_for_ever():
+    async def go():
+        room, order = PixelRoom(100), []
+
+        async def hold(name, pixels):
+            async with room.taken(pixels):
+                order.append(name)
+                await asyncio.sleep(0.01)
+
+        await asyncio.gather(hold("first", 60), hold("large", 100), *(hold("small", 10) for _ in range(20)))
+        return order
+
+    assert asyncio.run(go())[:2] == ["first", "large"]

@@ -59,7 +59,7 @@ def denied(token: Any) -> bool:
 
 def _itself(token: Any) -> bool:
     doc, left = token.doc, token.left_edge.i
-    if any(child.lower_ in (NO if child.dep_ == "det" else ()) for child in token.children):
+    if any(child.dep_ == "det" and child.lower_ in NO for child in token.children):
         return True
     for k in (child.i for child in token.lefts if child.lower_ in NOT and child.dep_ != "det"):
         if doc[k + 1].lower_ != "only":

@@ -3,11 +3,13 @@
 Reads    sha256            string, hex, of the picture's bytes; null: not compared by bytes
          phash             uint64, perceptual hash; null: not compared by looks
          width, height     int32, for `keep: largest` only
+         `best`            a column of numbers, if one is named
 Writes   duplicate_of      string, null (the uid a refused sample repeats is in its Reject)
 Refuses  "duplicate"       same SHA-256 as a kept sample
          "near_duplicate"  perceptual hash within `max_distance` bits of a kept sample's
 
-Rule     Samples are taken in order (`keep: first`: as given; `largest`: most pixels first, ties as given). Each one is kept
+Rule     Samples are taken in order (`keep: first`: as given; `largest`: most pixels first, ties as given; with `best` the highest
+         number first, ties as given, null last). Each one is kept
          unless it repeats one that is already kept, and then it is a duplicate of the earliest such. So every duplicate is
          really near the sample it gave way to: A~B~C does not make C a duplicate of A.
 Source   near pairs by multi-index hashing with combinations of blocks (Manku et al., "Detecting near-duplicates for web
@@ -22,14 +24,15 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from operators.base import GlobalOperator, Outcome, keep, schema
+from operators.best import best_first
 
 VERDICTS = schema(uid=pa.string(), duplicate_of=pa.string(), reason=pa.string(), distance=pa.int8())
 BASE_ROWS = 2048
@@ -43,6 +46,10 @@ class Dedup(GlobalOperator):
     max_distance: int | None = Field(3, ge=0, le=12)
     """Bits of 64 that near-duplicates may differ in; None: only exact ones. Work grows steeply beyond 6."""
     keep: Literal["first", "largest"] = "first"
+    best: str | None = Field(
+        None, exclude_if=lambda column: column is None
+    )  # so that settings from before it are what they were
+    """Of several alike the one with the highest number here is kept: `clip_score`, `sharpness` …; None: as `keep` says."""
 
     version: ClassVar[int] = 1
     in_waves: ClassVar[bool] = True
@@ -51,11 +58,18 @@ class Dedup(GlobalOperator):
         "near_duplicate": "looks like a kept sample",
     }
 
+    @model_validator(mode="after")
+    def _one_rule(self) -> Self:
+        if self.best is not None and self.keep != "first":
+            raise ValueError(f"best: {self.best} and keep: {self.keep} are two rules for one choice; leave out `keep`")
+        return self
+
     @property
     def reads(self) -> pa.Schema:
         columns = schema(sha256=pa.string(), phash=pa.uint64(), width=pa.int32(), height=pa.int32())
         used = {"sha256": self.exact, "phash": self.max_distance is not None}
-        return pa.schema([field for field in columns if used.get(field.name, self.keep == "largest")])
+        read = pa.schema([field for field in columns if used.get(field.name, self.keep == "largest")])
+        return read if self.best is None else read.append(pa.field(self.best, pa.null()))  # numbers of any type
 
     @property
     def writes(self) -> pa.Schema:
@@ -73,7 +87,9 @@ class Dedup(GlobalOperator):
         order = np.arange(len(everything))
         if self.keep == "largest":
             pixels = pc.multiply(everything["width"].cast(pa.int64()), everything["height"].cast(pa.int64()))
-            order[old:] = old + np.argsort(-pixels.fill_null(0).to_numpy()[old:], kind="stable")
+            order = best_first(pixels.fill_null(0), old)
+        elif self.best is not None:
+            order = best_first(everything[self.best], old)
         ranked = everything.take(pa.array(order))
         # From here on a sample is its rank, 0 = first to be kept; `kept_by[r]` is the rank of the sample that r repeats, or r.
         same_bytes = _first_of_equal(ranked["sha256"]) if self.exact else np.arange(len(ranked))

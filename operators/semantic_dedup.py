@@ -20,10 +20,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import Field
 
 from operators.base import GlobalOperator, Outcome, keep, schema
+from operators.best import best_first
 from operators.embed import unpack
 
 MEMBERS, CLUSTERS = 1000, 4096
@@ -77,9 +77,7 @@ class SemanticDedup(GlobalOperator):
         """Smaller comes first: samples kept before, then by `best`, then as given."""
         if self.best is None:
             return np.arange(len(table))
-        value = pc.fill_null(table[self.best].cast(pa.float64()), float("-inf")).to_numpy().copy()
-        value[np.isnan(value)] = -np.inf
-        order = np.concatenate([np.arange(old), old + np.argsort(-value[old:], kind="stable")])
+        order = best_first(table[self.best], old)
         rank = np.empty(len(table), np.int64)
         rank[order] = np.arange(len(table))
         return rank

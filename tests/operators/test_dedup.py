@@ -54,6 +54,23 @@ def test_equal_bytes_of_a_sample_that_is_gone_lead_to_the_kept_one():
     assert verdicts["reason"].to_pylist() == [None, "near_duplicate", "near_duplicate"]
 
 
+def test_the_best_by_a_column_is_kept_but_never_before_what_an_earlier_wave_kept():
+    scores = pa.array([0.2, 0.9, 0.9, None, float("nan")], pa.float32())
+    alike = table("xxxxx").append_column("clip_score", scores)
+    best = Dedup(best="clip_score")
+    assert given_way_to(best.verdicts(alike)) == "b-bbb"
+    assert given_way_to(best.verdicts(alike.slice(1), known=alike.slice(0, 1))) == "aaaa"
+    assert [column for column in best.reads.names if column not in Dedup().reads.names] == ["clip_score"]
+    with pytest.raises(ValueError, match="two rules for one choice"):
+        Dedup(best="clip_score", keep="largest")
+
+
+def test_settings_without_best_are_told_as_they_always_were():
+    """A stage's fingerprint is of these words: another one would judge every run anew."""
+    assert Dedup().model_dump(mode="json") == {"exact": True, "max_distance": 3, "keep": "first"}
+    assert Dedup(best="aspect").model_dump(mode="json")["best"] == "aspect"
+
+
 def test_the_largest_is_kept_and_ties_go_to_the_first():
     same = table("xxxx", pixels=[5, 9, 9, None])
     assert given_way_to(Dedup(keep="largest").verdicts(same)) == "b-bb"

@@ -265,3 +265,41 @@ def test_large_pictures_are_decoded_few_at_a_time():
     assert list(_decoded_at_once(sides(most, 1, most - 1, 2, most + 1, 1))) == [(0, 1), (1, 2), (3, 1), (4, 1), (5, 1)]
     assert list(_decoded_at_once(sides(*[1] * 300))) == [(0, 128), (128, 128), (256, 44)]
     assert list(_decoded_at_once(sides())) == [(0, 0)]
+
+
+def png_with_profile(body):
+    data = picture(20, 10, "PNG")
+    at = data.index(b"IDAT") - 4
+    chunk = b"iCCP" + b"icc\0\0" + body
+    return data[:at] + struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) + data[at:]
+
+
+def jpeg_with_profile(*parts):
+    data = picture(20, 10)
+    bodies = [b"ICC_PROFILE\0" + bytes([number, count]) + body for number, count, body in parts]
+    return data[:2] + b"".join(b"\xff\xe2" + struct.pack(">H", len(body) + 2) + body for body in bodies) + data[2:]
+
+
+NOISE = np.random.default_rng(0).bytes(65_000)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        png_with_profile(b"no zlib at all"),
+        png_with_profile(zlib.compress(NOISE)),
+        png_with_profile(zlib.compress(b"")),
+        jpeg_with_profile((1, 1, NOISE[:3000])),
+        jpeg_with_profile((1, 4, NOISE), (3, 4, NOISE)),
+        jpeg_with_profile((0, 0, b""), (9, 2, NOISE), (9, 2, NOISE)),
+        jpeg_with_profile(*((n, 255, NOISE) for n in range(1, 256))),
+    ],
+    ids=["no stream", "noise", "empty", "noise in APP2", "parts missing", "parts miscounted", "16 MB"],
+)
+def test_a_broken_colour_profile_changes_no_pixel(data):
+    kind = verify(data, LIMIT).format
+    assert np.array_equal(np.asarray(decode(data)), np.asarray(decode(picture(20, 10, kind))))
+
+
+def test_a_colour_profile_that_unpacks_to_gigabytes_is_refused():
+    assert refusal(png_with_profile(zlib.compress(b"\0" * 80_000_000, 9))) == "undecodable"

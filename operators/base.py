@@ -83,6 +83,11 @@ class OperatorBase(Settings):
         """Columns of `reads` that a recipe may leave unmade: they are then all null."""
         return frozenset()
 
+    @property
+    def warning(self) -> str:
+        """What a run says once when it starts, where these settings leave out what one would expect; empty for most."""
+        return ""
+
     def setup(self) -> None:
         """Make heavy things (models, spaCy pipelines) once per worker. Keep them in a module-level cache or private attribute."""
 

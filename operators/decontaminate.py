@@ -5,7 +5,8 @@ Writes   nothing
 Refuses  "evaluation_picture"   the very bytes of an evaluation picture
          "evaluation_near"      perceptual hashes within `max_distance` of 64 bits
          "evaluation_caption"   a caption equal to an evaluation caption after `normal`, at least `min_chars` letters and digits long
-Source   manifests made by `fineloom contamination FOLDER`: one JSON line a picture or caption, hashes only; several files may be given
+Source   manifests made by `fineloom contamination FOLDER`: one JSON line a picture or caption, hashes only. Files or patterns; where
+         the recipe names none, those of the environment variable FINELOOM_EVALUATION (several with `:` between them)
 
 `normal` is NFKC, lower case, letters and digits alone: punctuation, spaces and width do not hide a caption. A rewritten or translated
 one is not found; its picture is. Flat pictures share hashes with each other: hashes of almost no set or unset bits are not compared.
@@ -13,7 +14,9 @@ one is not found; its picture is. Flat pictures share hashes with each other: ha
 
 from __future__ import annotations
 
+import glob
 import json
+import os
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -32,6 +35,7 @@ from operators.columns import BASE
 CAPTION_CHARS = 20_000
 LEAST_BITS = 8
 """A perceptual hash with fewer bits set, or unset, is that of a nearly flat picture and says nothing."""
+VARIABLE = "FINELOOM_EVALUATION"
 BLOCK = 1 << 22
 """Pairs of hashes that are compared at a time."""
 
@@ -72,7 +76,8 @@ class Decontaminate(Operator):
     @model_validator(mode="after")
     def _read(self) -> Self:
         near: dict[int, str] = {}
-        for file in self.manifests:
+        files = _files(self.manifests)
+        for file in files:
             for number, line in enumerate(_lines(file), 1):
                 try:
                     row = json.loads(line)
@@ -84,10 +89,10 @@ class Decontaminate(Operator):
                         near[int(row["phash"], 16)] = name
                 except (ValueError, KeyError, TypeError) as error:
                     raise ValueError(f"manifests: {file}:{number}: {type(error).__name__}: {error}") from None
-        if not self.manifests:
+        if not files:
             return self
         if not (self._pictures or self._captions):
-            raise ValueError(f"manifests: {', '.join(self.manifests)}: nothing in it")
+            raise ValueError(f"manifests: {', '.join(files)}: nothing in it")
         hashes = np.array(sorted(near), np.uint64)
         hashes = hashes[telling(hashes)]
         self._hashes, self._sets = hashes.tobytes(), [near[int(value)] for value in hashes]
@@ -103,6 +108,15 @@ class Decontaminate(Operator):
     @property
     def writes(self) -> pa.Schema:
         return pa.schema([])
+
+    @property
+    def warning(self) -> str:
+        if self.content:
+            return ""
+        return (
+            "no evaluation set is named, so none is kept out of training: `fineloom contamination FOLDER --out evaluation/SET.jsonl` "
+            f"for each of them, then {VARIABLE}='evaluation/*.jsonl'"
+        )
 
     def __call__(self, batch: pa.Table, images: Sequence[Image.Image] | None = None) -> Outcome:
         same = [self._pictures.get(value or "") for value in batch["sha256"].to_pylist()]
@@ -153,6 +167,16 @@ class Decontaminate(Operator):
         for row in np.flatnonzero(hit):
             names[row] = self._sets[at[row]]
         return names, best
+
+
+def _files(given: Sequence[str]) -> list[str]:
+    found: list[str] = []
+    for pattern in given or filter(None, os.environ.get(VARIABLE, "").split(os.pathsep)):
+        here = sorted(glob.glob(pattern, recursive=True))
+        if not here:
+            raise ValueError(f"manifests: {pattern}: nothing there. `fineloom contamination FOLDER --out FILE` makes one")
+        found += here
+    return list(dict.fromkeys(found))
 
 
 def _lines(file: str) -> list[str]:

@@ -155,6 +155,12 @@ async def _ask_identity(settings: Any) -> dict[str, Any]:
         await client.close()
 
 
+def warnings(recipe: Recipe) -> list[str]:
+    """What its operators have to say of their settings before work begins, each word once."""
+    said = (getattr(operator, "warning", "") for stage in recipe.stages for operator in stage.operators.values())
+    return list(dict.fromkeys(word for word in said if word))
+
+
 def chosen_shards(chain: Chain, options: Options) -> list[int]:
     """The shards this call works on. A limit in samples is rounded up to whole shards, so that a full run reuses them."""
     shards = chain.shards()
@@ -182,6 +188,8 @@ def execute(recipe: Recipe, root: Path, options: Options, progress: Progress) ->
         if free_bytes(run) < recipe.disk_floor_gb * 1e9:
             raise ConfigError(f"{run}: {free_bytes(run) / 1e9:.1f} GB free, below disk_floor_gb={recipe.disk_floor_gb:g}")
         progress.say(f"recipe {recipe.name} · {run}")
+        for word in warnings(recipe):
+            progress.say(f"warning: {word}")
         chain = prepare(recipe, root, options)
         shards = chosen_shards(chain, options)
         result = Result(run, len(shards))

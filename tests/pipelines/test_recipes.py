@@ -2,18 +2,21 @@
 
 import json
 import re
+from hashlib import sha256
 
 import pytest
 import yaml
 from in_process import ModelServer, run_here
 from PIL import Image, ImageDraw
 
+from operators.decontaminate import caption_key
 from pipelines.compare import compare
 from pipelines.config import MANIFESTS, ConfigError, load_recipe, recipe_names
 from pipelines.exports import About, ExportSettings, export, shards_in
 from pipelines.plan import make_plan
+from pipelines.rejects import count
 from pipelines.review_file import agreement, export_doubtful, kappa, merge_reviews
-from pipelines.run import Options, look, prepare
+from pipelines.run import Options, look, prepare, warnings
 
 PUBLISHED = ["boxclass_cn", "dci_cn", "docci_cn", "finehard", "fineregion_cn", "fineregion_cn_translated", "lit_cn", "stage1"]
 ENGLISH = (
@@ -90,6 +93,32 @@ def test_fineregion_cn_runs_from_pictures_to_its_layout(folder):
     records = [r for file in sorted((out / "jsonfiles").iterdir()) for r in json.loads(file.read_text("utf-8"))]
     assert tally.samples == len(records) > 0 and all("is_cn" in r and r["caption"] == CHINESE for r in records)
     assert all(len(b["short_expr_negs"]) == 10 * b["flag_short_neg"] for r in records for b in r["bbox_info"])
+
+
+@pytest.mark.parametrize("name", ["stage1", "finehard", "fineregion_cn", "fineregion_cn_translated"])
+def test_recipes_for_training_say_when_no_evaluation_set_is_kept_out(name, folder, monkeypatch):
+    monkeypatch.delenv("FINELOOM_EVALUATION", raising=False)
+    (word,) = warnings(load_recipe(name))
+    assert "no evaluation set is named" in word and "FINELOOM_EVALUATION" in word
+
+    (folder / "captions.jsonl").write_text(json.dumps({"set": "LIT-CN", "caption": caption_key(CHINESE)}) + "\n")
+    monkeypatch.setenv("FINELOOM_EVALUATION", str(folder / "*.jsonl"))
+    recipe = load_recipe(name)
+    assert warnings(recipe) == [] and {s.name for s in recipe.stages} >= {"decontaminate", "decontaminate_long"}
+
+
+def test_pictures_and_captions_of_evaluation_sets_do_not_get_through_a_recipe_for_training(folder, monkeypatch):
+    picture = {"set": "COCO-CN", "sha256": sha256((folder / "pictures" / "1.png").read_bytes()).hexdigest(), "phash": "0"}
+    (folder / "coco.jsonl").write_text(json.dumps(picture) + "\n")
+    (folder / "lit.jsonl").write_text(json.dumps({"set": "LIT-CN", "caption": caption_key(CHINESE)}) + "\n")
+    with ModelServer(answer) as server:
+        for manifests, gets_through in (("coco.jsonl", True), ("coco.jsonl:lit.jsonl", False)):
+            monkeypatch.setenv("FINELOOM_EVALUATION", manifests)
+            chain = run_here(load_recipe("fineregion_cn", overrides(folder, server)), folder / "runs")
+            told = count(chain)
+            assert told["decontaminate"]["samples"] == {"evaluation_picture": 1}
+            assert (told["decontaminate_long"]["samples"]["evaluation_caption"] == 0) is gets_through
+            assert bool(list((chain.run / "shards").glob("*.tar"))) is gets_through
 
 
 def test_boxclass_cn_runs_with_the_served_models_boxes(folder):

@@ -223,8 +223,8 @@ def measure(what: str, recipe_file: str, root: str) -> None:
             at = reach(chain, shards)
             found = f"{len(at.pending()):,} shards pending"
     # Not `ru_maxrss`, which a process takes over from the one that started it.
-    memory = next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line) / 1e6
-    print(f"{what:<7} {time.monotonic() - began:5.1f} s  {memory:.2f} GB  {found}", flush=True)
+    kib = next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
+    print(f"{what:<7} {time.monotonic() - began:5.1f} s  {kib * 1024 / 1e9:.3f} GB  {found}", flush=True)
 
 
 if __name__ == "__main__":

@@ -110,10 +110,10 @@ class Chain:
             marked = self._slice_record(table, {"first_row": "@first_row@", "rows": "@rows@"})
             text = canonical_json({"source": marked, "version": SOURCE_VERSION}).replace(b"%", b"%%")
             form = text.replace(b'"@first_row@"', b"%d", 1).replace(b'"@rows@"', b"%d", 1)  # keys are sorted: in this order
-            cuts = self.tables.cuts(table)
+            first_rows, rows = self.tables.cuts(table)
             for shard in mine:
-                cut = cuts[shard - table.first_shard]
-                found.append(sha256(form % (cut["first_row"], cut["rows"])).hexdigest()[:32])
+                at = shard - table.first_shard
+                found.append(sha256(form % (first_rows[at], rows[at])).hexdigest()[:32])
         return found
 
     def provenance(self, view: View) -> dict[str, Any]:

@@ -328,9 +328,15 @@ class StageIndex:
         return from_row(self.stage, self._decoded[group][row - self._starts[group]])
 
     def read(self, columns: list[str]) -> pa.Table:
-        """Some columns of all rows, in the order of row numbers."""
+        """Some columns of all rows, in the order of row numbers. Many rows: `batches` needs less memory."""
         tables = [self._file(number).read(columns=columns) for number in range(len(self.names))]
         return pa.concat_tables(tables) if tables else pa.schema([SEGMENT.field(name) for name in columns]).empty_table()
+
+    def batches(self, columns: list[str]) -> Iterator[pa.Table]:
+        """The same, some rows at a time."""
+        for number in range(len(self.names)):
+            for batch in self._file(number).iter_batches(10 * ROW_GROUP, columns=columns):
+                yield pa.Table.from_batches([batch])
 
     def entries(self) -> Iterator[Entry]:
         for number in range(len(self.names)):
@@ -348,6 +354,25 @@ def _key(fingerprint: str, shard: int) -> np.uint64:
 
 def key_of(fingerprints: pa.ChunkedArray, shards: pa.ChunkedArray) -> np.ndarray:
     """64-bit keys [n] of fingerprints (hex) and shards."""
-    joined = "".join(text[:16] for text in fingerprints.to_pylist())
-    heads = np.frombuffer(bytes.fromhex(joined), dtype=">u8").astype(np.uint64)
+    heads = np.ascontiguousarray(unhex(fingerprints)[:, 0, :8]).view(">u8")[:, 0].astype(np.uint64)
     return heads ^ (shards.to_numpy().astype(np.uint64) * np.uint64(MIX))
+
+
+NIBBLES = np.full(256, 255, np.uint8)
+NIBBLES[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16)
+
+
+def unhex(column: pa.ChunkedArray | pa.Array, width: int = 1) -> np.ndarray:
+    """Strings of `width` × 32 digits as their bytes, uint8 [rows, width, 16]."""
+    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    pieces = [np.empty((0, width, HEX // 2), np.uint8)]
+    for chunk in chunks:
+        if not len(chunk) or not width:
+            pieces.append(np.empty((len(chunk), width, HEX // 2), np.uint8))
+            continue
+        offsets = np.frombuffer(chunk.buffers()[1], np.int32)[chunk.offset : chunk.offset + len(chunk) + 1]
+        digits = NIBBLES[np.frombuffer(chunk.buffers()[2], np.uint8, int(offsets[-1] - offsets[0]), int(offsets[0]))]
+        if not (np.diff(offsets) == width * HEX).all() or (digits > 15).any():
+            raise ValueError(f"the ledger holds hashes that do not have {HEX} hexadecimal digits")
+        pieces.append(((digits[::2] << 4) | digits[1::2]).reshape(-1, width, HEX // 2))
+    return np.concatenate(pieces)

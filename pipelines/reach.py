@@ -8,9 +8,10 @@ marks. So the fingerprint has one definition, and 1.6 million of them take secon
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -19,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.compact import COSTS, HEX, PLANNING, SEGMENT, StageIndex, to_row
+from pipelines.compact import COSTS, HEX, PLANNING, SEGMENT, StageIndex, to_row, unhex
 from pipelines.durable import canonical_json
 from pipelines.fingerprint import digest
 from pipelines.ledger import Entry
@@ -29,9 +30,13 @@ if TYPE_CHECKING:
     from pipelines.chain import Chain
     from pipelines.config import Stage
 
-HASH = f"S{HEX}"
+BYTES = HEX // 2
+"""Of a hash: half of its digits, and 1.6 million entries hold some seven hashes each."""
+DIGITS = np.frombuffer(b"0123456789abcdef", np.uint8)
 CHUNK = 10_000
 """Shards whose hashes are Python objects at a time."""
+NOTHING = "0" * HEX
+"""A fingerprint that nothing has."""
 NOWHERE = -1
 """A number that no shard has."""
 TOKEN = uuid4().hex
@@ -44,14 +49,14 @@ class _Part:
 
     names: list[str]
     rows: np.ndarray  # number of the row in the stage's index; loose entries follow the compacted ones
-    keys: np.ndarray  # fingerprint and shard, 40 bytes
-    uids: np.ndarray
-    hashes: np.ndarray  # [rows, columns]
+    keys: np.ndarray  # uint8 [rows, 24]: fingerprint and shard
+    uids: np.ndarray  # uint8 [rows, 16], a hash as its bytes
+    hashes: np.ndarray  # uint8 [rows, columns, 16]
     rows_out: np.ndarray
 
     @property
     def fingerprints(self) -> np.ndarray:
-        return np.ndarray(len(self.keys), HASH, self.keys, strides=(HEX + 8,))
+        return self.keys[:, :BYTES]
 
 
 @dataclass
@@ -75,53 +80,47 @@ class StageTable:
 
 
 def _keys(fingerprints: np.ndarray, shards: np.ndarray) -> np.ndarray:
-    """Fingerprint and shard side by side, 40 bytes [n, 40]."""
-    joined = np.empty((len(shards), HEX + 8), np.uint8)
-    joined[:, :HEX] = fingerprints.view(np.uint8).reshape(-1, HEX)
-    joined[:, HEX:] = np.ascontiguousarray(shards, np.int64).view(np.uint8).reshape(-1, 8)
+    """Fingerprint [n, 16] and shard side by side, uint8 [n, 24]."""
+    joined = np.empty((len(shards), BYTES + 8), np.uint8)
+    joined[:, :BYTES] = fingerprints
+    joined[:, BYTES:] = np.ascontiguousarray(shards, np.int64).view(np.uint8).reshape(-1, 8)
     return joined
 
 
 def _as_arrow(keys: np.ndarray) -> pa.Array:
-    return pa.Array.from_buffers(pa.binary(HEX + 8), len(keys), [None, pa.py_buffer(keys)])
+    return pa.Array.from_buffers(pa.binary(BYTES + 8), len(keys), [None, pa.py_buffer(keys)])
 
 
-def _hex(column: pa.ChunkedArray | pa.Array, width: int = 1) -> np.ndarray:
-    """Strings of `width` × 32 digits as an array [rows, width] of 32-byte strings."""
-    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-    pieces = []
-    for chunk in chunks:
-        offsets = np.frombuffer(chunk.buffers()[1], np.int32)[chunk.offset : chunk.offset + len(chunk) + 1]
-        if len(chunk) and width:
-            if not (np.diff(offsets) == width * HEX).all():
-                raise ValueError(f"the ledger holds hashes that do not have {HEX} digits")
-            data = np.frombuffer(chunk.buffers()[2], HASH, width * len(chunk), int(offsets[0]))
-            pieces.append(data.reshape(-1, width))
-    return np.concatenate(pieces) if pieces else np.empty((sum(map(len, chunks)), width), HASH)
+def _from_hex(texts: Iterable[str]) -> np.ndarray:
+    """Hashes [n, 16] of their digits."""
+    return np.frombuffer(bytes.fromhex("".join(texts)), np.uint8).reshape(-1, BYTES)
+
+
+def _texts(hashes: np.ndarray) -> list[bytes]:
+    """Digits of hashes [n, 16]."""
+    digits = np.empty((len(hashes), HEX), np.uint8)
+    digits[:, ::2], digits[:, 1::2] = DIGITS[hashes >> 4], DIGITS[hashes & 15]
+    return digits.view(f"S{HEX}")[:, 0].tolist()
 
 
 def load_stage(chain: Chain, stage: str) -> StageTable:
+    """Some rows at a time: as strings they take twice the room."""
     index, loose = chain.ledger.snapshot(stage)
-    small = pa.Table.from_pylist([to_row(entry) for entry in loose], SEGMENT).select(PLANNING)
-    table = pa.concat_tables([index.read(PLANNING), small])
-    parts = []
-    shapes = table["names"].combine_chunks().dictionary_encode()
-    shapes = shapes.combine_chunks() if isinstance(shapes, pa.ChunkedArray) else shapes
-    codes = shapes.indices.to_numpy(zero_copy_only=False)
-    for code, names in enumerate(shapes.dictionary.to_pylist()):
-        rows = np.flatnonzero(codes == code)
-        mine = table if len(rows) == len(codes) else table.take(pa.array(rows))
-        listed = json.loads(names)
-        parts.append(
-            _Part(
-                listed,
-                rows,
-                _keys(_hex(mine["fingerprint"])[:, 0], mine["shard"].to_numpy()),
-                _hex(mine["uids"])[:, 0],
-                _hex(mine["hashes"], len(listed)),
-                mine["rows_out"].to_numpy(),
-            )
-        )
+    found: dict[str, list[tuple[np.ndarray, ...]]] = {}
+    start = 0
+    for table in itertools.chain(index.batches(PLANNING), [pa.Table.from_pylist([to_row(e) for e in loose], SEGMENT)]):
+        shapes = table["names"].combine_chunks().dictionary_encode()
+        shapes = shapes.combine_chunks() if isinstance(shapes, pa.ChunkedArray) else shapes
+        codes = shapes.indices.to_numpy(zero_copy_only=False)
+        for code, names in enumerate(shapes.dictionary.to_pylist()):
+            rows = np.flatnonzero(codes == code)
+            mine = table if len(rows) == len(codes) else table.take(pa.array(rows))
+            keys = _keys(unhex(mine["fingerprint"])[:, 0], mine["shard"].to_numpy())
+            hashes = unhex(mine["hashes"], len(json.loads(names)))
+            piece = (start + rows, keys, unhex(mine["uids"])[:, 0], hashes, mine["rows_out"].to_numpy())
+            found.setdefault(names, []).append(piece)
+        start += table.num_rows
+    parts = [_Part(json.loads(names), *map(np.concatenate, zip(*found.pop(names), strict=True))) for names in list(found)]
     return StageTable(stage, index, loose, parts)
 
 
@@ -182,16 +181,17 @@ class Reach(Mapping[int, tuple[View, "Stage | None"]]):
 
     def _fingerprints(self, group: _Group, stage: Stage) -> np.ndarray:
         if stage.kind == "source":
-            return np.array(self.chain.source_fingerprints(group.shards.tolist()), HASH)
+            return _from_hex(self.chain.source_fingerprints(group.shards.tolist()))
         if stage.kind == "global":
             known = self.chain.globals[stage.name]
-            return np.array([known.get(self.chain.wave(shard), "") for shard in group.shards.tolist()], HASH)
+            return _from_hex([known.get(self.chain.wave(shard), NOTHING) for shard in group.shards.tolist()])
         marked = _Marked(self.chain, group)
         texts = marked.fill(canonical_json(self.chain.fingerprint_record(stage, marked.view)))
-        found = np.array([hashlib.sha256(text).hexdigest()[:HEX] for text in texts], HASH)
+        found = np.frombuffer(bytearray().join(hashlib.sha256(text).digest()[:BYTES] for text in texts), np.uint8)
+        found = found.reshape(-1, BYTES)
         if stage.kind == "pack":
             for at in self._withheld(group):
-                found[at] = self.chain.fingerprint(stage, self._view(group, at)).encode()
+                found[at] = _from_hex([self.chain.fingerprint(stage, self._view(group, at))])[0]
         return found
 
     def _withheld(self, group: _Group) -> Iterator[int]:
@@ -203,7 +203,7 @@ class Reach(Mapping[int, tuple[View, "Stage | None"]]):
 
             def entry_of(stage: str, at: int = at) -> str | None:
                 part, rows = group.way.get(stage, (None, None))
-                return None if part is None or rows is None else part.fingerprints[rows[at]].decode()
+                return None if part is None or rows is None else part.fingerprints[rows[at]].tobytes().hex()
 
             if shard in withheld.taken or withheld.matters(shard, entry_of):
                 yield at
@@ -351,7 +351,7 @@ class _Marked:
             return self.group.shards[some].tolist()
         part, rows = self.group.way[stage]
         array = {"uids": part.uids, "entry": part.fingerprints}.get(what)
-        return (part.hashes[:, int(what)] if array is None else array)[rows[some]].tolist()
+        return _texts((part.hashes[:, int(what)] if array is None else array)[rows[some]])
 
 
 def global_fingerprint(chain: Chain, stage: Stage, views: Sequence[View], after: str | None = None) -> str:

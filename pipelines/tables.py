@@ -106,10 +106,11 @@ class Tables:
         (cut,) = self._slices[table.index].slice(shard - table.first_shard, 1).to_pylist()
         return cut
 
-    def cuts(self, table: Table) -> Sequence[Mapping[str, int]]:
-        """first_row and rows of each shard of a table."""
+    def cuts(self, table: Table) -> tuple[list[int], list[int]]:
+        """first_row and rows of all shards of a table."""
         self.slice_of(table.first_shard)
-        return self._slices[table.index].select(["first_row", "rows"]).to_pylist()
+        slices = self._slices[table.index]
+        return slices["first_row"].to_pylist(), slices["rows"].to_pylist()
 
     def shards(self, tables: list[Table]) -> Iterator[int]:
         for table in tables:

@@ -74,8 +74,8 @@ browser:  ## Debian's Chromium for the tests of the pages, where it is missing a
 test: setup browser lint  ## every test, from a fresh clone
 	.venv/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 25
 
-bench: setup  ## the benchmarks of docs/benchmarks.md
-	@for script in benchmarks/*.py; do echo "== $$script"; .venv/bin/python $$script || exit 1; done
+bench: .venv/ready  ## the benchmarks of docs/benchmarks.md in small (BASE_URL=, MODEL= of a served model, ONLY="engine dedup")
+	.venv/bin/python -m benchmarks $(if $(BASE_URL),--base-url $(BASE_URL)) $(if $(MODEL),--model $(MODEL)) $(if $(ONLY),--only $(ONLY))
 
 bench-quality: .venv/ready  ## how often what is said is true, on unseen scenes (SEED=, SCENES=, SIZES=, BACKGROUNDS=, BASE_URL=, MODEL=)
 	.venv/bin/python -m benchmarks.quality $(if $(SEED),--seed $(SEED)) $(if $(SCENES),--scenes $(SCENES)) $(if $(SIZES),--sizes $(SIZES)) \

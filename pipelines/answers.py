@@ -79,6 +79,7 @@ class AnswerStore:
         self.attempt = attempt
         self._lines = _read_folder(folder)
         self._sequence = _next_sequence(folder, attempt)
+        self.written = 0  # bytes of this writer's segments
         self._waiting: list[bytes] = []
         self._due = 0.0
         self._flush_wanted = False
@@ -172,6 +173,7 @@ class AnswerStore:
         while not create_if_absent(self.folder / f"{self.attempt}-{self._sequence:06d}.jsonl", data):
             self._sequence += 1
         self._sequence += 1
+        self.written += len(data)
 
 
 def _encode(record: dict[str, Any]) -> bytes:

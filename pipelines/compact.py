@@ -374,5 +374,5 @@ def unhex(column: pa.ChunkedArray | pa.Array, width: int = 1) -> np.ndarray:
         digits = NIBBLES[np.frombuffer(chunk.buffers()[2], np.uint8, int(offsets[-1] - offsets[0]), int(offsets[0]))]
         if not (np.diff(offsets) == width * HEX).all() or (digits > 15).any():
             raise ValueError(f"the ledger holds hashes that do not have {HEX} hexadecimal digits")
-        pieces.append(((digits[::2] << 4) | digits[1::2]).reshape(-1, width, HEX // 2))
+        pieces.append(((digits[::2] << np.uint8(4)) | digits[1::2]).reshape(-1, width, HEX // 2))
     return np.concatenate(pieces)

@@ -53,6 +53,10 @@ class Resources(BaseModel):
     memory_gb: float = Field(0.0, ge=0)
     workers: int | tuple[int, int] = 1
 
+    @property
+    def most_workers(self) -> int:
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
+
 
 ONE_CPU = Resources.model_validate({})
 
@@ -150,6 +154,12 @@ class Recipe:
             if stage.name == name:
                 return stage
         raise ConfigError(f"{self.file}: no stage {name!r}.{nearest(name, [s.name for s in self.stages])}")
+
+    def gpus(self, stage: Stage) -> float:
+        """GPUs that a model stage keeps: those behind the server, or offline those of its workers, when there are most of them."""
+        if self.model.engine == "offline":
+            return stage.resources.gpus * stage.resources.most_workers
+        return float(self.model.gpus)
 
     def segments(self) -> list[list[Stage]]:
         """The stages cut at the global ones: [flow, global, flow, …]; a global stage is a segment of its own.

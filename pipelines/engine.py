@@ -71,7 +71,7 @@ class Engine:
             {stage.name: stage.refuse_at_most for stage in stages},
             self.options.output_tokens,
             self.options.gpu_hours,
-            {stage.name: float(getattr(self.recipe.model, "gpus", 1.0)) for stage in stages if stage.kind == "model"},
+            {stage.name: self.recipe.gpus(stage) for stage in stages if stage.kind == "model"},
         )
         here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
         self._memory = ClusterMemory(f"monitor-{uuid4().hex}")

@@ -17,20 +17,17 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
-import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 from ray.util.annotations import RayDeprecationWarning
 
-from operators.base import Reject
 from pipelines.chain import Chain
-from pipelines.commit import Attempt, Made
 from pipelines.config import Stage
 from pipelines.monitor import DEATHS, Failure, pieces
 from pipelines.reach import Reach
 from pipelines.room import cpu_share, nodes_of_ray
-from pipelines.view import View, read_columns
-from pipelines.worker import StopRun, Worker, set_aside
+from pipelines.view import View
+from pipelines.worker import StopRun, Worker
 
 MAX_STARTS = 24
 """A shard that was begun this often without an end is given up: three samples that kill their worker are found and left out before."""
@@ -268,59 +265,4 @@ class _ModelActor(_Base):
         yield await self.step(batch)
 
 
-@ray.remote(num_cpus=0)
-def run_global(
-    chain: Chain, stage: Stage, done: list[Stage], shards: list[int], fingerprint: str, earlier: Sequence[int] = ()
-) -> None:
-    """A global stage: narrow columns of all shards in, one committed verdict slice per shard out.
-
-    earlier   shards of waves that were judged before: the operator is told what was kept of them
-    """
-    reached = Reach(chain, shards)
-    reached.advance(done)
-    views, wholes, asides = _narrow(chain, stage, reached, shards)
-    pieces = [piece for piece, _ in asides]
-    stage.operator.setup()
-    if earlier:
-        kept_before = Reach(chain, earlier)
-        kept_before.advance([*done, stage])
-        known = pa.concat_tables([piece for piece, _ in _narrow(chain, stage, kept_before, earlier)[2]])
-        outcome = stage.operator(pa.concat_tables(pieces), known)
-    else:
-        outcome = stage.operator(pa.concat_tables(pieces))
-    rejects: dict[str, list[Any]] = {}
-    for reject in outcome.rejects:
-        rejects.setdefault(reject.uid, []).append(reject)
-    at = 0
-    kept_uids = outcome.kept["uid"].to_pylist()
-    for view, whole, (piece, gone_before) in zip(views, wholes, asides, strict=True):
-        uids = piece["uid"].to_pylist()
-        mine = [reject for uid in uids for reject in rejects.get(uid, [])]
-        gone = {reject.uid for reject in mine if reject.item is None}
-        count = len(uids) - len(gone)
-        kept = outcome.kept.slice(at, count)
-        assert kept_uids[at : at + count] == [uid for uid in uids if uid not in gone], (
-            "a global stage keeps the order of its input"
-        )
-        at += count
-        attempt = Attempt(chain.run, stage.name, view.shard, fingerprint)
-        attempt.commit(
-            chain.ledger,
-            whole["uid"],
-            Made(kept, [*gone_before, *mine]),
-            stage.writes(),
-            chain.inputs(stage, view),
-            chain.made_by(stage),
-        )
-
-
-def _narrow(
-    chain: Chain, stage: Stage, reached: Reach, shards: Sequence[int]
-) -> tuple[list[View], list[pa.Table], list[tuple[pa.Table, list[Reject]]]]:
-    """Of each shard its view, what the stage reads of it, and that without the samples that live elsewhere now."""
-    views = [reached[shard][0] for shard in shards]
-    wholes = [read_columns(chain.run, view, stage.reads(), stage.optional()) for view in views]
-    return views, wholes, [set_aside(chain, view, whole) for view, whole in zip(views, wholes, strict=True)]
-
-
-__all__ = ["Failure", "run_flow", "run_global"]
+__all__ = ["Failure", "run_flow"]

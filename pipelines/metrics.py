@@ -7,7 +7,7 @@ The dashboard is manifests/cluster/grafana-dashboard.json.
 Every series carries `recipe`; those of a stage carry `stage`:
 fineloom_samples_in_total, fineloom_samples_out_total       samples of committed shards that came in, and that were kept
 fineloom_refused_samples_total, fineloom_refused_parts_total{reason}    whole samples; captions, regions or groups of kept ones
-fineloom_model_usage_total{kind}                            requests, answers_found, prompt_tokens, output_tokens
+fineloom_model_usage_total{kind}                            requests, answers_found, prompt_tokens, output_tokens, answer_bytes
 fineloom_stage_seconds_total                                seconds of work, added over all workers
 fineloom_shards_committed_total                             shards that the stage finished in this run
 fineloom_shards_at_work, fineloom_shards_waiting            shards in the stage's hands, and its queue: handed over, not begun
@@ -83,7 +83,7 @@ class RunFigures(Collector):
         for name, text, key, label in (
             ("refused_samples", "Samples refused whole", "rejects", "reason"),
             ("refused_parts", "Parts refused of samples that were kept", "parts", "reason"),
-            ("model_usage", "Requests, answers found in the store, and tokens", "usage", "kind"),
+            ("model_usage", "Requests, answers found in the store, tokens, and bytes kept", "usage", "kind"),
         ):
             counter = CounterMetricFamily(f"fineloom_{name}", text, labels=["recipe", "stage", label])
             for stage, count in stages.items():

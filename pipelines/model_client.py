@@ -61,6 +61,7 @@ class ModelSettings(Settings):
     concurrency    requests in flight
     timeout        seconds for one try, until the answer's last byte
     deadline       seconds for one request with all its tries and waits
+    gpus           behind the server, for budgets and the bill; offline it is the stages' `resources` that say it
     max_answer_tokens   bound on one answer's length where a prompt allows more; null leaves it to the prompts
     retries        tries after the first; with `backoff` (seconds, doubled each time) 8 outlast a server's restart of 90 s
     """
@@ -76,6 +77,7 @@ class ModelSettings(Settings):
     min_pixels: int = Field(default=3136, ge=784)
     picture_format: Literal["jpeg", "png"] = "jpeg"
     concurrency: int = Field(default=32, ge=1)
+    gpus: float = Field(default=1.0, ge=0)
     timeout: float = Field(default=120.0, gt=0)
     deadline: float = Field(default=600.0, gt=0)
     retries: int = Field(default=8, ge=0)

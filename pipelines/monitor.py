@@ -46,7 +46,7 @@ class Limits:
     refuse_at_most: dict[str, float]
     output_tokens: int | None = None
     gpu_hours: float | None = None
-    gpus: dict[str, float] = field(default_factory=dict)  # GPUs counted per model stage's second of server time
+    gpus: dict[str, float] = field(default_factory=dict)  # model stage → GPUs that it keeps, from when the first of them begins
 
 
 PIECES = 16
@@ -89,12 +89,13 @@ def pieces(first: int, last: int) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class Failure:
-    """A shard that did not go all the way: where it stopped, and why."""
+    """A shard that did not go all the way: where it stopped, and why. Of a stage over many, the first of `shards` that it holds up."""
 
     shard: int
     stage: str
     error: str
     trace: str
+    shards: int = 1
 
 
 class Memory(Protocol):
@@ -129,7 +130,7 @@ class Flow:
     began: float = field(default_factory=time.monotonic)
 
 
-SAVED = ("stages", "starts", "hunts", "flows", "flow_of", "begun", "waiting", "onward", "stop_reason", "began")
+SAVED = ("stages", "starts", "hunts", "flows", "flow_of", "begun", "waiting", "onward", "stop_reason", "asking_since")
 
 
 class Monitor:
@@ -155,7 +156,7 @@ class Monitor:
         self.onward: dict[str, str] = {}  # stage → the next one of its flow
         self.waiting: dict[str, set[int]] = {}  # shards that a stage's predecessor handed over and that it has not begun
         self.stop_reason: str | None = None
-        self.began = time.monotonic()
+        self.asking_since: float | None = None  # when the first model stage was about to begin
         saved = memory.load() if memory is not None else None
         if saved is not None:
             self._take_up(saved)
@@ -172,7 +173,8 @@ class Monitor:
         for name, value in state.items():
             setattr(self, name, value)
         later = time.monotonic() - then  # another machine's clock may have another zero
-        self.began += later
+        if self.asking_since is not None:
+            self.asking_since += later
         for flow in self.flows.values():
             flow.in_flight.clear()
             flow.began += later
@@ -188,6 +190,8 @@ class Monitor:
         self.flows[order[0]].lost.clear()
         self.flow_of.update((stage, order[0]) for stage in order)
         self.onward.update(itertools.pairwise(order))
+        if self.asking_since is None and not self.limits.gpus.keys().isdisjoint(order):
+            self.asking_since = time.monotonic()
         self.waiting.update((stage, set()) for stage in order)
         for known in (self.starts, self.hunts, self.live, self.waits_for):
             for key in [key for key in known if key[0] in order]:
@@ -283,7 +287,7 @@ class Monitor:
 
     def _count(self, stage: str, entry: dict[str, Any]) -> None:
         count = self.stages.setdefault(stage, StageCount())
-        count.shards += 1
+        count.shards += entry.get("shards", 1)
         count.rows_in += entry["rows_in"]
         count.rows_out += entry["rows_out"]
         count.rejects.update(entry["rejects"])
@@ -294,11 +298,12 @@ class Monitor:
             self._check_refusals(stage)
         self._check_budget()
 
-    def finish(self, flow: str, shard: int) -> None:
+    def finish(self, flow: str, shard: int, shards: int = 1) -> None:
+        """One shard came out; or all `shards` of a stage over many, of which it is the first."""
         at = self.flows[flow]
         at.in_flight.pop(shard, None)
         at.lost.discard(shard)
-        at.finished += 1
+        at.finished += shards
 
     def end_of_flow(self) -> None:
         """All shards of the stages seen so far have gone through."""
@@ -352,6 +357,6 @@ class Monitor:
             )
         if self.limits.gpu_hours is not None:
             gpus = max(self.limits.gpus.values(), default=0.0)
-            spent = (time.monotonic() - self.began) / 3600 * gpus
+            spent = (time.monotonic() - (self.asking_since or time.monotonic())) / 3600 * gpus
             if spent >= self.limits.gpu_hours:
                 self.stop(f"the budget of {self.limits.gpu_hours:g} GPU-hours is spent ({spent:.3f}). Run again to go on")

@@ -27,6 +27,7 @@ from pipelines.ledger import shard_name
 from pipelines.model_client import ModelClient
 from pipelines.reach import Reach
 from pipelines.run import reach
+from pipelines.stores import Place
 from pipelines.view import View, read_columns
 
 DRY_SHARDS = 50
@@ -37,7 +38,8 @@ DRY_SHARDS = 50
 class StagePlan:
     """One line of the plan. `calls` are model requests not answered by the store; `exact` is False where they are estimated.
 
-    stored, read   bytes that the stage will write, and bytes of pictures that it will read back, by what committed shards measured
+    stored, read   bytes that the stage will write, answers and the copies in `shards/` included, and bytes of pictures that it will
+                   read back, by what committed shards measured
     """
 
     name: str
@@ -76,6 +78,7 @@ class _Measured:
     requests: int = 0
     asked: int = 0  # requests, and those that the store had an answer to
     output_tokens: int = 0
+    answer_bytes: int = 0
     bytes: int = 0
     picture_bytes: int = 0
 
@@ -120,11 +123,12 @@ def make_plan(
     shards: Sequence[int],
     *,
     tokens_per_second: float | None = None,
-    gpus: float = 1.0,
+    gpus: float | None = None,
     prices: dict[str, float] | None = None,
 ) -> Plan:
     """
     tokens_per_second   given rate of the model server, all workers together; by default the one measured in the committed entries
+    gpus                behind the model server; by default those that the recipe names
     prices              of a GPU-hour, a GB stored for a month, a GB read from the store (`PRICES`), in any currency
     """
     at = reach(chain, shards)
@@ -143,13 +147,15 @@ def make_plan(
         plan.seconds, plan.stored, plan.read = plan.seconds * scale, plan.stored * scale, plan.read * scale
         if plan.kind == "model":
             # A worker's seconds are measured; all workers of a stage together are faster.
-            speed = tokens_per_second or _speed(measured[plan.name]) * _most_workers(chain.recipe.stage(plan.name))
+            speed = tokens_per_second or _speed(measured[plan.name]) * chain.recipe.stage(plan.name).resources.most_workers
             plan.seconds = plan.output_tokens / speed if speed else 0.0
             plan.exact = plan.exact and scale == 1.0
     result = Plan(len(shards), list(stages.values()), len(gone_through) if scale > 1 else None)
-    model_seconds = sum(plan.seconds for plan in result.stages if plan.kind == "model")
-    result.gpu_hours = model_seconds / 3600 * gpus
-    workers = {stage.name: _most_workers(stage) for stage in chain.recipe.stages}
+    asking = {plan.name: plan.seconds for plan in result.stages if plan.kind == "model"}
+    model_seconds = sum(asking.values())
+    for name, seconds in asking.items():
+        result.gpu_hours += seconds / 3600 * (chain.recipe.gpus(chain.recipe.stage(name)) if gpus is None else gpus)
+    workers = {stage.name: stage.resources.most_workers for stage in chain.recipe.stages}
     alone = [plan.seconds / workers[plan.name] for plan in result.stages if plan.kind != "model"]
     result.hours = max(model_seconds, *alone) / 3600  # stages work at the same time: the slowest one is what takes the time
     result.storage_gb = sum(plan.stored for plan in result.stages) / 1e9
@@ -162,11 +168,6 @@ def make_plan(
     amounts = {"gpu_hour": result.gpu_hours, "gb_month": result.storage_gb, "egress_gb": result.egress_gb}
     result.cost = {name: price * amounts[name] for name, price in (prices or {}).items()}
     return result
-
-
-def _most_workers(stage: Stage) -> int:
-    workers = stage.resources.workers
-    return workers if isinstance(workers, int) else workers[1]
 
 
 def _measure(chain: Chain, at: Reach) -> dict[str, _Measured]:
@@ -183,6 +184,7 @@ def _measure(chain: Chain, at: Reach) -> dict[str, _Measured]:
             row.requests += usage.get("requests", 0) * text["counts"]
             row.asked += (usage.get("requests", 0) + usage.get("answers_found", 0)) * text["counts"]
             row.output_tokens += usage.get("output_tokens", 0) * text["counts"]
+            row.answer_bytes += usage.get("answer_bytes", 0) * text["counts"]
             if stage.kind == "model" and not usage.get("requests"):
                 silent.append(text["values"])
         timed = costs.filter(pc.invert(pc.is_in(costs["usage"], value_set=pa.array(silent, pa.string()))))
@@ -209,7 +211,8 @@ def _walk(chain: Chain, view: View, first: Stage, stages: dict[str, StagePlan], 
     for stage in order[order.index(first) :]:
         plan, cost = stages[stage.name], measured[stage.name]
         plan.samples += shard.rows
-        plan.stored += shard.rows * cost.per_row("bytes", 0.0)
+        copies = 2 if stage.kind == "pack" and isinstance(chain.run, Place) else 1  # a folder holds links to the committed tars
+        plan.stored += shard.rows * cost.per_row("bytes", 0.0) * copies
         if stage.needs_image or stage.kind == "pack":
             plan.read += shard.rows * picture
         plan.seconds += shard.rows * cost.per_row("seconds", 0.0) if stage.kind != "model" else 0.0
@@ -237,6 +240,7 @@ def _walk(chain: Chain, view: View, first: Stage, stages: dict[str, StagePlan], 
 
 def _estimate(plan: StagePlan, cost: _Measured, calls: float, max_tokens: int) -> None:
     plan.calls += calls
+    plan.stored += calls * cost.answer_bytes / cost.requests if cost.requests else 0.0
     plan.output_tokens += calls * (cost.output_tokens / cost.requests if cost.requests else float(max_tokens))
 
 

@@ -83,8 +83,7 @@ def run(
     elif result.nothing_to_do:
         say(f"everything is done: {result.shards:,} shards in {result.run}")
     else:
-        whole = result.shards - len(result.failures)
-        say(f"{whole:,} of {result.shards:,} shards whole after {result.seconds:,.0f} s · {result.run}")
+        say(f"{_whole(result):,} of {result.shards:,} shards whole after {result.seconds:,.0f} s · {result.run}")
     for failure in result.failures:
         warn(f"failed: shard {failure.shard}, stage {failure.stage}: {failure.error}")
         if failure.trace:
@@ -108,7 +107,11 @@ def _summary(result: Any) -> dict[str, Any]:
         }
         for name, count in result.stages.items()
     }
-    return {"ok": result.ok, "whole": result.shards - len({failure.shard for failure in result.failures}), **about}
+    return {"ok": result.ok, "whole": _whole(result), **about}
+
+
+def _whole(result: Any) -> int:
+    return result.shards - sum(failure.shards for failure in result.failures)
 
 
 def plan(
@@ -120,7 +123,9 @@ def plan(
     tokens_per_second: Annotated[
         float | None, typer.Option(help="Output tokens per second of the server; measured by default.")
     ] = None,
-    gpus: Annotated[float, typer.Option(help="GPUs behind the server, for the bill.")] = 1.0,
+    gpus: Annotated[
+        float | None, typer.Option(help="GPUs behind the server, for the bill; by default model.gpus of the recipe.")
+    ] = None,
     price: Annotated[
         list[str] | None, typer.Option(help="Of gpu_hour, gb_month or egress_gb, as in --price gpu_hour=2.5; may be repeated.")
     ] = None,

@@ -38,13 +38,16 @@ def go_through(chain: Chain, shards: Sequence[int], engine: Engine, result: Resu
     done: list[Stage] = []
     for segment in segments:
         if segment[0].kind == "global":
-            judge(chain, segment[0], done, shards, engine)
+            failure, result.stopped = judge(chain, segment[0], done, shards, engine)
+            if failure is not None:
+                result.failures.append(failure)
+                return
         else:
             failures, result.stopped = flow(chain, done, segment, shards, engine)
             result.failures += failures
-            if result.stopped is not None:
-                return
             shards = _without(shards, failures)
+        if result.stopped is not None:
+            return
         done = done + segment
 
 
@@ -105,23 +108,30 @@ class _Lanes:
         segment = self.segments[number]
         done = [stage for earlier in self.segments[:number] for stage in earlier]
         chain = replace(self.chain, globals={})  # what it remembers is no other thread's
+        beside = [stage for other in self.segments if other is not segment for stage in other]
         so_far: list[int] = []
+        failed: Failure | None = None
         while (box := self.boxes[number].get()) is not None:
             wave, chain.globals = box
             if self.error is not None or self.result.stopped is not None:
                 return
+            if failed is not None:  # later waves are judged by what is kept of earlier ones
+                failed = replace(failed, shards=failed.shards + len(wave))
+                continue
             if segment[0].kind == "global":
                 so_far += wave
-                judge(chain, segment[0], done, so_far, self.engine)
+                failed, stopped = judge(chain, segment[0], done, so_far, self.engine, beside)
             else:
-                beside = [stage for other in self.segments if other is not segment for stage in other]
                 failures, stopped = flow(chain, done, segment, wave, self.engine, beside)
                 self.result.failures += failures
-                if stopped is not None:
-                    self.result.stopped = stopped
-                    return
                 wave = _without(wave, failures)
-            self.boxes[number + 1].put((wave, chain.globals))
+            if stopped is not None:
+                self.result.stopped = stopped
+                return
+            if failed is None:
+                self.boxes[number + 1].put((wave, chain.globals))
+        if failed is not None:
+            self.result.failures.append(failed)
 
 
 def flow(
@@ -187,8 +197,14 @@ def _pending(chain: Chain, stages: Sequence[Stage], shards: Sequence[int]) -> li
     return at.pending()
 
 
-def judge(chain: Chain, stage: Stage, done: list[Stage], shards: Sequence[int], engine: Engine) -> None:
-    """Commit the verdicts of a global stage over the shards that `done` let through, wave by wave, where they are missing."""
+def judge(
+    chain: Chain, stage: Stage, done: list[Stage], shards: Sequence[int], engine: Engine, beside: Sequence[Stage] | None = None
+) -> tuple[Failure | None, str | None]:
+    """Commit the verdicts of a global stage over the shards that `done` let through, wave by wave, where they are missing.
+
+    beside    as in `flow`
+    Returns   how the stage failed, if it did (no shard goes on then), and why the run must stop, if it must
+    """
     at = Reach(chain, shards)
     at.advance(done)
     through = at.finished()
@@ -196,17 +212,60 @@ def judge(chain: Chain, stage: Stage, done: list[Stage], shards: Sequence[int], 
     at.advance([stage])
     missing = set(through) - set(at.finished())
     earlier: list[int] = []
-    for number, wave in chain.waves(through).items():
+    for wave in chain.waves(through).values():
         if missing & set(wave):
-            engine.start()
-            import ray
-
-            from pipelines.flow import run_global
-
-            engine.progress.say(f"{stage.name} over {len(wave):,} shards" + (f", after {len(earlier):,}" if earlier else ""))
-            fingerprint = chain.globals[stage.name][number]
-            ray.get(run_global.remote(chain, stage, done, wave, fingerprint, earlier))  # type: ignore[call-arg]  # Ray types five at most
+            failure, stopped = _judge_wave(chain, stage, done, wave, earlier, engine, beside)
+            if failure is not None or stopped is not None:
+                return failure, stopped
         earlier = earlier + wave
+    return None, None
+
+
+def _judge_wave(
+    chain: Chain,
+    stage: Stage,
+    done: list[Stage],
+    wave: list[int],
+    earlier: list[int],
+    engine: Engine,
+    beside: Sequence[Stage] | None,
+) -> tuple[Failure | None, str | None]:
+    """One wave, of which verdicts are missing."""
+    engine.start()
+    no_room = engine.no_room([stage, *(beside or ())])
+    if no_room is not None:
+        return None, no_room
+    import ray
+
+    from pipelines.verdicts import run_global
+
+    engine.progress.say(f"{stage.name} over {len(wave):,} shards" + (f", after {len(earlier):,}" if earlier else ""))
+    name, first = stage.name, wave[0]
+    for _ in range(MAX_PASSES):
+        monitor = engine.monitor
+        try:
+            with engine.watch([name], len(wave)):
+                ray.get(monitor.begin_flow.remote([name], beside is None))
+                _, stop = ray.get(monitor.start.remote(name, first))
+                if stop is not None:
+                    return None, stop
+                judged = run_global(chain, stage, done, wave, earlier, monitor, beside or ())
+                ray.get(monitor.end.remote(name, first, judged.counts))
+                if judged.stop is not None:
+                    ray.get(monitor.stop.remote(judged.stop))  # flows that are at work at the same time end, too
+                if judged.counts is not None:
+                    ray.get(monitor.finish.remote(name, first, len(wave)))
+                    if beside is None:
+                        ray.get(monitor.end_of_flow.remote())
+            snapshot = ray.get(monitor.snapshot.remote())
+        except ray.exceptions.RayActorError as error:
+            engine.lost(monitor, error)
+            continue
+        engine.totals = snapshot["stages"]
+        if judged.error:
+            return Failure(first, name, f"over {len(wave):,} shards: {judged.error}", judged.trace, len(wave)), None
+        return None, snapshot["stop"]
+    return Failure(first, name, f"over {len(wave):,} shards: was lost {MAX_PASSES} times", "", len(wave)), None
 
 
 __all__ = ["flow", "go_through", "judge"]

@@ -68,6 +68,28 @@ def no_exit() -> Iterator[None]:
         raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
 
+@contextlib.contextmanager
+def stopping() -> Iterator[None]:
+    """What every other shard would meet, too, stops the run."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise StopRun(f"the disk is full: {error}. Free some space and run again; nothing committed is lost") from error
+        raise
+    except (ServerUnavailable, ModelChanged, NetworkDown) as error:
+        raise StopRun(str(error)) from error
+
+
+def check_disk(chain: Chain) -> None:
+    floor = chain.recipe.disk_floor_gb
+    free = free_bytes(chain.run) / 1e9
+    if free < floor:
+        raise StopRun(
+            f"{chain.run}: {free:.1f} GB free, below the floor of {floor:g} GB (disk_floor_gb). Free some space and run again"
+        )
+
+
 class Shares:
     """The time of one worker, divided among the shards that it holds at once: their seconds add up to its own, as those of workers
     do that hold one after the other. Otherwise four shards that share a server would each be told the whole time."""
@@ -114,19 +136,14 @@ class Worker:
         done = self.chain.ledger.get(self.stage.name, fingerprint, view.shard)
         if done is not None:
             return done, False
-        self._check_disk()
+        check_disk(self.chain)
         attempt = Attempt(self.run, self.stage.name, view.shard, fingerprint)
         try:
-            if self.stage.kind == "model":
-                came, made = await self._ask(view, attempt, progress, killers)
-                return await asyncio.to_thread(self._commit, view, attempt, came, made), True
-            return await asyncio.to_thread(self._make, view, attempt, killers), True
-        except OSError as error:
-            if error.errno in FULL:
-                raise StopRun(f"the disk is full: {error}. Free some space and run again; nothing committed is lost") from error
-            raise
-        except (ServerUnavailable, ModelChanged, NetworkDown) as error:
-            raise StopRun(str(error)) from error
+            with stopping():
+                if self.stage.kind == "model":
+                    came, made = await self._ask(view, attempt, progress, killers)
+                    return await asyncio.to_thread(self._commit, view, attempt, came, made), True
+                return await asyncio.to_thread(self._make, view, attempt, killers), True
         finally:
             attempt.clear()
 
@@ -144,14 +161,6 @@ class Worker:
         else:
             _, made = await asyncio.to_thread(self._work, view, attempt, others)
             attempt.discard(made)
-
-    def _check_disk(self) -> None:
-        floor = self.chain.recipe.disk_floor_gb
-        free = free_bytes(self.run) / 1e9
-        if free < floor:
-            raise StopRun(
-                f"{self.run}: {free:.1f} GB free, below the floor of {floor:g} GB (disk_floor_gb). Free some space and run again"
-            )
 
     # The kinds of stage that need no model.
 
@@ -316,7 +325,7 @@ class Worker:
         rejects = [*gone, *(reject for result in results if result for reject in result[1])]
         rows = [{"uid": s["uid"], **r[0]} for s, r in zip(samples, results, strict=True) if r is not None and r[0] is not None]
         kept = pa.Table.from_pylist(rows, schema=pa.schema([("uid", pa.string()), *self.stage.writes()]))
-        return came, Made(kept, rejects, usage=usage)
+        return came, Made(kept, rejects, usage={**usage, "answer_bytes": store.written})
 
 
 async def _no_progress(_: dict[str, int]) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from operators.base import Operator, Outcome, keep, schema
+from operators.base import GlobalOperator, Operator, Outcome, keep, schema
 
 
 class Mark(Operator):
@@ -76,6 +77,31 @@ class Lose(Mark):
         flow._Base.step = step  # type: ignore[method-assign]  # in the worker's own process, which has this stage only
 
 
+class Count(Mark):
+    """Mark, and a note of each shard that it began."""
+
+    def __call__(self, batch: pa.Table, images: Any = None) -> Outcome:
+        Path(self.notes, f"begun-{batch['row'][0]}").touch()
+        return super().__call__(batch, images)
+
+
+class Hold(Mark):
+    """Mark, but no shard gets through until `workers` processes have come to hold one and `Count` has begun `begun` shards."""
+
+    workers: int
+    begun: int
+
+    def __call__(self, batch: pa.Table, images: Any = None) -> Outcome:
+        notes = Path(self.notes)
+        (notes / f"process-{os.getpid()}").touch()
+        limit = time.monotonic() + 120
+        while len(list(notes.glob("process-*"))) < self.workers or len(list(notes.glob("begun-*"))) < self.begun:
+            if time.monotonic() > limit:
+                raise TimeoutError("no other process came")
+            time.sleep(0.05)
+        return super().__call__(batch, images)
+
+
 class Meet(Operator):
     """Writes `column`: the row's number, beginning anew after `repeats`. Rows from `waits_from` on are held until a stage that
     `tells` has begun."""
@@ -105,3 +131,40 @@ class Meet(Operator):
                 raise TimeoutError("nobody told")
             time.sleep(0.02)
         return keep(batch, {self.column: pa.array([str(row % self.repeats) for row in rows], pa.string())})
+
+
+class Judge(GlobalOperator):
+    """Keeps what lies below `refuse_from`, after it has noted in `notes` that it was called, and with which resources, and done what
+    `does` says."""
+
+    notes: str
+    does: str = ""
+    times: int = 1_000_000_000
+    refuse_from: int = 1_000_000_000
+
+    in_waves: ClassVar[bool] = True
+
+    @property
+    def reads(self) -> pa.Schema:
+        return schema(row=pa.int64())
+
+    @property
+    def writes(self) -> pa.Schema:
+        return schema(judged=pa.int64())
+
+    def __call__(self, samples: pa.Table, known: pa.Table | None = None) -> Outcome:
+        import ray
+
+        calls = Path(self.notes, "calls")
+        with calls.open("a") as file:
+            file.write(f"{sorted(ray.get_runtime_context().get_assigned_resources().items())}\n")
+        if len(calls.read_text().splitlines()) <= self.times:
+            if self.does == "raise":
+                raise ValueError("nothing can be judged")
+            if self.does == "exit":
+                sys.exit("a library that thinks it is a program")
+            if self.does == "die":
+                os._exit(9)
+        rows = samples["row"].to_pylist()
+        refused = [row >= self.refuse_from for row in rows]
+        return keep(samples, {"judged": pa.array(rows, pa.int64())}, {"too_far": (refused, lambda i: f"row {rows[i]}")})

@@ -17,9 +17,9 @@ from typing import Any
 
 from pipelines.chain import Chain
 from pipelines.config import Recipe
-from pipelines.flow import run_global
 from pipelines.reach import global_fingerprint
 from pipelines.run import Options, handoff, prepare
+from pipelines.verdicts import commit_verdicts
 from pipelines.view import View
 from pipelines.worker import Worker
 
@@ -47,7 +47,7 @@ def run_here(recipe: Recipe, root: Path, shards: int | None = None, options: Opt
         if segment[0].kind == "global":
             fingerprint = global_fingerprint(chain, segment[0], list(views.values()))
             chain.globals[segment[0].name] = {0: fingerprint}
-            run_global._function(chain, segment[0], done, chosen, fingerprint)
+            commit_verdicts(chain, segment[0], done, chosen)
             views = {shard: chain.advance(view, segment)[0] for shard, view in views.items()}
         else:
             asyncio.run(take(segment))

@@ -90,6 +90,19 @@ def test_a_spent_token_budget_stops_and_counts_shards_still_at_work():
     assert monitor.start("caption", 2)[1] is not None
 
 
+def test_gpu_hours_are_counted_from_the_first_stage_that_asks(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr("pipelines.monitor.time.monotonic", lambda: now[0])
+    monitor = Monitor(2, Limits({}, gpu_hours=2.0, gpus={"caption": 4.0}))
+    monitor.begin_flow(["download"])
+    now[0] += 3600
+    monitor.begin_flow(["size", "caption"])
+    now[0] += 1700
+    assert monitor.progress("caption", 0, {"samples": 1}) is None
+    now[0] += 101
+    assert "2 GPU-hours is spent (2.001)" in monitor.progress("caption", 0, {"samples": 2})
+
+
 def test_starts_without_an_end_are_counted_so_that_a_killer_is_known():
     monitor = Monitor(2, Limits({}))
     assert [monitor.start("size", 5)[0] for _ in range(3)] == [1, 2, 3]

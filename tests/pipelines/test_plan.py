@@ -64,6 +64,31 @@ def test_a_rate_that_was_never_measured_is_said_to_be_missing(recipe_of, tmp_pat
         assert make_plan(look(recipe, root), range(4), tokens_per_second=10).unmeasured == []
 
 
+def test_gpus_are_those_of_the_server_or_those_of_the_workers_that_bring_their_own(recipe_of, tmp_path):
+    with ModelServer(lambda text: ANSWER) as server:
+        recipe, root = recipe_of(server, ["model.gpus=4"]), tmp_path / "runs"
+        run_here(recipe, root, shards=2)
+        plan = make_plan(look(recipe, root), range(4))
+        assert plan.gpu_hours == pytest.approx(4 * caption(plan).seconds / 3600) and plan.gpu_hours > 0
+        assert make_plan(look(recipe, root), range(4), gpus=2).gpu_hours == pytest.approx(plan.gpu_hours / 2)
+        pool = "stages.long_caption_en.resources={gpus: 2, workers: [1, 8]}"
+        own = recipe_of(server, ["model.engine=offline", "model.offline={model: /models/x}", pool])
+        assert own.gpus(own.stages[-1]) == 16
+        before, after = (look(made, root).made_by(made.stages[-1]) for made in (recipe, recipe_of(server)))
+        assert before == after, "the number of GPUs decides no answer"
+
+
+def test_answers_are_part_of_what_will_be_stored(recipe_of, tmp_path):
+    with ModelServer(lambda text: ANSWER) as server:
+        recipe, root = recipe_of(server), tmp_path / "runs"
+        chain = run_here(recipe, root, shards=2)
+        plan = make_plan(look(recipe, root), range(4))
+    answers = sum(path.stat().st_size for path in (chain.run / "answers").rglob("*.jsonl"))
+    entries = list(chain.ledger.entries("long_caption_en"))
+    tables = sum(file.bytes for entry in entries for file in entry.files.values())
+    assert answers > 1000 and caption(plan).stored == pytest.approx(answers + tables), "as much as the first half"
+
+
 def test_shards_that_share_a_server_share_its_time(recipe_of, tmp_path, monkeypatch):
     """Four at once take no longer than the server does, and the bill of the rest must not be four times too high."""
     clock = iter(range(1000))

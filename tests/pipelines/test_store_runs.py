@@ -56,6 +56,15 @@ def names(run):
     return sorted(str(path.relative_to(run)) for path in files(run, deep=True))
 
 
+def test_the_bill_counts_the_copies_that_only_a_store_has_to_make(server, recipe, tmp_path):
+    stored = []
+    for root in (tmp_path / "local", place(f"s3://{BUCKET}/bill")):
+        run_here(recipe, root, shards=1)
+        chain = look(recipe, root)
+        stored.append(make_plan(chain, chain.shards()).stages[-1].stored)
+    assert stored[1] == pytest.approx(2 * stored[0], rel=0.01) and stored[0] > 0
+
+
 def test_a_recipe_runs_on_s3_as_it_does_in_a_folder(server, recipe, tmp_path):
     root = place(f"s3://{BUCKET}/runs")
     here = run_here(recipe, tmp_path / "local")

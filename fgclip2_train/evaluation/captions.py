@@ -48,9 +48,9 @@ class CaptionsTask(Task):
         for picture, caption in found:
             if not caption.strip():
                 self.skipped["caption empty"] += 1
-            elif caption not in captions.setdefault(picture, []):
-                captions[picture].append(caption)
-        chosen = [(picture, texts) for picture, texts in captions.items() if texts][: settings.limit]
+            elif settings.same_text == "wrong" or caption not in captions.get(picture, ()):
+                captions.setdefault(picture, []).append(caption)
+        chosen = list(captions.items())[: settings.limit]
         if not chosen:
             raise ValueError(f"{self.file}: no caption in it: {dict(self.skipped) or 'it is empty, or has other splits only'}")
         self.wanted = [Wanted(find(picture), self.view) for picture, _ in chosen]

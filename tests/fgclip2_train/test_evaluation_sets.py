@@ -17,10 +17,11 @@ from PIL import Image
 
 from fgclip2_train.data.tokens import train_tokenizer
 from fgclip2_train.evaluation import pictures as encoding
-from fgclip2_train.evaluation.captions import read_captions
+from fgclip2_train.evaluation.captions import CaptionsTask, read_captions
 from fgclip2_train.evaluation.encode import Encoder
 from fgclip2_train.evaluation.run import Evaluation, evaluate
 from fgclip2_train.evaluation.scores import recall, sigmoid_scores
+from fgclip2_train.evaluation.settings import CaptionsSet
 from fgclip2_train.evaluation.suites import load_suite
 from fgclip2_train.evaluation.table import table
 from fgclip2_train.model.configuration import sized
@@ -156,6 +157,15 @@ def test_any_picture_with_the_same_text_is_right_unless_the_protocol_says_otherw
     assert (right["image_to_text"], right["text_to_image"], right["texts"]) == (1.0, 1.0, 1)
     wrong = one(encoder, folder, kind="captions", file="c.txt", same_text="wrong")["metrics"]
     assert wrong["texts"] == 6 and wrong["image_to_text"] == wrong["text_to_image"] == pytest.approx(1 / 6)
+
+
+def test_first_five_captions_are_the_files_first_five_in_the_released_protocol(encoder, folder):
+    """A picture's repeated caption counts among them there; where equal texts are one answer it is no second one."""
+    (folder / "c.txt").write_text("".join(f"{n}.jpg\t{text}\n" for n in range(2) for text in (f"a {n}", f"a {n}", f"b {n}")))
+    settings = {same: CaptionsSet(file="c.txt", captions_per_picture=2, same_text=same) for same in ("wrong", "right")}
+    texts = {same: CaptionsTask("it", choice, folder, 16).texts for same, choice in settings.items()}
+    assert [text for _, text in texts["wrong"]] == ["a 0", "a 0", "a 1", "a 1"]
+    assert [text for _, text in texts["right"]] == ["a 0", "b 0", "a 1", "b 1"]
 
 
 def test_sigmoid_ranking_makes_the_best_equal_and_lets_the_last_of_them_win():

@@ -160,9 +160,9 @@ def ours(folder: Path, processes: int) -> None:
 
     from operators.dedup import Dedup
     from pipelines.config import load_recipe
-    from pipelines.flow import run_global
     from pipelines.reach import Reach
     from pipelines.run import Options, prepare
+    from pipelines.verdicts import commit_verdicts
 
     with tempfile.TemporaryDirectory(dir=folder) as name:
         work = Path(name)
@@ -179,7 +179,7 @@ def ours(folder: Path, processes: int) -> None:
             at = Reach(chain, shards)
             at.advance(done)
             at.settle(dedup)
-            run_global._function(chain, dedup, done, shards, chain.globals[dedup.name][0])
+            commit_verdicts(chain, dedup, done, shards)
             at = Reach(chain, shards)
             at.advance([*done, dedup])
             tell(folder, began, sum(at.rows_out().values()))

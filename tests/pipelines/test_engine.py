@@ -89,6 +89,30 @@ def test_shards_that_ray_loses_give_their_place_back_and_are_taken_up_again(make
     assert sorted(packed(recipe, tmp_path).values()) == list(range(20))
 
 
+def test_the_pool_of_a_slow_stage_grows_and_a_quick_one_before_it_does_not_run_ahead_of_the_window(make_recipe, tmp_path):
+    """The slow one lets nothing through until it has a second process and the quick one has filled the window."""
+    notes, window = {"notes": str(tmp_path), "resources": {"cpus": 0.1}}, 5
+    slow = {**notes, "operator": "faulty_operators:Hold", "workers": 2, "begun": window}
+    slow["resources"] = {"cpus": 0.1, "workers": [1, 3]}
+    stages = {"quick": {**notes, "operator": "faulty_operators:Count"}, "slow": slow}
+    recipe = make_recipe(stages, rows=24, shard_size=1, window=window)
+    on_their_way, over = [], threading.Event()
+
+    def look_on():
+        while not over.wait(0.01):
+            begun = len(list(tmp_path.glob("begun-*")))
+            on_their_way.append(begun - len(list((tmp_path / "runs" / "tiny" / "ledger" / "slow").glob("*/*.json"))))
+
+    thread = threading.Thread(target=look_on)
+    thread.start()
+    result = run(recipe, tmp_path)
+    over.set()
+    thread.join()
+    assert result.ok, result
+    assert 2 <= len(list(tmp_path.glob("process-*"))) <= 3
+    assert max(on_their_way) == window
+
+
 class Killing(Progress):
     """Kills the monitor's process each time that the ledger's folder holds so many entries."""
 

@@ -121,8 +121,8 @@ add_to(app)
 def main() -> None:
     try:
         app()
-    except (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
-        # What a person can mend: a path, a setting, a file of the wrong kind. Anything else keeps its traceback.
+    except (ValueError, OSError) as error:
+        # What a person can mend: a path, a setting, a file of the wrong kind, a full disk. Anything else keeps its traceback.
         typer.echo(f"error: {_where()}{error}", err=True)
         sys.exit(2)
     except Stopped as error:

@@ -128,7 +128,7 @@ class Saver:
         best = (self.folder / "best").resolve()
         for old in sorted(self.folder.glob("step-*"))[: -self.keep]:
             if old.resolve() != best:
-                shutil.rmtree(old, ignore_errors=True)
+                remove(old)
 
 
 def _storage_error(error: BaseException | None) -> BaseException | str | None:
@@ -173,10 +173,18 @@ def finish(
     for path in (*hidden.rglob("*"), hidden):
         _sync(path)
     if final.exists():  # the same step again, after going on from an earlier checkpoint
-        shutil.rmtree(final)
+        remove(final)
     hidden.rename(final)
     _sync(final.parent)
     return final
+
+
+def remove(checkpoint: Path) -> None:
+    """Take a checkpoint away, under a name that a new Saver sweeps: a kill in between leaves none that is taken for whole."""
+    gone = checkpoint.with_name(f".{checkpoint.name}-gone")
+    shutil.rmtree(gone, ignore_errors=True)
+    checkpoint.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def point(link: Path, target: Path) -> None:

@@ -20,7 +20,7 @@ from fgclip2_train.config import Settings, changed
 from fgclip2_train.data.loader import Loader, Reader
 from fgclip2_train.data.order import START
 from fgclip2_train.data.tokens import Texts
-from fgclip2_train.errors import NonFinite
+from fgclip2_train.errors import NonFinite, writing
 from fgclip2_train.evaluation.during import InTraining
 from fgclip2_train.evaluation.pictures import from_rank_0
 from fgclip2_train.model import Fgclip2Model
@@ -37,18 +37,19 @@ NAMED = 50
 """Reasons for skipped samples that a line of the log has at most; each shard that was cut short is one."""
 
 
-def train(settings: Settings) -> Path:
-    """Train to the end, or to a SIGTERM; gives the newest checkpoint. A run that has a checkpoint in `out` goes on from it.
+def train(settings: Settings, stop: Path | None = None) -> Path:
+    """Train to the end, or to a SIGTERM, or until there is a file `stop`; gives the newest checkpoint. A run that has a checkpoint in
+    `out` goes on from it.
 
     Writes <out>/settings.json, <out>/metrics.jsonl, <out>/checkpoints/. Raises ValueError for what the user can mend, NonFinite
     when a loss or gradient is not finite on any rank, and KeyboardInterrupt after a Ctrl-C, with all saved.
     """
     device = join_processes(settings)
     with ending_together():
-        return _train(settings, device)
+        return _train(settings, device, stop)
 
 
-def _train(settings: Settings, device: torch.device) -> Path:
+def _train(settings: Settings, device: torch.device, stop: Path | None) -> Path:
     out = Path(settings.out)
     out.mkdir(parents=True, exist_ok=True)
     checkpoint = latest(out)
@@ -59,7 +60,7 @@ def _train(settings: Settings, device: torch.device) -> Path:
     model, texts = start_from(settings, checkpoint)
     torch.nn.Module.to(model, device)
     run = Run(settings, model, texts, checkpoint)
-    with StopRequests() as requests:
+    with StopRequests(stop) as requests:
         return run.to_the_end(requests)
 
 
@@ -70,7 +71,7 @@ class Run:
         trainer = load_trainer(checkpoint) if checkpoint else None
         self.step: int = trainer["step"] if trainer else 0
         self.pairs = _pairs(trainer) if trainer else 0
-        self.steps = total_steps(settings, world(), self.step, self.pairs)
+        self.steps = total_steps(settings, world(), self.step, self.pairs, self.out)
         model.freeze_unused(settings.regional)
         model.train()
         if settings.checkpoint_layers:
@@ -84,9 +85,10 @@ class Run:
         if checkpoint and trainer:
             reader = self._resume(checkpoint, trainer, reader.names)
         self.loader = Loader(reader, settings.data.workers, pin=model.device.type == "cuda")
+        if trainer:
+            self.loader.count_on(trainer["readers"])
         self.stepper = Stepper(model, runner, self.optimizer, settings, self.steps)
-        self.watch = Watch(self.out, model, settings, self.steps)
-        self.watch.drop_after(self.step)
+        self.watch = Watch(self.out, model, settings, self.steps, self.step)
         self.saver = Saver(self.out / "checkpoints", settings.save.keep)
         self.evaluation: InTraining | None = None
         if settings.evaluate:
@@ -95,7 +97,8 @@ class Run:
         # As far back as the device's verdict may lie.
         self.recent: deque[tuple[int, list[str], dict[str, Tensor]]] = deque(maxlen=settings.log_every + 1)
         if rank() == 0:
-            (self.out / "settings.json").write_text(settings.model_dump_json(indent=1))
+            with writing(self.out / "settings.json"):
+                (self.out / "settings.json").write_text(settings.model_dump_json(indent=1))
 
     # -- resume -----------------------------------------------------------------------------------------------------------
 
@@ -234,10 +237,13 @@ class Run:
         ]
         # The gradient's norm is the same on all ranks, so they agree on the step, whichever of them it came from.
         first = next((i for i, step in enumerate(steps) if not math.isfinite(step["values"]["grad_norm"])), 0)
-        file.write_text(json.dumps(steps[first:], indent=1))
+        try:
+            file.write_text(json.dumps(steps[first:], indent=1))
+            told = f"The samples of that step and the values of its terms: {file}"
+        except OSError as error:
+            told = f"The samples of that step could not be written to {file} ({error}): {', '.join(steps[first]['uids'])}"
         raise NonFinite(
-            f"a loss or gradient is not finite at step {steps[first]['step'] + 1}; no update was made with it or since. "
-            f"The samples of that step and the values of its terms: {file}"
+            f"a loss or gradient is not finite at step {steps[first]['step'] + 1}; no update was made with it or since. {told}"
         )
 
     # -- checkpoints ------------------------------------------------------------------------------------------------------

@@ -54,6 +54,7 @@ class Terms:
 
     values     unweighted, by the names of `Weights`     total  their weighted sum
     threshold  the rank loss's, for the next step        counts of what the terms saw
+    margin     this rank's mean margin of its hard groups; 0 without any
     """
 
     total: Tensor
@@ -61,6 +62,7 @@ class Terms:
     threshold: Tensor
     regions: Tensor
     groups: Tensor
+    margin: Tensor
 
 
 def compute(
@@ -102,6 +104,7 @@ def compute(
         ),
         regions=regions,
         groups=groups,
+        margin=margin,
     )
 
 

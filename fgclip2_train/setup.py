@@ -7,19 +7,18 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from fgclip2_train.config import Settings
+from fgclip2_train.counting import count_samples
 from fgclip2_train.data.loader import DataSettings
 from fgclip2_train.data.shards import read_shard, sound
 from fgclip2_train.data.tokens import Texts, load_texts, train_tokenizer
 from fgclip2_train.model import Fgclip2Model
 from fgclip2_train.model.configuration import FAMILY, GEMMA_VOCABULARY, sized
 from fgclip2_train.model.initialise import adopt_region_heads, from_scratch, load_model
-from fgclip2_train.ring import rank, world
 
 TOKENIZER_TEXTS = 20_000
 """Texts that a small tokenizer is made from, at most."""
@@ -106,8 +105,8 @@ def corpus(data: DataSettings) -> Iterator[str]:
             texts.clear()
 
 
-def total_steps(settings: Settings, ranks: int, step: int = 0, pairs: int | None = None) -> int:
-    """`steps`, or `epochs` over the samples that have a text in a wanted language (counted by reading the records).
+def total_steps(settings: Settings, ranks: int, step: int = 0, pairs: int | None = None, out: Path | None = None) -> int:
+    """`steps`, or `epochs` over the samples that have a text in a wanted language (counted by reading the records, once for `out`).
 
     step, pairs: where a run goes on, and how many pairs all its ranks have seen by then; what is left is cut into steps of today's
     size, which is another one on other ranks.
@@ -116,34 +115,10 @@ def total_steps(settings: Settings, ranks: int, step: int = 0, pairs: int | None
         return settings.steps
     if not settings.epochs:
         raise ValueError("say how long to train: steps=N or epochs=N")
-    samples = _count_samples(settings.data)
-    if world() > 1:
-        parts: list[Any] = [None] * world()
-        dist.all_gather_object(parts, samples)
-        samples = sum(parts)
+    samples = count_samples(settings.data, out)
     if not samples:
         raise ValueError(f"no sample with a text in a wanted language in the shards of {settings.data.shards}")
     size = settings.batch * ranks
     if pairs is None or pairs == step * size:
         return max(1, round(settings.epochs * samples / size))
     return step + max(0, round((settings.epochs * samples - pairs) / size))
-
-
-def _count_samples(data: DataSettings) -> int:
-    """Of this rank's share of the shards; one rank alone would take longer over millions of records than the others would wait. Each
-    sample counts once for every language that it is trained in."""
-    found: Counter[str] = Counter()
-
-    def note(place: int, record: dict) -> bool:
-        if sound(record):
-            found.update({text["language"] for text in record["texts"]})
-        return False
-
-    samples = 0
-    for source, (shards, _) in data.found().items():
-        found.clear()
-        for shard in shards[rank() :: world()]:
-            for _ in read_shard(shard, Counter(), note):
-                pass
-        samples += sum(found[language] for language in data.spoken(source))
-    return samples

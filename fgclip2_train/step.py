@@ -1,7 +1,8 @@
 """One optimizer step: features, losses, gradients, and an update that a non-finite number anywhere calls off.
 
 Nothing here waits for the device. Whether all is well is decided there: `trouble` stays set once a loss or gradient was not finite
-on any rank, the fused optimizer skips every update while it is set, and the host looks one step later.
+on any rank, the fused optimizer skips every update while it is set, and the host looks where it reads the device anyway: before a
+line of the log, a checkpoint and an evaluation.
 """
 
 from __future__ import annotations

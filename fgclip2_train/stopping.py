@@ -1,4 +1,4 @@
-"""Asked to stop, by SIGTERM or by Ctrl-C: the step in hand is finished and saved first.
+"""Asked to stop, by SIGTERM, by Ctrl-C or by a file: the step in hand is finished and saved first.
 
 A second Ctrl-C ends the process at once. torchrun hands its first one on to every process, answers a second one with SIGTERM, which
 therefore ends them too, and kills what is left after its `--shutdown-timeout`.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from pathlib import Path
 from types import FrameType
 
 import torch
@@ -20,10 +21,13 @@ NOT, TERMINATED, INTERRUPTED = range(3)
 
 
 class StopRequests:
-    """Catches both signals while it is entered; without effect outside the main thread, where Python cannot."""
+    """Catches both signals while it is entered; without effect outside the main thread, where Python cannot.
 
-    def __init__(self) -> None:
-        self.asked = NOT
+    file: asks to stop by being there, for a launcher that has no signals; rank 0 looks.
+    """
+
+    def __init__(self, file: Path | None = None) -> None:
+        self.asked, self.file = NOT, file
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> StopRequests:
@@ -48,6 +52,8 @@ class StopRequests:
 
     def agreed(self) -> int:
         """What any rank was asked. All ranks learn it in the same step, from a number that costs no device time."""
+        if self.file and rank() == 0 and self.file.exists():
+            self.asked = max(self.asked, TERMINATED)
         if world() == 1:
             return self.asked
         asked = torch.tensor([self.asked])

@@ -13,11 +13,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 from torch import Tensor
 
 from fgclip2_train.batch import Batch
 from fgclip2_train.config import Settings
+from fgclip2_train.errors import writing
 from fgclip2_train.flops import peak_flops, step_flops
 from fgclip2_train.model import Fgclip2Model
 from fgclip2_train.optim import update_norm
@@ -26,47 +29,67 @@ from fgclip2_train.ring import rank, world
 from fgclip2_train.step import Outcome
 
 SILENT_STEPS = 50
-"""Steps after which a region term that is exactly zero, while there are regions, means that something is broken."""
+"""Steps after which a region term that is exactly zero, while there are regions, means that something is broken. A step with less than
+one of what the term is about, on average, counts for as much less."""
+
+NEEDED = {
+    "fgv": ("regions", 1),
+    "tic": ("regions", 1),
+    "hard_batch": ("groups", 0),
+    "hard_group": ("groups", 0),
+    "hard_rank": ("groups", 0),
+}
+"""What a term is about, and how much of it may leave it at zero: a region alone is compared with nothing."""
 
 
 @dataclass
 class Work:
-    """What one rank did since the last report: tokens that count, operations that the model needs for them, seconds without data."""
+    """What one rank did since the last report: tokens that count, operations that the model needs for them, seconds without data, and
+    how many regions the records of its samples hold, used or not."""
 
     tokens: int = 0
     flops: float = 0.0
     waited: float = 0.0
+    offered: int = 0
 
 
 class Watch:
     """Collects on the device, reads once per `log_every` steps, writes `metrics.jsonl`, TensorBoard and wandb on rank 0."""
 
-    def __init__(self, out: Path, model: Fgclip2Model, settings: Settings, steps: int):
+    def __init__(self, out: Path, model: Fgclip2Model, settings: Settings, steps: int, step: int = 0):
+        """step: where the run goes on; what was said of later ones is forgotten."""
         self.file, self.model, self.settings, self.steps = out / "metrics.jsonl", model, settings, steps
         self.peak = peak_flops(model.device)
         self.sums: dict[str, Tensor] = {}
-        self.count, self.work, self.silent = 0, Work(), dict[str, int]()
+        self.count, self.work, self.silent = 0, Work(), dict[str, float]()
+        self.ids = torch.zeros(0, 3, dtype=torch.int64)
         self.since = self.started = time.monotonic()
-        self.boards = _boards(out, settings) if rank() == 0 else []
+        self.boards: list[Board] = []
+        if rank() == 0:
+            self._drop_after(step)
+            self.boards = _boards(out, settings, step)
 
     def pause(self, seconds: float) -> None:
         """Take time that was not spent on training (an evaluation) out of the rates."""
         self.since += seconds
 
-    def drop_after(self, step: int) -> None:
+    def _drop_after(self, step: int) -> None:
         """Forget lines of steps that a resumed run does again, and what a kill or a full disk left of one."""
-        if rank() == 0 and self.file.is_file():
+        if self.file.is_file():
             kept = [line for line in self.file.read_text(errors="replace").splitlines() if _step_of(line) <= step]
             hidden = self.file.with_name(f".{self.file.name}")
-            hidden.write_text("".join(line + "\n" for line in kept))
-            hidden.rename(self.file)
+            with writing(self.file):
+                hidden.write_text("".join(line + "\n" for line in kept))
+                hidden.rename(self.file)
 
     def add(self, outcome: Outcome, micro: list[Batch], waited: float) -> None:
         """micro: the step's batch as it left the reader, on the host."""
         for batch in micro:
             self.work.tokens += batch.tokens(self.settings.regional)
             self.work.flops += step_flops(self.model.config, batch, self.settings.regional)
+            self.work.offered += batch.info.get("regions", 0)
         self.work.waited += waited
+        self.ids = torch.cat([torch.cat([batch.picture[:, None], batch.text], dim=1) for batch in micro])
         terms = outcome.terms
         seen = {"loss": terms.total.detach(), **{name: value.detach() for name, value in terms.values.items()}}
         seen |= {"grad_norm": outcome.grad_norm, "regions": terms.regions, "groups": terms.groups}
@@ -78,17 +101,20 @@ class Watch:
     def report(self, step: int, optimizer: torch.optim.Optimizer, notes: dict[str, Any]) -> dict[str, Any]:
         """Means over the steps since the last report and over ranks, with rates; also written and shown on rank 0."""
         stacked = torch.stack(list(self.sums.values())) / self.count
-        work = stacked.new_tensor([self.work.tokens, self.work.flops, self.work.waited])
+        work = stacked.new_tensor([self.work.tokens, self.work.flops, self.work.waited, self.work.offered])
         if world() > 1:
             dist.all_reduce(stacked)
             dist.all_reduce(work)
             stacked /= world()
         line: dict[str, Any] = {"step": step, **dict(zip(self.sums, stacked.tolist(), strict=True))}
-        tokens, flops, waited = work.tolist()
+        tokens, flops, waited, offered = work.tolist()
+        line["regions_offered"] = offered / world() / self.count
         self._check_silence(line)
         seconds = time.monotonic() - self.since
         model, samples = self.model, self.settings.batch * world()
         line |= {
+            "pairs": samples,
+            **self._masked(),
             "lr": optimizer.param_groups[0]["lr"],
             "threshold": model.rank_threshold.item(),
             "logit_scale": model.logit_scale.exp().item(),
@@ -111,14 +137,20 @@ class Watch:
             self._write(line)
         return line
 
+    def _masked(self) -> dict[str, int]:
+        """Pairs of the last step, of all ranks, that the short and the long term leave out."""
+        if not self.settings.loss.mask_duplicates:
+            return {"masked_short": 0, "masked_long": 0}
+        parts = [self.ids]
+        if world() > 1:
+            parts = [torch.empty_like(self.ids) for _ in range(world())]
+            dist.all_gather(parts, self.ids)
+        picture, short, long = torch.cat(parts).unbind(1)
+        return {"masked_short": alike(picture, short), "masked_long": alike(picture, long)}
+
     def _write(self, line: dict[str, Any]) -> None:
-        try:
-            with self.file.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-        except OSError as error:
-            raise ValueError(
-                f"{self.file}: the run's numbers cannot be written ({error}); its checkpoints are whole"
-            ) from error
+        with writing(self.file), self.file.open("a") as file:
+            file.write(json.dumps(line) + "\n")
         numbers = {name: value for name, value in line.items() if isinstance(value, (int, float)) and name != "step"}
         for board in self.boards:
             board(numbers, line["step"])
@@ -134,13 +166,39 @@ class Watch:
         )
 
     def _check_silence(self, line: dict[str, Any]) -> None:
-        for term, present in (("fgv", "regions"), ("tic", "regions"), ("hard_batch", "groups"), ("hard_group", "groups")):
-            dead = line.get(term) == 0 and line[present] > 1
-            self.silent[term] = self.silent.get(term, 0) + self.count if dead else 0
-            if self.silent[term] >= SILENT_STEPS:
+        """On what all ranks agree, so all of them stop."""
+        # Beyond its ceiling the threshold asks for nothing more.
+        content = {"hard_rank"} if self.model.rank_threshold.item() >= self.settings.loss.threshold_clamp[1] else set()
+        for term, (present, least) in NEEDED.items():
+            dead = line.get(term) == 0 and line[present] > least and term not in content
+            if self._silent_for(term, line[present] if dead else 0) >= SILENT_STEPS:
                 raise ValueError(
-                    f"{term} has been exactly 0 for {self.silent[term]} steps with {line[present]:.0f} {present} per step"
+                    f"{term} has been exactly 0 for {self.silent[term]:.0f} steps with {line[present]:.2g} {present} per step"
                 )
+        texts = self.settings.data.texts
+        wanted = self.settings.regional and texts.max_regions > 0 and texts.region_languages
+        offered = line["regions_offered"] if wanted and line["regions"] == 0 else 0
+        if self._silent_for("regions", offered) >= SILENT_STEPS:
+            raise ValueError(
+                f"no region was trained on for {self.silent['regions']:.0f} steps, while the samples hold {offered:.2g} per step: "
+                f"none is in the language that its sample is read in and data.texts.region_languages={texts.region_languages} "
+                "has. Set that, or data.texts.max_regions=0 to train without"
+            )
+
+    def _silent_for(self, what: str, present: float) -> float:
+        """Steps in a row in which there was something, on any rank, and nothing came of it."""
+        self.silent[what] = self.silent.get(what, 0) + self.count * min(1.0, present * world()) if present else 0
+        return self.silent[what]
+
+
+def alike(picture: Tensor, text: Tensor) -> int:
+    """Pairs i ≠ j, counted both ways, of equal picture or equal text: those of either, less those of both. picture, text  [N] hashes"""
+
+    def equal(*columns: Tensor) -> int:
+        counts = torch.stack(columns, dim=1).unique(dim=0, return_counts=True)[1]
+        return int((counts * (counts - 1)).sum())
+
+    return equal(picture) + equal(text) - equal(picture, text)
 
 
 def _step_of(line: str) -> float:
@@ -154,16 +212,33 @@ def _step_of(line: str) -> float:
 Board = Callable[[dict[str, float], int], None]
 
 
-def _boards(out: Path, settings: Settings) -> list[Board]:
+def _boards(out: Path, settings: Settings, step: int) -> list[Board]:
     """TensorBoard's files, and wandb if the run asks for it."""
-    writer = SummaryWriter(str(out / "tensorboard"))
-
-    def tensorboard(numbers: dict[str, float], step: int) -> None:
-        for name, value in numbers.items():
-            writer.add_scalar(name, value, step)
-        writer.flush()  # what a killed run said last is the most wanted
-
+    tensorboard = _tensorboard(out / "tensorboard", step)
     return [tensorboard, _wandb(out, settings)] if settings.wandb else [tensorboard]
+
+
+def _tensorboard(folder: Path, step: int) -> Board:
+    """Written by this thread: SummaryWriter leaves it to another one, which a full disk ends, and then waits for it for ever."""
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def write(event: Event) -> None:
+        with writing(folder):
+            writer.write_event(event)
+            writer.flush()  # what a killed run said last is the most wanted
+
+    with writing(folder):
+        writer = EventsWriter(str(folder / "events"), f".{step}")
+    # TensorBoard then leaves out what another run of this training said of the steps from here on.
+    write(Event(step=step + 1, wall_time=time.time(), session_log=SessionLog(status=SessionLog.START)))
+
+    def board(numbers: dict[str, float], step: int) -> None:
+        event = Event(step=step, wall_time=time.time())
+        for name, value in numbers.items():
+            event.summary.value.extend(scalar(name, value).value)
+        write(event)
+
+    return board
 
 
 def _wandb(out: Path, settings: Settings) -> Board:

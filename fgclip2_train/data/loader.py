@@ -181,6 +181,8 @@ class Reader(IterableDataset):
                 for name, count in replaced.items():
                     for _ in range(count):
                         self._take(name, streams)
+                for stream in streams.values():
+                    stream.counted_before()
             for step in pool[skip:]:
                 batch, more = self._batch(sorted_[step], sizes[step], streams)
                 replaced.update(more)
@@ -255,7 +257,8 @@ class Reader(IterableDataset):
             stream.counts.clear()
             stream.read = 0
         batch.lent = lent
-        batch.info = {"counts": dict(counts), "read": read, "epoch": max(row.epoch for row in rows)}
+        regions = sum(len(row.raw.record.get("regions", ())) for row in rows)
+        batch.info = {"counts": dict(counts), "read": read, "epoch": max(row.epoch for row in rows), "regions": regions}
         return batch, replaced
 
     def _noted(self, batch: Batch, turn: int, positions: dict[str, Any]) -> Batch:
@@ -315,7 +318,17 @@ class Loader:
         del self.batches
 
     def state(self) -> dict[str, Any]:
-        return {"step": self.step, "positions": dict(self.positions), "counts": dict(self.counts), "samples": self.samples}
+        counted = {"counts": dict(self.counts), "samples": self.samples, "read": self.read}
+        return {"step": self.step, "positions": dict(self.positions), **counted}
+
+    def count_on(self, states: list[dict[str, Any]]) -> None:
+        """Add up on what the readers of a run had counted when it was saved: each on its own, the first on all of other ranks'."""
+        reader = self.reader
+        mine = [states[reader.rank]] if len(states) == reader.ranks else states if reader.rank == 0 else []
+        for state in mine:
+            self.counts.update(state["counts"])
+            self.samples += state["samples"]
+            self.read += state.get("read", state["samples"])
 
     def _stop_if_rotten(self) -> None:
         """Above the ceiling: the share of records that are bad, of all that were read, and that of pictures, of those decoded. They are

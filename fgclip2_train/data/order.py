@@ -56,9 +56,16 @@ class Stream:
     def position(self) -> dict[str, Any]:
         return {**self.at, "slots": list(self.at["slots"])}
 
+    def counted_before(self) -> None:
+        """What was read to go on from a position was counted when it was read first."""
+        self.counts.clear()
+        self.read = 0
+
     def _run(self) -> Iterator[tuple[int, Raw]]:
         while True:
             block, after = self._read_block()
+            if self.at["taken"]:
+                self.counted_before()
             if not block:
                 if self.at["block"] == 0:
                     self._vain.update(self._deal(self.at["epoch"]))

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from fgclip2_train.data.tokens import Texts
+from fgclip2_train.errors import writing
 from fgclip2_train.evaluation.encode import Encoder, own_patches
 from fgclip2_train.evaluation.pictures import from_rank_0
 from fgclip2_train.evaluation.run import Evaluation, write_json
@@ -70,7 +71,7 @@ class InTraining:
         self.found[step] = value
         if rank() == 0:
             write_json(result, self.folder / f"step-{step:08d}.json")
-            with log.open("a") as file:
+            with writing(log), log.open("a") as file:
                 file.write(json.dumps({"step": step, "eval": numbers}) + "\n")
             for board in boards:
                 board({f"eval/{name}": number for name, number in numbers.items()}, step)

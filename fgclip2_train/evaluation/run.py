@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from fgclip2_train.checkpoint import resolve
+from fgclip2_train.errors import writing
 from fgclip2_train.evaluation.boxes import BoxesTask, FgovdTask
 from fgclip2_train.evaluation.captions import CaptionsTask, MugeTask
 from fgclip2_train.evaluation.classes import ClassesTask
@@ -198,5 +199,6 @@ def leave() -> None:
 def write_json(result: dict[str, Any], file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     hidden = file.with_name(f".{file.name}")
-    hidden.write_text(json.dumps(result, indent=1, ensure_ascii=False))
-    hidden.rename(file)
+    with writing(file):
+        hidden.write_text(json.dumps(result, indent=1, ensure_ascii=False))
+        hidden.rename(file)

@@ -41,6 +41,10 @@ class Fgclip2Config(Siglip2Config):
         self.text_config = Fgclip2TextConfig(**_plain(self.text_config))
         self.vision_config = Fgclip2VisionConfig(**_plain(self.vision_config))
         super().__post_init__(**kwargs)
+        if self.text_config.attention_dropout or self.vision_config.attention_dropout:
+            raise ValueError(
+                "attention_dropout above 0: FG-CLIP 2 is trained without, and nothing here would do it. Set it to 0"
+            )
 
     @property
     def text(self) -> Fgclip2TextConfig:

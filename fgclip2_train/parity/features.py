@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fgclip2_train.data.images import batch_patches, enlarge_small, patch_estimate
+from fgclip2_train.data.images import ENLARGED_SIDE, batch_patches, enlarge_small, patch_estimate
 from fgclip2_train.model.geometry import resize_positions, token_places
 from fgclip2_train.model.initialise import from_siglip2
 from fgclip2_train.model.model import unit
@@ -23,9 +23,9 @@ def check_images(golden: Golden) -> list[Finding]:
     table = stored["value_table"]
     findings = []
     for group in described["groups"]:
-        pictures = [Image.open(golden.folder / "images" / name).convert("RGB") for name in group["files"]]
-        side = described.get("box_image_size", 512)
-        estimates = [patch_estimate(enlarge_small(picture, side)) for picture in pictures]
+        side = described.get("box_image_size", ENLARGED_SIDE)
+        pictures = [enlarge_small(Image.open(golden.folder / "images" / name).convert("RGB"), side) for name in group["files"]]
+        estimates = [patch_estimate(picture) for picture in pictures]
         patches, grids = batch_patches(pictures)
         bytes_, grid = torch.from_numpy(patches), torch.from_numpy(grids)
         mask = token_places(grid, patches.shape[1])[2]

@@ -52,7 +52,7 @@ def compare_terms(terms: Terms, expected: dict[str, Any], tolerance: float, area
     ours |= {"total": terms.total, "threshold_after": terms.threshold}
     if "hard_batch" in terms.values:
         a, g, c = (terms.values[name] for name in ("hard_batch", "hard_group", "hard_rank"))
-        ours["hard_block"] = 0.6 * a + 3 * g + 0.4 * c
+        ours |= {"hard_block": 0.6 * a + 3 * g + 0.4 * c, "delta": terms.margin}
     return [
         Finding(area, name, abs(value.item() - expected[name]), tolerance)
         for name, value in ours.items()

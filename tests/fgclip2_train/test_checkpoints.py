@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -132,6 +133,15 @@ def test_a_checkpoint_of_other_shapes_names_what_differs(model, tmp_path):
         load_model(tmp_path)
 
 
+def test_a_checkpoint_with_dropout_is_refused(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["vision_config"]["attention_dropout"] = 0.1
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="attention_dropout above 0"):
+        load_model(tmp_path)
+
+
 def test_a_checkpoint_that_lacks_weights_names_them(model, tmp_path):
     model.save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
@@ -214,3 +224,27 @@ def test_a_checkpoint_cut_short_is_not_taken_for_one(model, texts, tmp_path):
     assert latest(tmp_path) == whole
     Saver(tmp_path / "checkpoints", keep=2)
     assert not cut.exists()
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_a_kill_while_an_old_checkpoint_is_removed_leaves_no_half_of_it(again, model, texts, tmp_path, monkeypatch):
+    """By the same step written again after a resume from an earlier one, and by pruning."""
+    run = tmp_path / "run"
+    saver = Saver(run / "checkpoints", keep=1)
+    save(saver, 5, model, texts)
+    saver.wait()
+
+    def killed(folder, ignore_errors=False):
+        if (Path(folder) / "model.safetensors").exists():
+            (Path(folder) / "model.safetensors").unlink()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    save(saver, 5 if again else 6, model, texts)
+    with pytest.raises(KeyboardInterrupt):
+        saver.wait()
+    monkeypatch.undo()
+    assert all((folder / "model.safetensors").exists() for folder in (run / "checkpoints").glob("step-*"))
+    assert latest(run) == (None if again else run / "checkpoints" / "step-00000006")
+    Saver(run / "checkpoints", keep=1)
+    assert not list((run / "checkpoints").glob(".step-*"))

@@ -130,6 +130,37 @@ def test_too_many_damaged_samples_stop_the_run(tmp_path, texts):
             next(loader)
 
 
+def test_a_resumed_reader_counts_on_and_nothing_twice(tmp_path, texts):
+    """A position in the middle of a block means reading that block again, with what is bad in it."""
+    write_shard(tmp_path / "0.tar", [sample(f"{n:032x}") if n % 4 else (f"{n:032x}", None, b"{") for n in range(20)])
+
+    def loader(**position):
+        return Loader(reader(str(tmp_path), texts, languages={"en": 1}, max_bad_share=1, **position), 0)
+
+    straight = loader()
+    for _ in range(15):
+        next(straight)
+    for cut in (1, 4, 7):
+        first = loader()
+        for _ in range(cut):
+            next(first)
+        state = json.loads(json.dumps(first.state()))
+        resumed = loader(step=state["step"], positions=state["positions"])
+        resumed.count_on([state])
+        for _ in range(15 - cut):
+            next(resumed)
+        assert (resumed.counts, resumed.samples, resumed.read) == (straight.counts, straight.samples, straight.read)
+
+
+def test_counts_of_several_ranks_go_on_in_one(shards, texts):
+    states = [{"counts": {"bad: x": n}, "samples": 10 * n, "read": 100 * n} for n in (1, 2)]
+    alone, second = Loader(reader(shards, texts), 0), Loader(reader(shards, texts, rank=1, ranks=2), 0)
+    alone.count_on(states)
+    second.count_on(states)
+    assert (alone.counts["bad: x"], alone.samples, alone.read) == (3, 30, 300)
+    assert (second.counts["bad: x"], second.samples, second.read) == (2, 20, 200)
+
+
 def test_a_shard_cut_short_counts_as_what_the_index_says_is_missing(tmp_path, texts):
     """Two thirds of the one shard are gone: far above the ceiling, though it is one fault in one file."""
     folder = tmp_path / "shards"
@@ -436,7 +467,9 @@ def test_bucketed_batches_are_resumed_exactly_also_past_replaced_pictures(worker
             next(first)
         state = json.loads(json.dumps(first.state()))
         resumed = loader(step=state["step"], positions=state["positions"])
+        resumed.count_on([state])
         assert all(same(next(resumed), batch) for batch in expected[cut:])
+        assert (resumed.counts, resumed.samples, resumed.read) == (straight.counts, straight.samples, straight.read)
 
 
 def test_pictures_vary_from_epoch_to_epoch_and_the_same_in_every_process(shards, texts):

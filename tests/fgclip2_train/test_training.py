@@ -13,9 +13,12 @@ import torch
 from make_shards import write_scenes
 from safetensors.torch import load_file, save_file
 
+from fgclip2_train import counting
+from fgclip2_train.__main__ import main
 from fgclip2_train.checkpoint import latest, resolve
 from fgclip2_train.config import load_settings
 from fgclip2_train.data.loader import Loader, Reader
+from fgclip2_train.data.shards import read_shard
 from fgclip2_train.data.tokens import train_tokenizer
 from fgclip2_train.errors import NonFinite
 from fgclip2_train.evaluation.run import evaluate
@@ -130,7 +133,7 @@ def test_interrupted_runs_go_on_with_the_losses_of_an_uninterrupted_one(shards, 
     train(settings(shards, stopped, *options))
     assert losses(stopped) == losses(straight)
 
-    assert run_until(shards, killed, stage1, signal.SIGKILL, "step 5/8").returncode == -signal.SIGKILL
+    assert run_until(shards, killed, stage1, signal.SIGKILL, "step 7/8").returncode == -signal.SIGKILL
     (killed / "checkpoints" / ".step-00000006").mkdir(exist_ok=True)  # as a kill in the middle of a checkpoint leaves it
     assert resolve(killed).name in ("step-00000003", "step-00000006")
     train(settings(shards, killed, *options))
@@ -190,6 +193,26 @@ def test_recomputed_layers_change_no_number(shards, stage1, tmp_path):
         more = (f"checkpoint_layers={value}", f"model.start={stage1}")
         train(settings(shards, tmp_path / name, "stage=2", "steps=2", *more))
     assert losses(tmp_path / "kept") == losses(tmp_path / "again")
+
+
+def test_half_precision_computes_and_single_precision_remembers(shards, stage1, tmp_path):
+    for precision in ("fp32", "bf16"):
+        options = ("stage=2", "steps=3", f"precision={precision}", f"model.start={stage1}")
+        final = train(settings(shards, tmp_path / precision, *options))
+    exact, half = losses(tmp_path / "fp32"), losses(tmp_path / "bf16")
+    assert [loss for _, loss, *_ in half] == pytest.approx([loss for _, loss, *_ in exact], rel=0.02) and half != exact
+    before, after = load_file(stage1 / "model.safetensors"), load_file(final / "model.safetensors")
+    assert {weight.dtype for weight in after.values()} == {torch.float32}
+    # Steps too small for bfloat16 are kept.
+    moved = after["boxtext_head.weight"] != before["boxtext_head.weight"]
+    assert (after["boxtext_head.weight"].bfloat16().float() != after["boxtext_head.weight"])[moved].any()
+
+
+def test_compiled_layers_change_no_number_beyond_rounding(shards, stage1, tmp_path):
+    for name, value in (("eager", "false"), ("compiled", "true")):
+        train(settings(shards, tmp_path / name, "stage=2", "steps=3", f"compile={value}", f"model.start={stage1}"))
+    eager, compiled = losses(tmp_path / "eager"), losses(tmp_path / "compiled")
+    assert [loss for _, loss, *_ in compiled] == pytest.approx([loss for _, loss, *_ in eager], rel=1e-4)
 
 
 def test_another_number_of_readers_goes_on_and_says_what_changes(shards, tmp_path, capsys):
@@ -254,6 +277,25 @@ def test_weights_that_are_not_finite_stop_before_any_update(shards, stage1, tmp_
     assert steps[0]["step"] == 0 and len(steps[0]["uids"]) == 6
     assert latest(tmp_path / "run") is None
 
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "nonfinite-rank0.json").symlink_to("/dev/full")
+    with pytest.raises(NonFinite, match=f"No space left on device.*{steps[0]['uids'][0]}"):
+        train(settings(shards, tmp_path / "full", "stage=2", "steps=3", f"model.start={broken}"))
+
+
+@pytest.mark.parametrize("name", ["settings.json", "metrics.jsonl", "evaluations/.step-00000000.json", ".samples.json"])
+def test_a_full_disk_is_told_in_one_line_that_names_the_file(name, shards, tmp_path, monkeypatch, capsys):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).symlink_to("/dev/full")
+    options = [f"data.shards={shards}", f"out={tmp_path}", *COMMON, "stage=1", "steps=null", "epochs=1"]
+    options += ["evaluate.every=9", "evaluate.at_start=true", f"evaluate.shards={shards}", "evaluate.limit=4"]
+    monkeypatch.setattr(sys, "argv", ["fgclip2_train", "train", "--preset", "tiny", *options])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr().err.strip().splitlines()
+    assert ended.value.code == 2
+    assert len(said) == 1 and "No space left on device" in said[0] and str(tmp_path / name).replace("/.", "/") in said[0]
+
 
 def test_a_stage_without_data_or_length_is_refused(tmp_path, shards):
     with pytest.raises(ValueError, match=r"set data\.shards="):
@@ -262,9 +304,41 @@ def test_a_stage_without_data_or_length_is_refused(tmp_path, shards):
         train(settings(shards, tmp_path, "stage=1", "steps=null"))
 
 
-def test_epochs_are_counted_in_samples(shards, tmp_path):
-    train(settings(shards, tmp_path, "stage=1", "steps=null", "epochs=0.5"))
-    assert losses(tmp_path)[-1][0] == round(0.5 * 32 / 6)
+def test_epochs_are_counted_in_samples_once_for_each_shard(tmp_path, monkeypatch):
+    pattern = write_scenes(tmp_path / "shards", shards=3, per_shard=10, side=64)
+    read: list[str] = []
+
+    def noted(shard, *arguments, **options):
+        read.append(Path(shard).name)
+        return read_shard(shard, *arguments, **options)
+
+    monkeypatch.setattr(counting, "read_shard", noted)
+
+    def run(epochs: float) -> int:
+        train(settings(pattern, tmp_path, "stage=1", "steps=null", f"epochs={epochs}"))
+        return losses(tmp_path)[-1][0]
+
+    assert run(0.5) == round(0.5 * 30 / 6) and read == ["00000.tar", "00001.tar", "00002.tar"]
+    assert run(0.8) == round(0.8 * 30 / 6) and len(read) == 3
+    write_scenes(tmp_path / "more", shards=2, per_shard=16, side=64)
+    (tmp_path / "more" / "00001.tar").rename(tmp_path / "shards" / "00001.tar")
+    assert run(1) == round(36 / 6) and read[3:] == ["00001.tar"]
+
+
+def test_skipped_samples_are_counted_on_after_a_resume(tmp_path):
+    pattern = write_scenes(tmp_path / "shards", shards=2, per_shard=16, side=64)
+    for shard in (tmp_path / "shards").iterdir():
+        data = shard.read_bytes()
+        shard.write_bytes(data.replace(b'"format": "fineloom/1"', b'"format": "fineloom/1 ', 1))  # no JSON any more
+
+    def told(out: Path) -> list[tuple]:
+        return [(line["bad"], line["samples"]) for line in map(json.loads, (out / "metrics.jsonl").read_text().splitlines())]
+
+    train(settings(pattern, tmp_path / "straight", "stage=1", "steps=6", "data.max_bad_share=1"))
+    for steps in (3, 6):
+        train(settings(pattern, tmp_path / "resumed", "stage=1", f"steps={steps}", "data.max_bad_share=1"))
+    assert told(tmp_path / "resumed") == told(tmp_path / "straight")
+    assert told(tmp_path / "straight")[-1][0]["bad: record is not a JSON object"] > 2
 
 
 def test_parts_of_a_batch_give_the_gradient_of_the_whole(shards):

@@ -2,13 +2,17 @@
 
 import json
 import random
+import resource
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 from make_shards import record, scene, write_scenes, write_shard
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from fgclip2_train.batch import Batch
+from fgclip2_train.checkpoint import resolve
 from fgclip2_train.config import load_settings
 from fgclip2_train.flops import step_flops
 from fgclip2_train.loop import train
@@ -17,7 +21,7 @@ from fgclip2_train.model.initialise import from_scratch
 from fgclip2_train.objective import Terms
 from fgclip2_train.optim import make_optimizer, update_norm
 from fgclip2_train.step import Outcome
-from fgclip2_train.watch import SILENT_STEPS, Watch
+from fgclip2_train.watch import SILENT_STEPS, Watch, _tensorboard, alike
 
 TINY = {"width": 16, "layers": 1, "heads": 2, "mlp": 16, "vocabulary": 300, "positions": 24, "keep": 20}
 
@@ -62,32 +66,87 @@ def test_the_update_norm_is_what_the_parameters_moved_by():
     torch.testing.assert_close(update_norm(optimizer), moved, rtol=1e-4, atol=0)
 
 
-def outcome(fgv: float, regions: int) -> Outcome:
+def outcome(regions: int, groups: int, **terms: float) -> Outcome:
     one = torch.tensor(1.0)
-    terms = Terms(one, {"short": one, "long": one, "fgv": torch.tensor(fgv)}, one, torch.tensor(regions), torch.tensor(0))
-    return Outcome(terms, one)
+    values = {"short": one, "long": one, **{name: torch.tensor(value) for name, value in terms.items()}}
+    return Outcome(Terms(one, values, one, torch.tensor(regions), torch.tensor(groups), one), one)
 
 
-@pytest.mark.parametrize("fgv, regions, stops", [(0.0, 5, True), (0.0, 0, False), (0.3, 5, False)])
-def test_a_term_at_zero_while_there_are_regions_stops_the_run_after_fifty_steps(fgv, regions, stops, tmp_path):
-    settings = load_settings("tiny", ["stage=2", f"out={tmp_path}"])
+def fifty_steps(out, steps: list[Outcome], *more: str, offered: int = 0, threshold: float = 0.5) -> None:
+    """Ten steps between two looks; `steps` are repeated."""
+    settings = load_settings("tiny", ["stage=2", f"out={out}", *more])
     model = from_scratch(sized(**TINY), 0, 2.3, -6.0)
-    optimizer, watch, step = make_optimizer(model, settings.optimizer), Watch(tmp_path, model, settings, 200), 0
+    model.rank_threshold.fill_(threshold)
+    optimizer, watch = make_optimizer(model, settings.optimizer), Watch(out, model, settings, 200)
+    batch = replace(batch_of(3), info={"regions": offered})
+    for step in range(1, SILENT_STEPS + 1):
+        watch.add(steps[step % len(steps)], [batch], 0.0)
+        if step % 10 == 0:
+            watch.report(step, optimizer, {})
 
-    def ten_steps():
-        nonlocal step
-        for _ in range(10):
-            watch.add(outcome(fgv, regions), [batch_of(3)], 0.0)
-            step += 1
-        watch.report(step, optimizer, {})
 
-    for _ in range(SILENT_STEPS // 10 - 1):
-        ten_steps()
-    if stops:
-        with pytest.raises(ValueError, match="fgv has been exactly 0 for 50 steps with 5 regions per step"):
-            ten_steps()
-    else:
-        ten_steps()
+@pytest.mark.parametrize(
+    ("counts", "terms", "said"),
+    [
+        ((5, 0), {"fgv": 0.0}, "fgv has been exactly 0 for 50 steps with 5 regions per step"),
+        ((0, 0), {"fgv": 0.0}, None),
+        ((5, 0), {"fgv": 0.3}, None),
+        ((1, 1), {"fgv": 0.0, "tic": 0.0, "hard_group": 0.1, "hard_rank": 0.1}, None),  # one region is told from nothing
+        ((1, 1), {"hard_group": 0.0}, "hard_group has been exactly 0 for 50 steps with 1 groups per step"),
+        ((1, 1), {"hard_rank": 0.0}, "hard_rank has been exactly 0 for 50 steps with 1 groups per step"),
+    ],
+)
+def test_a_term_at_zero_while_there_is_what_it_is_about_stops_the_run_after_fifty_steps(counts, terms, said, tmp_path):
+    steps = [outcome(*counts, **terms)]
+    if said is None:
+        return fifty_steps(tmp_path, steps)
+    with pytest.raises(ValueError, match=said):
+        fifty_steps(tmp_path, steps)
+
+
+def test_a_rank_loss_that_is_content_or_has_hardly_a_group_stops_nothing(tmp_path):
+    none, one = outcome(0, 0, hard_rank=0.0), outcome(1, 1, hard_rank=0.0)
+    fifty_steps(tmp_path / "content", [one], threshold=10.0)  # beyond its ceiling every margin is enough
+    fifty_steps(tmp_path / "rare", [one, none, none])  # 17 groups in 50 steps
+
+
+def test_regions_that_never_reach_a_batch_stop_the_run_unless_none_are_wanted(tmp_path):
+    steps = [outcome(0, 0, fgv=0.0)]
+    with pytest.raises(ValueError, match=r"no region was trained on for 50 steps, while the samples hold 6 per step.*\['en'\]"):
+        fifty_steps(tmp_path, steps, "data.texts.region_languages=[en]", offered=6)
+    fifty_steps(tmp_path, steps, "data.texts.max_regions=0", offered=6)
+    fifty_steps(tmp_path, steps, "data.texts.region_languages=[]", offered=6)
+    fifty_steps(tmp_path, [*steps, outcome(2, 0, fgv=0.1)], offered=6)
+
+
+def test_pairs_that_say_the_same_are_counted_once_whatever_they_share():
+    picture, text = torch.tensor([1, 1, 2, 3, 4]), torch.tensor([7, 7, 7, 8, 9])
+    assert alike(picture, text) == 6  # the first three with each other, both ways
+    assert alike(torch.arange(3), torch.arange(3)) == 0
+
+
+def events(folder) -> list[Event]:
+    """What TensorBoard reads, in its order: length, checksum, record, checksum."""
+    found = []
+    for file in sorted(folder.iterdir()):
+        data = file.read_bytes()
+        while data:
+            length = int.from_bytes(data[:8], "little")
+            found.append(Event.FromString(data[12 : 12 + length]))
+            data = data[16 + length :]
+    return found
+
+
+def test_a_full_disk_names_tensorboards_folder(tmp_path):
+    """A limit on the size of files makes the kernel refuse writes for real."""
+    board, before = _tensorboard(tmp_path / "tensorboard", 0), resource.getrlimit(resource.RLIMIT_FSIZE)
+    board({"loss": 1.0}, 1)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, before[1]))
+    try:
+        with pytest.raises(OSError, match=rf"File too large: '{tmp_path / 'tensorboard'}'"):
+            board({f"term_{number}": 1.0 for number in range(20)}, 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.fixture(scope="module")
@@ -116,9 +175,28 @@ def test_a_run_logs_rates_and_norms_to_all_that_is_asked_for(shards, tmp_path, m
     assert lines[-1]["mfu"] is None  # nobody says what a CPU's peak is
     assert lines[-1]["eta_seconds"] == 0 < lines[0]["eta_seconds"] and 0 <= lines[0]["data_wait"] <= 1
     assert "tokens/s" in capsys.readouterr().out
-    events = b"".join(file.read_bytes() for file in (tmp_path / "tensorboard").iterdir())
-    assert b"update_norm" in events and b"tokens_per_s" in events
+    assert all(line["pairs"] == 4 and line["regions_offered"] >= line["regions"] > 0 for line in lines)
+    assert all(0 <= line["masked_short"] <= 4 * 3 for line in lines)
     assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+    shown = [(event.step, value.tag) for event in events(tmp_path / "tensorboard") for value in event.summary.value]
+    assert {(step, name) for step in (2, 4) for name in ("update_norm", "tokens_per_s", "loss")} <= set(shown)
+
+
+def test_what_is_done_again_after_a_kill_shows_once(shards, tmp_path):
+    common = ["threads=1", "batch=4", "data.workers=0", "data.patches=16", "log_every=1", "save.every=2", TOKENIZER]
+    settings = load_settings("tiny", ["stage=1", "steps=3", f"data.shards={shards}", f"out={tmp_path}", *common])
+    train(settings)
+    shutil.rmtree(resolve(tmp_path))  # as if it had been killed between the third step and its checkpoint
+    train(settings)
+    found = events(tmp_path / "tensorboard")
+    starts = [(place, event.step) for place, event in enumerate(found) if event.session_log.status == SessionLog.START]
+    assert [step for _, step in starts] == [1, 3]
+    # TensorBoard drops what came before a start and lies at its step or beyond.
+    kept = [
+        event.step for place, event in enumerate(found) if not any(place < at and event.step >= step for at, step in starts)
+    ]
+    assert sorted({step for step in kept if step}) == [1, 2, 3] and kept.count(3) == 2  # the start itself, and the line
+    assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3]
 
 
 def test_a_batch_without_any_box_in_the_world_is_trained_on(tmp_path):

@@ -1,0 +1,93 @@
+"""How many samples the shards of a run hold: read from their records once, and kept beside the run's checkpoints.
+
+<out>/samples.json   {shard: {"version": of the file that was counted, "languages": {"en": 1000, …}}}
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import torch.distributed as dist
+
+from fgclip2_train.data.loader import DataSettings
+from fgclip2_train.data.shards import read_shard, sound
+from fgclip2_train.errors import writing
+from fgclip2_train.evaluation.pictures import from_rank_0
+from fgclip2_train.ring import rank, world
+
+FILE = "samples.json"
+VERSION = ("ETag", "etag", "mtime", "LastModified", "updated", "last_modified")
+"""What file systems call that which tells a file from a later one of its name."""
+
+
+def count_samples(data: DataSettings, out: Path | None = None) -> int:
+    """Samples with a text in a wanted language, each once for every language that it is trained in. All ranks call it together.
+
+    Each rank counts its share: one alone would take longer over millions of records than the others would wait. With `out`, a shard
+    that was counted there before and has not changed is not read again.
+    """
+    known: dict[str, Any] = from_rank_0(_read(out) if rank() == 0 else {})
+    found = data.found()
+    shards = sorted({shard for several, _ in found.values() for shard in several})
+    counted = {shard: _counted(shard, known.get(shard)) for shard in shards[rank() :: world()]}
+    if world() > 1:
+        parts: list[Any] = [None] * world()
+        dist.all_gather_object(parts, counted)
+        counted = {shard: one for part in parts for shard, one in part.items()}
+    if out and rank() == 0 and counted != known:
+        _write(out, counted)
+    return sum(
+        counted[shard]["languages"].get(language, 0)
+        for source, (several, _) in found.items()
+        for language in data.spoken(source)
+        for shard in several
+    )
+
+
+def _counted(shard: str, before: dict[str, Any] | None) -> dict[str, Any]:
+    version = _version(shard)
+    if before and version and before["version"] == version:
+        return before
+    languages: Counter[str] = Counter()
+
+    def note(place: int, record: dict) -> bool:
+        if sound(record):
+            languages.update({text["language"] for text in record["texts"]})
+        return False
+
+    try:
+        for _ in read_shard(shard, Counter(), note):
+            pass
+    except OSError:  # a hole for now, as the reader will say; counted again another time
+        version = None
+    return {"version": version, "languages": dict(languages)}
+
+
+def _version(shard: str) -> str | None:
+    """Size, and time or tag of a file; None if it cannot be told."""
+    system, path = fsspec.url_to_fs(shard)
+    try:
+        about = system.info(path)
+    except OSError:
+        return None
+    tag = next((str(about[key]) for key in VERSION if about.get(key)), None)
+    return f"{about['size']} {tag}" if tag else None
+
+
+def _read(out: Path | None) -> dict[str, Any]:
+    try:
+        known = json.loads((out / FILE).read_text()) if out else {}
+        return {shard: one for shard, one in known.items() if {"version", "languages"} <= one.keys()}
+    except (OSError, ValueError, AttributeError):  # none yet, or no such file as is written here
+        return {}
+
+
+def _write(out: Path, counted: dict[str, Any]) -> None:
+    hidden = out / f".{FILE}"
+    with writing(out / FILE):
+        hidden.write_text(json.dumps(counted, indent=1))
+        hidden.rename(out / FILE)

@@ -39,6 +39,8 @@ OVERLAP = {"worker_late", "node_killed", "driver_killed"}
 """Faults after which two attempts may be at one shard at the same time, and both ask."""
 LOSING = {"worker_killed", "node_killed", "driver_killed", "torn_file", "disk_full", "worker_late", "store_cut"}
 """Faults that may cost a worker the answers it has not flushed."""
+STALLING = {"disk_full", "store_cut"}
+"""Faults with which nothing can be flushed for a while, so that answers wait that would else be safe."""
 BETWEEN = 0.5
 """Seconds between two calls: a call on a full disk ends in a tenth of a second, and nine of them would be over before it has room."""
 CALLS, STILL, DYING = 9, 300.0, 60.0
@@ -88,7 +90,7 @@ def draw(seed: int, steps: dict[tuple[str, str], int], quick: bool = False) -> R
     if quick:  # nothing that makes a cluster wait for a node
         kinds = kinds[:1]
     store = "s3" if "store_cut" in kinds else "folder"
-    recipe = "cut" if rng.random() < 0.25 and not quick else "straight"
+    recipe = "straight" if quick else rng.choices(["straight", "cut", "waves"], [6, 1, 1])[0]
     faults = []
     for kind in kinds:
         variants = [v for v in KINDS[kind] if store == "folder" or (kind, v) not in FOLDER_ONLY]
@@ -100,8 +102,8 @@ def draw(seed: int, steps: dict[tuple[str, str], int], quick: bool = False) -> R
     return Report(seed, recipe, store, sorted(faults, key=lambda fault: fault.step))
 
 
-FOLDER_ONLY = {("disk_full", "full"), ("disk_full", "step"), ("torn_file", "")}
-"""On a store nothing that is half written has a name."""
+FOLDER_ONLY = {("disk_full", "step"), ("torn_file", "")}
+"""On a store nothing that is half written has a name; the disk that is full is that of the scratch folder."""
 
 
 class Carried:
@@ -318,7 +320,10 @@ class Carried:
         self.report.asked_again = asked.total() - len(asked)
         lost = asked.total() - kept.total()
         in_flight = 4
-        may = sum(count for kind, count in kinds.items() if kind in LOSING) * (MODEL_SHARDS * SHARD + in_flight)
+        may = 0
+        for kind in LOSING & set(kinds):
+            held = SHARD if kind in STALLING else taps.FLUSH
+            may += kinds[kind] * (MODEL_SHARDS * held + in_flight)
         may += kinds["model_killed"] * 2 * in_flight
         wrong = []
         if lost > may:

@@ -30,7 +30,7 @@ HERE = Path(__file__).parent
 FORKED = str(HERE / "forked.py")
 NODES = 2
 """Beside the head, where the cluster's own services are."""
-ROWS, SHARD = 40, 5
+ROWS, SHARD, WAVE = 40, 5, 3
 DISK_MB = 48
 """Of the small disk, where one can be mounted."""
 PATIENCE = 60.0
@@ -71,11 +71,13 @@ class World:
         self.zygote_socket = str(self._sockets / "zygote")
         self.wire = _Wire()
         self._stack.callback(self.wire.close)
+        self.disk = self._small_disk()
+        scratch = (self.disk or self.folder) / "scratch"
         settings = {
             "FINELOOM_ZYGOTE": self.zygote_socket,
             taps.CONTROL: str(self.control),
             "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), str(KIT)]),
-            "FINELOOM_SCRATCH": str(self.folder / "scratch"),
+            "FINELOOM_SCRATCH": str(scratch),
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
             "NO_PROXY": "127.0.0.1",
@@ -91,8 +93,7 @@ class World:
         }
         scratch_root()  # of this process, which delivers commits too: not among those that must be gone at the end
         self._stack.enter_context(_environment(settings))
-        (self.folder / "scratch").mkdir(exist_ok=True)
-        self.disk = self._small_disk()
+        scratch.mkdir(exist_ok=True)
         command = [sys.executable, "-m", "benchmarks.chaos.zygote", self.zygote_socket]
         self.zygote = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         self._stack.callback(_end, self.zygote)
@@ -287,6 +288,7 @@ class World:
                 "retries": 4,
                 "backoff": 0.15,
             },
+            **({"wave": WAVE} if name == "waves" else {}),
             "stages": stages or STAGES[name],
         }
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(body, sort_keys=False))
@@ -318,7 +320,8 @@ STAGES: dict[str, dict[str, Any]] = {
         "pack": {},
     },
 }
-"""The second has a stage over all shards, so it is two flows."""
+"""The second has a stage over all shards, so it is two flows; in the third, in waves, they are at work at the same time."""
+STAGES["waves"] = STAGES["cut"]
 
 
 class Call:

@@ -155,8 +155,8 @@ def _kind(text: str, flag: str) -> str:
         return "N"
     if text in lists["verb"] or text in lists["carry"] or (len(text) > 1 and text.endswith(("在", "着"))):
         return "V"
-    if text.rstrip("的") in lists["attribute"] or flag[0] in "abz":
-        return "A"
+    if text.rstrip("的") in lists["attribute"] or flag[0] in "abzi":
+        return "A"  # i: set phrases, of which nearly all describe (郁郁葱葱, 琳琅满目)
     if len(text) == 1 and text in lists["single"]:
         return "N"
     if flag[0] == "m" and text[0] not in NUMBER:

@@ -183,6 +183,15 @@ def test_what_a_chinese_caption_denies_is_no_thing(caption, expected):
     assert texts(caption, language="zh") == [expected]
 
 
+def test_set_phrases_describe_and_verbs_that_end_in_a_thing_name_none():
+    (forest, story, path) = texts(
+        "背景是一片郁郁葱葱的森林。", "一位戴着眼镜的老人正在给孩子们讲故事。", "一条小路通向山顶的寺庙。", language="zh"
+    )
+    assert forest == ["一片郁郁葱葱的森林"]
+    assert story == ["一位戴着眼镜的老人", "眼镜", "孩子"]
+    assert path[0] == "一条小路"
+
+
 def test_what_is_worn_on_a_part_of_the_body_is_a_thing_of_its_own():
     assert texts("一位头戴黑色礼帽的男士牵着一只白狗。", "他头戴黑色礼帽，脚穿皮鞋。", language="zh") == [
         ["一位头戴黑色礼帽的男士", "黑色礼帽", "一只白狗"],

@@ -46,7 +46,7 @@ class Recaption(ModelOperator):
     )
     on_refusal: Literal["drop_text", "drop_sample"] = "drop_text"
 
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     needs_image: ClassVar[bool] = True
     reasons: ClassVar[dict[str, str]] = {
         **answers.REASONS,

@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
+from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 
@@ -149,6 +150,7 @@ UNITS = {"十": 10, "百": 100, "千": 1000}
 MONTHS = re.split(" ", "january february march april may june july august september october november december")
 HALF = re.compile(r"\band (?:a|one) half\b", re.IGNORECASE)
 HALF_DOZEN = re.compile(r"\bhalf a dozen\b|\bhalf-dozen\b", re.IGNORECASE)
+ONE_PART = re.compile(rf"(?<![\w-])one[ -]({'|'.join(ORDINALS)})\b", re.IGNORECASE)
 ANOTHER = re.compile(rf"\b(?:a|yet a)[ -](?:{'|'.join(ORDINALS)})\b(?! of\b)", re.IGNORECASE)
 """\"A third man\" beside two others is 还有一个 as well as 第三个."""
 ROUND = re.compile(r"\b(?:dozens|hundreds|thousands|millions|centur(?:y|ies)|decades?)\b", re.IGNORECASE)
@@ -176,7 +178,7 @@ def english_numbers(text: str) -> list[float]:
     found: list[float] = []
     position, after_digits = -1, False
     total = current = 0.0
-    text = HALF_DOZEN.sub("six", HALF.sub(".5", text))
+    text = ONE_PART.sub(r"\1", HALF_DOZEN.sub("six", HALF.sub(".5", text)))  # one third is not one and three
     text = re.sub(rf"\b({'|'.join(ONES)})\s+\.5", lambda m: f"{ONES[m[1].lower()]}.5", text, flags=re.IGNORECASE)
 
     def close() -> None:
@@ -242,8 +244,25 @@ def _split(text: str) -> Iterator[tuple[float, tuple[int, int]]]:
         yield value + 0.5, match.span()
 
 
+PARTS = ("half", "third", "quarter", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+FRACTION = re.compile(rf"\b(a|{'|'.join(list(ONES)[:10])})[ -]({'|'.join(PARTS[1:])})s?\b|\bhalf\b", re.IGNORECASE)
+FRACTION_ZH = re.compile("([二三四五六七八九十])分之([一二三四五六七八九])")
+
+
+def _fractions(english: str) -> set[Fraction]:
+    """Half, two thirds, a quarter; "a third" may be one more, and then the Chinese has no fraction."""
+    found = FRACTION.finditer(english)
+    return {Fraction(int(ONES.get((m[1] or "a").lower(), 1)), PARTS.index((m[2] or "half").lower()) + 2) for m in found}
+
+
 def numbers(english: str, chinese: str) -> Finding | None:
     """Every number of the English is in the Chinese, and the Chinese counts nothing that the English does not count."""
+    parts = _fractions(english)
+    said = {
+        Fraction(int(chinese_number(above)[0]), int(chinese_number(below)[0])) for below, above in FRACTION_ZH.findall(chinese)
+    }
+    if parts and not said <= parts:
+        return "numbers", f"{', '.join(map(str, said - parts))} is not in the English"
     wanted = english_numbers(ANOTHER.sub("another", english))
     # "400 万" and "400万" are one number.
     text = VAGUE.sub(" ", re.sub(r"(?<=\d) (?=[^\x00-\xff])", "", chinese))
@@ -475,8 +494,18 @@ OPPOSITES = (
     (r"taller|higher", "高|大", r"shorter|lower|smaller", "矮|低"),
     (r"shorter", "矮|短|小|低", r"taller|higher|longer", "高|长"),
     (r"older", "老|大|长|旧", r"younger|newer", "年轻|年少|年幼"),
+    (r"eyes (?:are )?(?:closed|shut)|(?:closed|shut) eyes", "闭|合|眯|[没未不]有? ", r"open\w*", "睁"),
+    (r"eyes (?:are )?(?:wide )?open|(?:wide-)?open eyes", "睁|开", r"closed|shut", "闭着|闭上|紧闭|合着眼"),
+    (r"sunset|dusk|sundown", "日落|落日|夕|傍晚|黄昏|暮|晚", r"sunrise|dawn|morning|day\w*", "日出|清晨|黎明|拂晓|破晓|朝霞"),
+    (
+        r"sunrise|dawn",
+        "日出|晨|黎明|拂晓|破晓|朝|晓|曙",
+        r"sunset|dusk|sundown|evening|night",
+        "日落|落日|夕阳|傍晚|黄昏|暮色|晚霞",
+    ),
+    (r"unlit", "[未没不无]有?被? |熄|灭", r"lit|lights?|burn\w*|glow\w*|candlelit", "点燃|点着|亮着|燃烧"),
 )
-"""An English word, what renders it; its opposite, and what surely says that."""
+"""An English word, what renders it (a denied opposite is a blank by then); its opposite, and what surely says that."""
 
 
 def opposite(english: str, chinese: str) -> Finding | None:

@@ -317,6 +317,11 @@ def test_colours_are_rendered_in_more_than_one_way(english, chinese):
         (pair.opposite, "The dog lies under the table.", "狗躺在桌子上面。"),
         (pair.opposite, "A boy holds a kite.", "一个女孩拿着风筝。"),
         (pair.opposite, "The lamp is switched off.", "灯开着。"),
+        (pair.opposite, "The cat has its eyes closed and lies on a rug.", "猫睁着眼睛，躺在地毯上。"),
+        (pair.opposite, "An unlit candle stands beside a sealed letter.", "一支点燃的蜡烛旁边放着一封未拆的信。"),
+        (pair.opposite, "A beach at sunset.", "日出时分的海滩。"),
+        (pair.opposite, "A beach at dawn.", "黄昏时分的海滩。"),
+        (pair.numbers, "Three quarters of the pie are left.", "馅饼还剩三分之一。"),
     ],
 )
 def test_the_opposite_of_what_the_english_says_is_caught(check, english, chinese):
@@ -333,6 +338,13 @@ def test_the_opposite_of_what_the_english_says_is_caught(check, english, chinese
         (pair.opposite, "The man stands to the left of the woman.", "女人在男人的左边，左右都有树。"),
         (pair.opposite, "A saleswoman wraps a gift for an old man.", "一名女售货员为一位老人包装礼物。"),
         (pair.opposite, "A dog lies under the table on a rug.", "桌子底下，狗躺在地毯上面。"),
+        (pair.opposite, "The cat, whose eyes are closed, is curled up.", "猫没有睁眼，蜷缩着。"),
+        (pair.opposite, "An unlit candle stands beside a letter.", "一支没有点燃的蜡烛旁边放着一封信。"),
+        (pair.opposite, "A photo taken at sunset after a sunny day.", "晴天之后日落时分拍摄的照片。"),
+        (pair.numbers, "Two thirds of the pie and half of the cake are left.", "还剩三分之二的馅饼和二分之一的蛋糕。"),
+        (pair.numbers, "A third man sits down.", "第三个男人坐下了。"),
+        (pair.numbers, "One third of the wall is blue, half of it is green.", "墙的三分之一是蓝色的，一半是绿色的。"),
+        (pair.opposite, "The candle is unlit.", "蜡烛没有被点燃。"),
     ],
 )
 def test_faithful_renderings_are_no_opposites(check, english, chinese):

@@ -320,6 +320,7 @@ def test_digits_inside_a_latin_word_are_not_counted():
         "Two tags read $5.99 and $3.00.",
         "她膝盖以下是黑色的长靴。",
         "屏幕上是一个蓝色的用户界面和用户头像。",
+        "桌上放着一本用户手册。",
     ],
 )
 def test_prices_and_screens_may_be_described(text):

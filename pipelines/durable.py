@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeVar, cast
 from uuid import uuid4
 
 import pyarrow as pa
@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 
 from pipelines.stores import Place, StoreError
 
+T, R = TypeVar("T"), TypeVar("R")
 THREADS = 32
 """Small objects asked of a store at a time."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -126,15 +127,23 @@ def open_read(path: Path) -> BinaryIO:
     return path.open("rb")
 
 
+def many(there: Path, work: Callable[[T], R], items: Iterable[T], held: int = 1024) -> Iterator[R]:
+    """What `work` makes of each item, in order. Where the files lie in a store, as `there` does, many are under way at once; at most
+    `held` results are waiting to be taken."""
+    if not isinstance(there, Place):
+        yield from map(work, items)
+        return
+    items = iter(items)
+    with ThreadPoolExecutor(THREADS) as threads:
+        while piece := list(itertools.islice(items, held)):
+            yield from threads.map(work, piece)
+
+
 def read_many(paths: Iterable[Path]) -> Iterator[bytes | None]:
-    """Contents of many small files, in order; None for one that is not there. From a store many are on their way at once."""
+    """Contents of many small files, in order; None for one that is not there."""
     paths = iter(paths)
-    while piece := list(itertools.islice(paths, 1024)):
-        if isinstance(piece[0], Place):
-            with ThreadPoolExecutor(THREADS) as threads:
-                yield from threads.map(_bytes_or_none, piece)
-        else:
-            yield from map(_bytes_or_none, piece)
+    if (first := next(paths, None)) is not None:
+        yield from many(first, _bytes_or_none, itertools.chain([first], paths))
 
 
 def _bytes_or_none(path: Path) -> bytes | None:

@@ -30,6 +30,8 @@ def _superseded(ledger: Ledger) -> list[Path]:
 def collect(run: Path, *, delete: bool) -> tuple[int, int]:
     """Count, and with `delete` remove, unreferenced attempt files below `run`; returns files and bytes.
 
+    In a store, uploads that were never ended count as files, of unknown size.
+
     Call it under the run's lock: the files of a live attempt are not named yet. A worker that the lock knows nothing of, cut off
     while its run died, may still publish: it looks for its files afterwards (`Attempt.commit`), and what it published before they
     were removed is taken back here.
@@ -63,6 +65,8 @@ def collect(run: Path, *, delete: bool) -> tuple[int, int]:
             size += path.stat().st_size
             if delete:
                 path.unlink()
+    if isinstance(run, Place):
+        found += run.store.unfinished(f"{run.key}/", delete=delete)
     return found, size
 
 

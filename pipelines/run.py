@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import json
 import time
+from collections import deque
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,11 +25,13 @@ from pipelines.chain import Chain
 from pipelines.compact import meanwhile
 from pipelines.config import MANIFESTS, ConfigError, Recipe, Stage
 from pipelines.durable import (
+    THREADS,
     canonical_json,
     check_store,
     files,
     free_bytes,
     link_or_copy,
+    many,
     open_read,
     read_table,
     replace,
@@ -268,11 +271,9 @@ def _hand_over(run: Path, wanted: dict[str, str]) -> None:
     if isinstance(run, Place) and note.is_file():
         known = json.loads(note.read_bytes())
     there = {path.name for path in files(folder) if path.suffix == ".tar"}
-    for name, committed in wanted.items():
-        if name not in there or known.get(name) != committed:
-            link_or_copy(run / committed, folder / name)
-    for name in there - set(wanted):
-        (folder / name).unlink()
+    new = [name for name, committed in wanted.items() if name not in there or known.get(name) != committed]
+    deque(many(run, lambda name: link_or_copy(run / wanted[name], folder / name), new), maxlen=0)
+    deque(many(run, lambda name: (folder / name).unlink(), there - set(wanted)), maxlen=0)
     if isinstance(run, Place):
         replace(note, canonical_json(wanted))
 
@@ -282,10 +283,12 @@ def _write_index(run: Path, packed: dict[str, dict[str, str]]) -> None:
     columns = pa.schema({"uid": pa.string(), "tar": pa.string(), "offset": pa.int64(), "size": pa.int64()})
     columns = columns.with_metadata({OF: _digest(packed)})
 
+    def places(paths: dict[str, str]) -> pa.Table:
+        return read_table(run / paths["data"], columns=["uid", "shard_offset", "shard_size"])
+
     def fill(path: Path) -> None:
         with pq.ParquetWriter(path, columns) as writer:
-            for name, paths in packed.items():
-                rows = read_table(run / paths["data"], columns=["uid", "shard_offset", "shard_size"])
+            for name, rows in zip(packed, many(run, places, packed.values(), held=4 * THREADS), strict=True):
                 tars = pa.array([name] * rows.num_rows, pa.string())
                 writer.write_table(pa.table([rows["uid"], tars, rows["shard_offset"], rows["shard_size"]], schema=columns))
 

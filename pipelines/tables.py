@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.durable import canonical_json, create_if_absent, files, read_many, read_table, write_new
+from pipelines.stores import Place
 
 REQUEUED = "requeued"
 """Source name of tables made of samples that were put back."""
@@ -118,6 +119,9 @@ class Tables:
 
 
 def _state(path: Path, beside: Sequence[str]) -> tuple[int, int]:
-    """Bytes and newest modification time of files that make one table."""
+    """Bytes and newest modification time of files that make one table. In a store only samples that were put back lie, which are read
+    whatever their date."""
+    if isinstance(path, Place):
+        return path.stat().st_size, 0
     stats = [os.stat(file) for file in (str(path), *beside)]
     return sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats)

@@ -107,6 +107,24 @@ class S3Store:
             return int(self.client.head_object(Bucket=self.bucket, Key=key)["ContentLength"])
         raise caught.error
 
+    def unfinished(self, prefix: str, *, delete: bool) -> int:
+        with _errors(self.bucket, prefix) as caught:
+            pages = self.client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=prefix)
+            found = [(upload["Key"], upload["UploadId"]) for page in pages for upload in page.get("Uploads", ())]
+            for key, upload in found if delete else ():
+                self._give_up(key, upload)
+            return len(found)
+        if caught.code == "NotImplemented":
+            return 0
+        raise caught.error
+
+    def _give_up(self, key: str, upload: str) -> None:
+        with _errors(self.bucket, key) as caught:
+            self.client.abort_multipart_upload(Bucket=self.bucket, Key=key, UploadId=upload)
+            return
+        if caught.code != "NoSuchUpload":  # that one has ended meanwhile
+            raise caught.error
+
 
 class _Caught:
     code: str = ""

@@ -7,8 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.durable import canonical_json, check_store, create_if_absent, link_or_copy, replace, sweep_scratch, write_new
+from pipelines.durable import (
+    canonical_json,
+    check_store,
+    create_if_absent,
+    link_or_copy,
+    many,
+    replace,
+    sweep_scratch,
+    write_new,
+)
 from pipelines.gc import collect
+from pipelines.stores import place
 
 
 def test_of_many_writers_exactly_one_publishes(tmp_path):
@@ -26,6 +36,24 @@ def test_of_many_writers_exactly_one_publishes(tmp_path):
     assert len(won) == 1
     assert target.read_bytes() == f"writer {won[0]}".encode()
     assert [path.name for path in tmp_path.iterdir()] == ["entry.json"]
+
+
+def test_of_many_objects_in_a_store_several_are_asked_for_at_once_and_come_in_order(tmp_path):
+    taken, together = [], threading.Barrier(4)
+
+    def numbers():
+        for number in range(8):
+            taken.append(number)
+            yield number
+
+    def work(number):
+        together.wait(20)  # for three others that are under way
+        return 10 * number
+
+    found = many(place("memory://data/x"), work, numbers(), held=4)
+    assert next(found) == 0 and taken == [0, 1, 2, 3], "no more is asked for than is wanted soon"
+    assert list(found) == [10, 20, 30, 40, 50, 60, 70]
+    assert list(many(tmp_path, lambda number: -number, range(3))) == [0, -1, -2]
 
 
 def test_a_failed_write_leaves_nothing(tmp_path):

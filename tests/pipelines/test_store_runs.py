@@ -16,7 +16,7 @@ from s3_server import BUCKET, s3_server
 from pipelines import locks, rejects
 from pipelines.compact import compact
 from pipelines.config import load_recipe
-from pipelines.durable import files
+from pipelines.durable import files, read_table
 from pipelines.gc import collect
 from pipelines.plan import make_plan
 from pipelines.report import write_report
@@ -76,6 +76,7 @@ def test_a_recipe_runs_on_s3_as_it_does_in_a_folder(server, recipe, tmp_path):
         with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
             uids |= {name[:32] for name in tar.getnames()}
     assert len(uids) == 4
+    assert read_table(there.run / "index.parquet").equals(read_table(here.run / "index.parquet"))
     assert {name.split("/")[0] for name in names(there.run)} == {path.name for path in here.run.iterdir()}
 
     chain = look(recipe, root)
@@ -95,6 +96,35 @@ def test_a_recipe_runs_on_s3_as_it_does_in_a_folder(server, recipe, tmp_path):
     left.store.put(left.key, b"x")
     assert collect(root / "six", delete=True) == (1, 1)
     assert sum("ledger/" in name and "@compacted" not in name for name in names(there.run)) == 0
+
+
+def test_refused_samples_are_put_back_in_a_store_too(server, recipe, tmp_path):
+    """The table of samples put back was looked at as a local file, and the command died with it written already."""
+    root = place(f"s3://{BUCKET}/again")
+    run_here(recipe, root)
+    assert rejects.retry(look(recipe, root)) is None
+    back = rejects.requeue(look(recipe, root), "not_selected")
+    assert (back.rows, back.first_shard) == (2, 2)
+    mild = load_recipe(recipe.file, ["select.keep=width >= 60"])
+    chain = run_here(mild, root)
+    assert (
+        sorted(read_table(chain.run / "index.parquet")["tar"].to_pylist())
+        == ["00000.tar"] + ["00001.tar"] * 3 + ["00002.tar"] * 2
+    )
+
+
+def test_uploads_that_a_killed_worker_left_unfinished_are_collected(server, recipe, tmp_path):
+    """No listing shows them, and the store asks money for them until somebody gives them up."""
+    run, other = place(f"s3://{BUCKET}/torn/six"), place(f"s3://{BUCKET}/torn/six2")
+    store = run.store
+    for folder in (run, other):
+        key = (folder / "images" / "00000.tar").key
+        begun = store.client.create_multipart_upload(Bucket=BUCKET, Key=key)
+        part = {"Bucket": BUCKET, "Key": key, "UploadId": begun["UploadId"], "PartNumber": 1}
+        store.client.upload_part(**part, Body=b"x" * (5 << 20))
+    assert collect(run, delete=False) == (1, 0) and collect(run, delete=True) == (1, 0)
+    assert collect(run, delete=False) == (0, 0)
+    assert collect(other, delete=False) == (1, 0), "another run's are its own"
 
 
 def test_a_run_begun_in_a_folder_goes_on_in_a_store_and_back(server, recipe, tmp_path):

@@ -12,6 +12,7 @@ from pipelines.config import load_recipe
 from pipelines.durable import read_table
 from pipelines.rejects import count, requeue, retry
 from pipelines.run import look, reach
+from pipelines.stores import place
 from pipelines.view import View
 
 MARK = "faulty_operators:Mark"
@@ -71,8 +72,10 @@ def test_retry_is_for_what_was_fetched(make_recipe, tmp_path):
         retry(look(load_recipe(path), root))
 
 
-def test_retry_puts_back_what_may_pass_and_nothing_else(tmp_path):
+@pytest.mark.parametrize("kind", ["folder", "store"])
+def test_retry_puts_back_what_may_pass_and_nothing_else(tmp_path, kind):
     """A busy host and a missing page: only the first is asked again, in a shard of its own, and what was fetched stays."""
+    root = tmp_path / "runs" if kind == "folder" else place(f"memory://{tmp_path.name}/runs")
     with PictureServer() as server:
         for i in range(4):
             server.serve(f"/{i}.jpg", picture(70 + 10 * i, 50, seed=9 * i))
@@ -92,7 +95,7 @@ def test_retry_puts_back_what_may_pass_and_nothing_else(tmp_path):
             "stages": stages,
         }
         (tmp_path / "links_recipe.yaml").write_text(yaml.safe_dump(body, sort_keys=False))
-        recipe, root = load_recipe(tmp_path / "links_recipe.yaml"), tmp_path / "runs"
+        recipe = load_recipe(tmp_path / "links_recipe.yaml")
         run_here(recipe, root)
         assert count(look(recipe, root))["download"]["samples"] == Counter(http_503=1, http_404=1)
 

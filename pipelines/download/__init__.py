@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -63,7 +64,7 @@ class Download(Settings):
     threads: int = Field(64, ge=1, exclude=True)
     """Fetches under way at once."""
     per_host: int = Field(16, ge=1, exclude=True)
-    """Fetches from one host under way at once."""
+    """Fetches from one host under way at once, redirects to it included. The wait for a place is not counted in `deadline`."""
     host_failures: int = Field(8, ge=1, exclude=True)
     """After so many silences and broken connections in a row a host is left alone …"""
     host_rest: float = Field(120.0, ge=0, exclude=True)
@@ -74,7 +75,9 @@ class Download(Settings):
     user_agent: str = Field(
         "Mozilla/5.0 (compatible; FineLoom/0.1; data set research)", pattern=r"^[\x20-\x7e]+$", exclude=True
     )
-    """Put an address here under which you can be reached."""
+    """Product and version, for those who look at their host's log."""
+    contact: str = Field("", pattern=r"^[\x20-\x7e]*$", exclude=True)
+    """Page or mail address under which you can be reached; said with the user agent. Give one before you ask many hosts."""
     respect_opt_out: bool = True
     """Honour X-Robots-Tag noai, noimageai, noindex, noimageindex, TDM-Reservation, and reservations in the host's tdmrep.json."""
     respect_robots_txt: bool = True
@@ -84,14 +87,20 @@ class Download(Settings):
     licenses: list[str] | None = None
     """Fetch only rows with one of these licences."""
 
-    def fetch(self, base: pa.Table, tar: Path, stats: Path) -> Outcome:
-        """Fetch all rows of a shard; `tar` and `stats` are new files, and there only when this returns."""
+    def fetch(self, base: pa.Table, tar: Path, stats: Path, taken: Collection[str] = ()) -> Outcome:
+        """Fetch all rows of a shard; `tar` and `stats` are new files, and there only when this returns.
+
+        taken   SHA-256 sums of pictures that were taken down: they are refused, and nothing of them is written
+        """
         started = time.time()
         tar, stats = Path(tar), Path(stats)
         rows = base.to_pylist()
         spool = Spool.beside(tar)
         with spool.file:
             self._fill(rows, spool)
+            for i in [i for i, (picture, _, _) in spool.pictures.items() if picture.sha256 in taken]:
+                del spool.pictures[i]
+                spool.errors[i] = FetchError("taken_down", "its picture was taken down before")
             kept = self._write(rows, spool, tar)
             try:
                 self._write_stats(rows, spool, stats, started)

@@ -9,6 +9,8 @@ import time
 import zlib
 from collections import OrderedDict
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from http.client import HTTPException, HTTPMessage, HTTPResponse, IncompleteRead
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -21,6 +23,8 @@ from pipelines.download.reasons import FetchError, is_retryable
 from pipelines.download.robots import MAX_BYTES
 
 PIECE = 1 << 16
+LOOK = 0.5
+"""Seconds between two looks whether the shard was given up, in the queue before a host."""
 OPT_OUTS = {"noai", "noimageai", "noindex", "noimageindex", "none"}
 NOT_AGAIN = {"connect_timeout", "host_down", "deadline", "too_slow", "robots_unavailable"}
 """Worth a later run, not a second try at once."""
@@ -38,6 +42,7 @@ class Manners(Protocol):
     retries: int
     backoff: float
     user_agent: str
+    contact: str
     allow_private_addresses: bool
     respect_opt_out: bool
     respect_robots_txt: bool
@@ -59,6 +64,15 @@ class _Host:
     rests_until: float = 0.0
 
 
+@dataclass
+class _Visit:
+    """Where one fetch is: it holds a place at this host, and at no other. Who waits for a place holds none, so that two fetches whose
+    hosts redirect to each other never wait for each other."""
+
+    origin: Origin | None = None
+    host: _Host | None = None
+
+
 class Fetcher:
     """Fetches for many threads at once; keeps connections, names, robots.txt and dead hosts from one shard to the next."""
 
@@ -72,6 +86,7 @@ class Fetcher:
         self.hosts: OrderedDict[str, _Host] = OrderedDict()
         product = re.match(r"(?:Mozilla/5\.0 \(compatible; )?([\w-]+)", manners.user_agent)
         self.agent = (product[1] if product else "FineLoom").lower()
+        self.introduction = f"{manners.user_agent} (+{manners.contact})" if manners.contact else manners.user_agent
         self.rules = HostRules(
             manners, self.agent, lambda origin, target, clock: self._ask(origin, target, clock, MAX_BYTES, rules=True)
         )
@@ -82,34 +97,29 @@ class Fetcher:
         After an outage of this machine's network, which it waits for, the error is raised all the same: see `Network.outages`.
         """
         m = self.manners
-        clock = Clock(0.0, m.timeout, m.min_bytes_per_second, stop)
-        origin, _ = split(url)
-        host = self._enter(origin.host)
+        clock = Clock(time.monotonic() + m.deadline, m.timeout, m.min_bytes_per_second, stop)
+        visit = _Visit()
         try:
-            if host.rests_until > time.monotonic():
-                raise FetchError("host_down", f"{origin.host} failed {host.failures} times in a row")
-            clock.ends = time.monotonic() + m.deadline
             for attempt in range(m.retries + 1):
                 try:
-                    data = self._follow(url, clock)
+                    return self._follow(url, clock, visit)
                 except FetchError as error:
-                    self._note(host, error.reason)
                     wait = self._wait(error, attempt)
-                    if wait is None or time.monotonic() + wait >= clock.ends or host.rests_until > time.monotonic():
+                    now = time.monotonic()
+                    if wait is None or now + wait >= clock.ends or (visit.host and visit.host.rests_until > now):
                         raise
-                    stop.wait(wait)
-                else:
-                    host.failures = 0
-                    return data
+                    stop.wait(wait)  # in its place: a host that asks for patience is not asked by another meanwhile
             raise AssertionError("the last attempt returns or raises")
         except FetchError as error:
-            if error.reason in SILENT:
-                self.network.doubt(origin, host.failed if error.reason == "host_down" else time.monotonic(), stop)
+            failed = visit.host.failed if visit.host and error.reason == "host_down" else time.monotonic()
+            self._leave(visit)
+            if error.reason in SILENT and visit.origin is not None:
+                self.network.doubt(visit.origin, failed, stop)
             elif error.reason in ("connection", "tls"):
                 self.network.answered()
             raise
         finally:
-            self._leave(host)
+            self._leave(visit)
 
     def close(self) -> None:
         self.connections.close()
@@ -120,7 +130,19 @@ class Fetcher:
             return None
         return error.wait if error.wait is not None else self.manners.backoff * 2**attempt * random.uniform(0.75, 1.25)
 
-    def _enter(self, name: str) -> _Host:
+    def _enter(self, visit: _Visit, origin: Origin, clock: Clock) -> _Host:
+        """Take a place at a host, once the one before is left. The time in the queue is added to the fetch's own: others of this
+        process are in the way, no host. Raises FetchError for a host that rests, and when the shard is given up."""
+        name = origin.host
+        if visit.host is None or visit.origin is None or visit.origin.host != name:
+            self._leave(visit)
+            visit.host = self._queue(name, clock)
+        visit.origin = origin
+        if visit.host.rests_until > time.monotonic():
+            raise FetchError("host_down", f"{name} failed {visit.host.failures} times in a row")
+        return visit.host
+
+    def _queue(self, name: str, clock: Clock) -> _Host:
         with self.lock:
             host = self.hosts.pop(name, None) or _Host(threading.Semaphore(self.manners.per_host))
             self.hosts[name] = host
@@ -128,13 +150,21 @@ class Fetcher:
             oldest = next(iter(self.hosts))
             if len(self.hosts) > MAX_HOSTS and not self.hosts[oldest].active:
                 del self.hosts[oldest]
-        host.slots.acquire()
+        came = time.monotonic()
+        while not host.slots.acquire(timeout=LOOK):
+            if clock.stop.is_set():
+                with self.lock:
+                    host.active -= 1
+                raise FetchError("deadline", "the shard was given up")
+        clock.ends += time.monotonic() - came
         return host
 
-    def _leave(self, host: _Host) -> None:
-        host.slots.release()
-        with self.lock:
-            host.active -= 1
+    def _leave(self, visit: _Visit) -> None:
+        host, visit.host = visit.host, None
+        if host is not None:
+            host.slots.release()
+            with self.lock:
+                host.active -= 1
 
     def _note(self, host: _Host, reason: str) -> None:
         """Count failures that speak of a dead host. Any answer at all, a 404 too, shows that it lives."""
@@ -152,12 +182,18 @@ class Fetcher:
             for host in self.hosts.values():
                 host.failures, host.rests_until = 0, 0.0
 
-    def _follow(self, url: str, clock: Clock) -> bytes:
-        """Follow redirects to the bytes, each hop under the same rules."""
+    def _follow(self, url: str, clock: Clock, visit: _Visit) -> bytes:
+        """Follow redirects to the bytes, each hop under the same rules and limits; its failures are those of its own host."""
         for _ in range(MAX_REDIRECTS + 1):
             origin, target = split(url)
-            self.rules.check(origin, target, clock)
-            answer = self._ask(origin, target, clock, self.manners.max_bytes)
+            host = self._enter(visit, origin, clock)
+            try:
+                self.rules.check(origin, target, clock)
+                answer = self._ask(origin, target, clock, self.manners.max_bytes)
+            except FetchError as error:
+                self._note(host, error.reason)
+                raise
+            host.failures = 0
             if isinstance(answer, bytes):
                 return answer
             url = joined(url, answer)
@@ -192,7 +228,7 @@ class Fetcher:
 
     def _head(self, origin: Origin, target: str, rules: bool) -> bytes:
         return (
-            f"GET {target} HTTP/1.1\r\nHost: {host_of(origin)}\r\nUser-Agent: {self.manners.user_agent}\r\n"
+            f"GET {target} HTTP/1.1\r\nHost: {host_of(origin)}\r\nUser-Agent: {self.introduction}\r\n"
             f"Accept: {'text/plain' if rules else 'image/*'},*/*;q=0.5\r\nAccept-Encoding: identity\r\n\r\n"
         ).encode("latin-1", "replace")
 
@@ -200,6 +236,8 @@ class Fetcher:
         status, headers = response.status, response.headers
         if status in (301, 302, 303, 307, 308) and headers["Location"]:
             _drain(response)
+            if self.manners.respect_opt_out and not rules:
+                check_opt_out(headers, self.agent)
             return str(headers["Location"]).strip()
         if status not in (200, 203):
             _drain(response)
@@ -253,8 +291,21 @@ def _drain(response: HTTPResponse) -> None:
 
 
 def _retry_after(headers: HTTPMessage) -> float | None:
+    """Seconds, of a number or a date; by the host's own clock where it tells the time. The deadline bounds what is waited."""
     value = str(headers["Retry-After"] or "").strip()
-    return float(value) if value.isdigit() and len(value) < 7 else None
+    if value.isdigit() and len(value) < 7:
+        return float(value)
+    until, now = _date(value), _date(str(headers["Date"] or "")) or datetime.now(UTC)
+    return max(0.0, (until - now).total_seconds()) if until else None
+
+
+def _date(text: str) -> datetime | None:
+    """An HTTP date."""
+    try:
+        found = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def _unpacker(encoding: str | None) -> zlib._Decompress | None:

@@ -33,6 +33,7 @@ REASONS: dict[str, tuple[str, bool]] = {
     "out_of_memory": ("there was no memory to decode the picture, twice", True),
     "too_many_pixels": ("more pixels than `max_pixels`", False),
     "sha256_mismatch": ("other bytes than the source's SHA-256 names", False),
+    "taken_down": ("a picture with this SHA-256 was taken down before", False),
     "missing_file": ("a local picture is not there", True),
     "unreadable_file": ("a local picture may not be read", True),
     "bad_reference": ("a local picture's place makes no sense", False),

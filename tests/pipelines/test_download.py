@@ -10,17 +10,19 @@ import tarfile
 import threading
 import time
 import urllib.request
+from email.utils import formatdate
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 import webdataset
-from fetching import fetch, reason
-from picture_server import PictureServer, answer, drip, hang_up, picture, silent
+from fetching import QUICK, fetch, reason
+from picture_server import PictureServer, answer, drip, hang_up, picture, silent, wait_until
 
 from operators.columns import IMAGE
 from pipelines.download import Download, FetchError, is_retryable
 from pipelines.download.engine import Spool
+from pipelines.download.fetcher import Fetcher
 from pipelines.download.network import Clock, Resolver, refused
 from pipelines.download.tar import header
 
@@ -116,6 +118,17 @@ def test_a_host_that_asks_for_a_long_wait_is_not_waited_for(server, tmp_path):
     assert server.asked["/later.jpg"] == 1
 
 
+def test_a_time_until_which_to_wait_may_be_a_date(server, tmp_path):
+    """It was taken for no wish at all, and the host was asked again at once."""
+    now = time.time()
+    later = server.behave("/later.jpg", answer(503, Retry_After=formatdate(now + 3600, usegmt=True)))
+    past = server.behave("/past.jpg", answer(503, Retry_After=formatdate(now - 3600, usegmt=True)), answer(200, picture()))
+    nonsense = server.behave("/soon.jpg", answer(503, Retry_After="Soon, 99 Foo"), answer(200, picture()))
+    outcome = fetch(tmp_path, later, past, nonsense)
+    assert [reject.reason for reject in outcome.rejects] == ["http_503"] and len(outcome.kept) == 2
+    assert server.asked["/later.jpg"] == 1
+
+
 def test_a_dripping_host_does_not_hold_the_shard(server, tmp_path):
     urls = [
         server.behave("/body.jpg", drip(picture(400, 300), 0.1)),
@@ -166,6 +179,94 @@ def test_one_host_is_never_asked_by_more_than_its_share(server, tmp_path):
 
     outcome = fetch(tmp_path, *[server.behave(f"/{i}.jpg", busy) for i in range(20)], per_host=3, threads=20)
     assert len(outcome.kept) == 20 and most[1] <= 3
+
+
+@pytest.fixture
+def names(server, monkeypatch):
+    """Every host name leads to the server: a function that gives an address at one."""
+    real = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *rest, **more: real("127.0.0.1", *rest, **more))
+    return lambda host, path: f"http://{host}.example:{server.server_address[1]}{path}"
+
+
+ALONE = {"respect_robots_txt": False, "respect_opt_out": False, "retries": 0}
+
+
+def test_a_host_that_many_redirect_to_is_not_asked_by_more_than_its_share(server, names, tmp_path):
+    """Twenty hosts, one CDN behind them: all twenty were at it at once."""
+    most = [0, 0]
+    lock = threading.Lock()
+
+    def busy(handler):
+        with lock:
+            most[0] += 1
+            most[1] = max(most)
+        time.sleep(0.05)
+        with lock:
+            most[0] -= 1
+        handler.answer(200, picture())
+
+    server.behave("/big.jpg", busy)
+    for i in range(20):
+        server.behave(f"/{i}.jpg", answer(302, Location=names("cdn", "/big.jpg")))
+    outcome = fetch(tmp_path, *[names(f"host{i}", f"/{i}.jpg") for i in range(20)], per_host=2, threads=20, **ALONE)
+    assert len(outcome.kept) == 20 and most[1] <= 2
+
+
+def test_a_dead_host_behind_a_redirect_is_left_alone_and_the_one_that_redirects_is_not(server, names, tmp_path):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        dead = f"http://dead.example:{closed.getsockname()[1]}/a.jpg"
+        for i in range(6):
+            server.behave(f"/{i}.jpg", answer(302, Location=dead))
+            server.serve(f"/good{i}.jpg", picture())
+        urls = [names("living", path) for i in range(6) for path in (f"/{i}.jpg", f"/good{i}.jpg")]
+        outcome = fetch(tmp_path, *urls, threads=1, host_failures=2, **ALONE)
+    assert len(outcome.kept) == 6
+    assert [reject.reason for reject in outcome.rejects] == ["connection"] * 2 + ["host_down"] * 4
+    assert "dead.example" in outcome.rejects[-1].detail
+
+
+def test_hosts_that_redirect_to_each_other_do_not_wait_for_each_other(server, names, tmp_path):
+    """With one place at each: whoever held his own while he waited for the other's would wait for ever."""
+    server.serve("/end.jpg", picture())
+    for here, there in ("ab", "ba", "cc"):
+        for i in range(4):
+            server.behave(f"/{here}{i}.jpg", answer(302, Location=names(there, "/end.jpg")))
+    urls = [names(host, f"/{host}{i}.jpg") for i in range(4) for host in "abc"]
+    assert len(fetch(tmp_path, *urls, threads=12, per_host=1, **ALONE).kept) == 12
+
+
+def test_waiting_behind_others_of_this_process_is_not_the_pictures_time(server, tmp_path):
+    def slow(handler):
+        time.sleep(0.4)
+        handler.answer(200, picture())
+
+    urls = [server.behave(f"/{i}.jpg", slow) for i in range(8)]
+    assert len(fetch(tmp_path, *urls, threads=8, per_host=1, deadline=2.0, **ALONE).kept) == 8
+
+
+def test_a_shard_that_is_given_up_does_not_wait_for_a_place(server):
+    fetcher = Fetcher(Download(**{**QUICK, **ALONE, "timeout": 20.0, "deadline": 20.0, "per_host": 1}))
+    holds, waits, errors = threading.Event(), threading.Event(), []
+
+    def ask(path, stop):
+        with pytest.raises(FetchError) as caught:
+            fetcher.fetch(server.url + path, stop)
+        errors.append(str(caught.value))
+
+    server.behave("/silent.jpg", silent(20))
+    threads = [threading.Thread(target=ask, args=pair, daemon=True) for pair in (("/silent.jpg", holds), ("/next.jpg", waits))]
+    threads[0].start()
+    assert wait_until(lambda: server.asked["/silent.jpg"] == 1)
+    threads[1].start()
+    waits.set()
+    threads[1].join(10)
+    assert threads[0].is_alive() and errors == ["deadline: the shard was given up"]
+    assert server.asked["/next.jpg"] == 0
+    server.stopping.set()
+    threads[0].join(10)
+    assert [host.active for host in fetcher.hosts.values()] == [0]
 
 
 def test_broken_bodies_have_their_own_reasons(server, tmp_path):
@@ -402,6 +503,12 @@ def test_patience_may_be_changed_in_the_middle_of_a_run_and_what_is_accepted_may
 def test_it_says_who_asks(server, tmp_path):
     fetch(tmp_path, server.serve("/a.jpg", picture()), user_agent="Looms/2.0 (+mailto:someone@example.org)")
     assert {head["user-agent"] for head in server.heads} == {"Looms/2.0 (+mailto:someone@example.org)"}
+
+
+def test_it_says_whom_to_write_to(server, tmp_path):
+    fetch(tmp_path, server.serve("/a.jpg", picture()), contact="https://lab.example.org/bot")
+    (told,) = {head["user-agent"] for head in server.heads}
+    assert "FineLoom/" in told and told.endswith(" (+https://lab.example.org/bot)")
 
 
 def test_addresses_as_people_write_them(server, tmp_path):

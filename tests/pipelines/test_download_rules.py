@@ -36,6 +36,14 @@ def test_opt_outs_in_headers_are_honoured(server, tmp_path):
     assert len(fetch(tmp_path / "again", *urls, respect_opt_out=False).kept) == 5
 
 
+def test_an_opt_out_that_comes_with_a_redirect_is_one(server, tmp_path):
+    server.serve("/end.jpg", picture())
+    moved = server.behave("/moved.jpg", answer(302, Location="/end.jpg", X_Robots_Tag="noai"))
+    assert reason(tmp_path, moved) == "opted_out" and server.asked["/end.jpg"] == 0
+    (tmp_path / "again").mkdir()
+    assert len(fetch(tmp_path / "again", moved, respect_opt_out=False).kept) == 1
+
+
 def test_reservations_in_a_file_of_the_host_are_honoured(server, tmp_path):
     """The TDM Reservation Protocol's file, with patterns as in robots.txt: the longest that matches decides."""
     rules = [

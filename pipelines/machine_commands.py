@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.text import Text
@@ -165,7 +165,10 @@ def takedown(
     prompts: Prompts = None,
     as_json: AsJson = False,
 ) -> None:
-    """Remove samples from tables, pictures, answers and shards, for ever, and keep a receipt of what was removed where.
+    """Remove samples from tables, pictures, answers and shards, for ever, and keep a receipt of what was removed where. Addresses and
+    SHA-256 sums are refused from now on, also where no sample has them yet.
+
+    Exit status: 0 all is removed, 1 a run is at work: it takes in no more of them; give the command again when it has ended.
 
     Examples:
         fineloom takedown lit_cn --url https://example.org/me.jpg --why "asked by the photographer"
@@ -173,7 +176,7 @@ def takedown(
     """
     from dataclasses import asdict
 
-    from pipelines.run import lock, look
+    from pipelines.run import RunBusy, lock, look
     from pipelines.takedown import sort_out, take_down
 
     listed = file.read_text(encoding="utf-8").split("\n") if file else []
@@ -181,21 +184,41 @@ def takedown(
     if not (uids or urls or hashes):
         raise ConfigError("takedown: say what is to go, with --uid, --url, --sha256 or --list")
     chain = look(load_recipe(recipe, overrides or []), root, prompts)
-    with lock(chain.run):
-        receipt = take_down(chain, uids, urls, hashes, why)
+    try:
+        with lock(chain.run):
+            receipt = take_down(chain, uids, urls, hashes, why)
+    except RunBusy as busy:
+        receipt = take_down(chain, uids, urls, hashes, why, remove=False)
+        warn(f"{busy}; then give this command again")
     if as_json:
         print_json(asdict(receipt))
-        return
+    else:
+        _tell_takedown(receipt, f"{chain.run}/tombstones/{receipt.number:04d}")
+    if not receipt.ended:
+        raise typer.Exit(1)
+
+
+def _tell_takedown(receipt: Any, at: str) -> None:
     for what in receipt.unknown:
         warn(f"not here: {what}")
+    for what in receipt.to_come:
+        say(f"no sample has it yet, and none will: {what}")
+    if not receipt.ended:
+        say(
+            f"{receipt.samples} samples are shown and packed no more, and what is asked for is not taken in from now on "
+            f"({at}.json). Nothing is removed yet of what the run has committed"
+        )
+        return
     say(
         f"{receipt.samples} samples taken down; {len(receipt.files)} files changed, {len(receipt.gone)} removed, "
-        f"{len(receipt.packed_again)} shards packed again · receipt: {chain.run}/tombstones/{receipt.number:04d}.receipt.json"
+        f"{len(receipt.packed_again)} shards packed again · receipt: {at}.receipt.json"
     )
     if receipt.waiting:
         say(f"{len(receipt.waiting)} shards are packed by the next run")
     if receipt.outside:
         say("your own tables, exports and trained models still hold them: the receipt names the tables")
+    if receipt.review:
+        say(receipt.review)
 
 
 serve = App(

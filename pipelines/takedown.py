@@ -1,11 +1,16 @@
 """Takedown: samples that must leave tables, pictures, answers, and shards, by uid, address or content; with a receipt.
 
-    tombstones/0000.json             what was taken down, by shard: acts at once in every reader, and in what is packed from now on
+    tombstones/0000.json             what was taken down: samples by shard, and the addresses and sums that were asked for
     tombstones/0000.receipt.json     what was removed from which file, and what lies outside the run and is left to the user
 
-The tombstone is published first, so that a takedown that was killed is ended by the next one. It is the one exception to "bytes are
-never written again": pictures are overwritten with zeros where they lie, so that the offsets of the others hold; tables lose their
-rows; answers asked with the picture go, whichever prompt it was; packed tars that hold it go whole, and are packed anew without it.
+The tombstone is published first. It acts at once in every reader, in what is packed from now on, and on samples still to come: rows
+with such an address or sum are refused when they are read, pictures with such a sum when they have been fetched. So it is published
+also while a run is at work; what is committed by then is removed when the command is given again after it. In the same way a takedown
+that was killed is ended by the next one.
+
+Removing is the one exception to "bytes are never written again": pictures are overwritten with zeros where they lie, so that the
+offsets of the others hold; tables lose their rows; answers asked with the picture go, whichever prompt it was; packed tars that hold
+it go whole, and are packed anew without it.
 
 Entries keep the checksums of what was committed; the receipt names those of what lies there now.
 """
@@ -18,7 +23,7 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,7 +49,7 @@ from pipelines.ledger import Entry, shard_name
 from pipelines.run import handoff, reach
 from pipelines.stores import Place
 from pipelines.tables import REQUEUED
-from pipelines.withheld import taken_down, tombstones
+from pipelines.withheld import all_taken, tombstones
 from pipelines.worker import Worker
 
 
@@ -54,33 +59,47 @@ class Receipt:
 
     number: int
     samples: int
-    unknown: list[str]  # asked for, and in no shard
+    unknown: list[str]  # uids asked for, and in no shard
+    to_come: list[str]  # addresses and sums that no sample has had yet: refused when they come
     shards: list[int]
     files: dict[str, dict[str, Any]] = field(default_factory=dict)  # path → rows, pictures or answers removed, checksum now
     gone: list[str] = field(default_factory=list)  # removed whole
     packed_again: list[int] = field(default_factory=list)
     waiting: list[int] = field(default_factory=list)  # shards that the next run packs again
     outside: list[dict[str, Any]] = field(default_factory=list)  # rows of the user's own tables
-    ended: str = ""
+    review: str = ""  # what lies in the book of a review, and when it goes
+    ended: str = ""  # empty: nothing is removed yet, a run was at work
 
 
-def take_down(chain: Chain, uids: Sequence[str], urls: Sequence[str], hashes: Sequence[str], why: str = "") -> Receipt:
-    """Remove samples by identity, by address, or by the SHA-256 of their picture. Call it under the run's lock."""
-    found, unknown = _find(chain, set(uids), set(urls), {text.lower() for text in hashes})
-    if not found and not tombstones(chain.run):
-        raise ConfigError(f"{chain.run}: none of the {len(unknown)} samples asked for is here")
+def take_down(
+    chain: Chain, uids: Sequence[str], urls: Sequence[str], hashes: Sequence[str], why: str = "", remove: bool = True
+) -> Receipt:
+    """Take down samples by identity, by address, or by the SHA-256 of their picture.
+
+    Call it under the run's lock, or, where another holds that, with `remove` false: then the tombstone is all that is written.
+    """
+    before, asked = all_taken(chain.run), {"url": set(urls), "sha256": {text.lower() for text in hashes}}
+    # With what earlier tombstones name: a run that was at work may have committed such samples after they were looked for.
+    found, met = _find(chain, {"uid": set(uids), "url": asked["url"] | before.urls, "sha256": asked["sha256"] | before.hashes})
+    unknown, to_come = sorted({*uids} - met), sorted((asked["url"] | asked["sha256"]) - met)
     number = len(tombstones(chain.run))
-    if found:
-        stone = {"uids": {str(shard): sorted(gone) for shard, gone in sorted(found.items())}, "why": why}
-        while not create_if_absent(chain.run / "tombstones" / f"{number:04d}.json", canonical_json(stone)):
-            number += 1
-    # Whatever an earlier takedown that was killed did not end is ended here.
-    taken = taken_down(chain.run)
-    chain.withheld.__dict__.pop("taken", None)
-    receipt = Receipt(number, sum(map(len, found.values())), sorted(unknown), sorted(taken))
-    _purge(chain, taken, receipt)
-    _pack_again(chain, set(taken), receipt)
-    receipt.ended = datetime.now(UTC).isoformat(timespec="seconds")
+    if not (found or to_come or number):
+        raise ConfigError(f"{chain.run}: none of the {len(unknown)} samples asked for is here")
+    stone = {
+        "uids": {str(shard): sorted(gone) for shard, gone in sorted(found.items())},
+        "urls": sorted(asked["url"]),
+        "sha256": sorted(asked["sha256"]),
+        "why": why,
+    }
+    while not create_if_absent(chain.run / "tombstones" / f"{number:04d}.json", canonical_json(stone)):
+        number += 1
+    # Whatever an earlier takedown did not end is ended here.
+    taken = chain.withheld.taken = all_taken(chain.run).shards
+    receipt = Receipt(number, sum(map(len, found.values())), unknown, to_come, sorted(taken))
+    if remove:
+        _purge(chain, taken, receipt)
+        _pack_again(chain, set(taken), receipt)
+        receipt.ended = datetime.now(UTC).isoformat(timespec="seconds")
     replace(chain.run / "tombstones" / f"{number:04d}.receipt.json", json.dumps(asdict(receipt), indent=1).encode())
     return receipt
 
@@ -100,8 +119,11 @@ def sort_out(asked: Iterable[str]) -> tuple[list[str], list[str], list[str]]:
     return uids, urls, hashes
 
 
-def _find(chain: Chain, uids: set[str], urls: set[str], hashes: set[str]) -> tuple[dict[int, set[str]], set[str]]:
-    """shard → uids, over every entry there ever was; and what was asked for that nobody has."""
+def _find(chain: Chain, asked: Mapping[str, set[str]]) -> tuple[dict[int, set[str]], set[str]]:
+    """shard → uids, over every entry there ever was; and what of that which was asked for somebody has.
+
+    asked   column ("uid", "url", "sha256") → values
+    """
     found: dict[int, set[str]] = {}
     met: set[str] = set()
 
@@ -115,17 +137,16 @@ def _find(chain: Chain, uids: set[str], urls: set[str], hashes: set[str]) -> tup
             met.update(hits[column].to_pylist())
 
     for stage in chain.recipe.stages:
-        asked = {"source": [("uid", uids), ("url", urls)], "download": [("sha256", hashes)]}.get(stage.kind, [])
-        for entry in chain.ledger.entries(stage.name) if any(wanted for _, wanted in asked) else ():
-            for column, wanted in asked:
-                if wanted:
-                    look(entry, column, wanted)
+        columns = [c for c in {"source": ("uid", "url"), "download": ("sha256",)}.get(stage.kind, ()) if asked[c]]
+        for entry in chain.ledger.entries(stage.name) if columns else ():
+            for column in columns:
+                look(entry, column, asked[column])
     same = set().union(*found.values()) if found else set()
     if same:  # the same samples in the shards they were put back into, or out of
         source = chain.recipe.stages[0].name
         for entry in chain.ledger.entries(source):
             look(entry, "uid", same)
-    return {shard: gone for shard, gone in found.items() if gone}, (uids | urls | hashes) - met
+    return {shard: gone for shard, gone in found.items() if gone}, met
 
 
 def _table(path: Path) -> pa.Table | None:
@@ -159,6 +180,10 @@ def _purge(chain: Chain, taken: dict[int, frozenset[str]], receipt: Receipt) -> 
     if page.is_file():  # it shows samples; `fineloom report` makes it anew
         page.unlink()
         receipt.gone.append("report.html")
+    from pipelines.review import BOOK  # its pages take a while to import
+
+    if (chain.run / BOOK).is_file():
+        receipt.review = f"{BOOK}: what was shown and said of the samples goes when `fineloom review serve` is started next"
 
 
 def _blank_pictures(run: Path, entry: Entry, gone: Iterable[str], receipt: Receipt) -> set[str]:

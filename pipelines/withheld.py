@@ -1,16 +1,20 @@
 """Samples that a shard must not hand over any more: those put back into a later shard, and those that were taken down.
 
     tables/requeued.*.parquet    rows put back, each with `from_shard` and the stage and fingerprint of the entry that refused it
-    tombstones/0000.json …       takedowns: uids by shard; never changed, and never removed
+    tombstones/0000.json …       takedowns: uids by shard, addresses, SHA-256 sums; never changed, and never removed
 
 A sample lives in one shard only: once it was put back, that is the later one, also if its first shard would take it now (other
 settings, a host that answers again). Where the entry that refused it is still in force there is nothing to withhold or to look at.
+
+A tombstone may be published while a run is at work. Samples still to come are refused by what lies there when their rows are read and
+their pictures have come; fingerprints go by what lay there when the run began, so that all its workers agree on them.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +34,25 @@ FROM = pa.schema({"from_shard": pa.int64(), "from_stage": pa.string(), "from_fin
 PUT_BACK = "put_back"
 """Reason under which a stage refuses a sample that lives in a later shard."""
 TAKEN_DOWN = "taken_down"
-"""Reason under which the source stage refuses a sample that was taken down before."""
+"""Reason under which a sample is refused that was taken down before: by the source stage for its identity or address, by the download
+for its picture."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What all takedowns of a run name together.
+
+    shards   shard → uids
+    urls     addresses that no sample may have, and `hashes` SHA-256 sums that no picture may have
+    """
+
+    shards: dict[int, frozenset[str]]
+    urls: frozenset[str]
+    hashes: frozenset[str]
+
+    @property
+    def uids(self) -> frozenset[str]:
+        return frozenset().union(*self.shards.values())
 
 
 def tombstones(run: Path) -> list[dict]:
@@ -39,17 +61,26 @@ def tombstones(run: Path) -> list[dict]:
     return [json.loads(path.read_bytes()) for path in sorted(found)]
 
 
-def taken_down(run: Path) -> dict[int, frozenset[str]]:
-    """shard → uids that were taken down."""
-    taken: dict[int, set[str]] = {}
+def all_taken(run: Path) -> Taken:
+    shards: dict[int, set[str]] = {}
+    urls: set[str] = set()
+    hashes: set[str] = set()
     for stone in tombstones(run):
         for shard, uids in stone["uids"].items():
-            taken.setdefault(int(shard), set()).update(uids)
-    return {shard: frozenset(uids) for shard, uids in taken.items()}
+            shards.setdefault(int(shard), set()).update(uids)
+        urls.update(stone.get("urls", ()))  # those of older versions name uids only
+        hashes.update(stone.get("sha256", ()))
+    return Taken({shard: frozenset(uids) for shard, uids in shards.items()}, frozenset(urls), frozenset(hashes))
+
+
+def taken_down(run: Path) -> dict[int, frozenset[str]]:
+    """shard → uids that were taken down."""
+    return all_taken(run).shards
 
 
 class Withheld:
-    """What is withheld in one run, read when it is first asked for."""
+    """What is withheld in one run: `taken` (shard → uids that were taken down) as it was when this was made, what was put back when it
+    is first asked for."""
 
     def __init__(self, run: Path, tables: Tables) -> None:
         from pipelines.tables import REQUEUED
@@ -57,10 +88,7 @@ class Withheld:
         self.run = run
         self._origins: list[tuple[int, Path]] = []
         self._tables = [(table.first_shard, tables.file(table)) for table in tables.all if table.source == REQUEUED]
-
-    @cached_property
-    def taken(self) -> dict[int, frozenset[str]]:
-        return taken_down(self.run)
+        self.taken = taken_down(run)
 
     @cached_property
     def refusers(self) -> dict[int, frozenset[tuple[str, str]]]:

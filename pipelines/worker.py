@@ -34,7 +34,7 @@ from pipelines.sources import Slice, read_slice
 from pipelines.stores import Place, place
 from pipelines.tables import REQUEUED
 from pipelines.view import View, read_columns
-from pipelines.withheld import PUT_BACK, TAKEN_DOWN
+from pipelines.withheld import PUT_BACK, TAKEN_DOWN, all_taken
 
 if TYPE_CHECKING:
     from pipelines.model_client import ModelClient
@@ -197,8 +197,10 @@ class Worker:
             rows = read_table(path).slice(cut["first_row"], cut["rows"])
         else:
             rows, rejects = read_slice(self.chain.sources[table.source], path, table.digest, cast(Slice, cut))
-        taken = frozenset[str]().union(*self.chain.withheld.taken.values())
-        gone = pc.is_in(rows["uid"], value_set=pa.array(sorted(taken), pa.string()))
+        taken = all_taken(self.run)
+        gone = pc.is_in(rows["uid"], value_set=pa.array(sorted(taken.uids), pa.string()))
+        for column, named in (("url", taken.urls), ("source_sha256", taken.hashes)):
+            gone = pc.or_(gone, pc.is_in(rows[column], value_set=pa.array(sorted(named), pa.string())))
         if pc.any(gone).as_py():
             again = rows["uid"].filter(gone).to_pylist()
             rejects = [*rejects, *(Reject(uid, TAKEN_DOWN, "taken down before") for uid in again)]
@@ -218,7 +220,7 @@ class Worker:
 
     def _download(self, view: View, table: pa.Table, attempt: Attempt) -> Made:
         tar, stats = attempt.file("images", ".tar"), attempt.file("images", "_stats.json")
-        outcome: Outcome = self.stage.operator.fetch(table, tar, stats)
+        outcome: Outcome = self.stage.operator.fetch(table, tar, stats, all_taken(self.run).hashes)
         return Made(outcome.kept, outcome.rejects, {"images": tar, "stats": stats})
 
     def _pack(self, view: View, table: pa.Table, attempt: Attempt) -> Made:

@@ -1,25 +1,32 @@
 """Samples that are taken down leave every file of a run, also where a takedown was killed; and the rest stays whole."""
 
+import asyncio
 import hashlib
+import json
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from in_process import ModelServer, run_here
-from picture_server import picture
+from picture_server import PictureServer, picture
 from s3_server import BUCKET, s3_server
+from typer.testing import CliRunner
 
 from pipelines import takedown as takedowns
+from pipelines.cli import app
 from pipelines.config import ConfigError, load_recipe
 from pipelines.durable import files, read_table
 from pipelines.gc import collect
-from pipelines.rejects import requeue
+from pipelines.rejects import count, requeue, retry
 from pipelines.report import write_report
 from pipelines.report.way import walk
-from pipelines.run import look, reach
+from pipelines.run import lock, look, reach
 from pipelines.shard_format import validate_shard
 from pipelines.show import show
 from pipelines.stores import place
 from pipelines.takedown import sort_out, take_down
+from pipelines.view import View
+from pipelines.worker import Worker
 
 SECRET = "my aunt Zelda on the terrace"
 ANSWER = "A woman sits on a terrace in the evening light, with a glass in her hand and a small dog at her feet. Behind her are hills."
@@ -177,11 +184,125 @@ def test_collecting_leftovers_leaves_tombstones_receipts_and_what_a_user_put_the
 def test_who_is_not_here_is_told(recipe_of, tmp_path):
     recipe, root = recipe_of(), tmp_path / "runs"
     run_here(recipe, root, shards=1)
-    with pytest.raises(ConfigError, match="none of the 2 samples"):
-        take_down(look(recipe, root), ["f" * 32], ["http://example.org/x.jpg"], [])
+    with pytest.raises(ConfigError, match="none of the 1 samples"):
+        take_down(look(recipe, root), ["f" * 32], [], [])
     with pytest.raises(ConfigError, match="no uid"):
         sort_out(["zelda"])
     assert not (root / "six" / "tombstones").exists()
+
+
+@pytest.fixture
+def links(tmp_path):
+    """A server with the pictures 0 … 5, a function that writes a recipe over tables of links to them, and the first table."""
+    with PictureServer() as server:
+        pixels = [picture(60 + 10 * i, 50, seed=50 * i) for i in range(6)]
+        urls = [server.serve(f"/{i}.jpg", pixels[i]) for i in range(6)]
+
+        def write(table, *addresses):
+            lines = [json.dumps({"u": url, "t": f"a red cat at {url}"}) + "\n" for url in addresses]
+            (tmp_path / f"{table}.jsonl").write_text("".join(lines))
+
+        def recipe():
+            columns = {"url": "u", "captions": ["t"]}
+            source = {"format": "jsonl", "tables": str(tmp_path / "*.jsonl"), "language": "en", "columns": columns}
+            (tmp_path / "links.yaml").write_text(yaml.safe_dump(source))
+            body = {"recipe": "links", "sources": [str(tmp_path / "links.yaml")], "shard_size": 3, "disk_floor_gb": 0}
+            stages = {"download": {"allow_private_addresses": True, "retries": 0}, "pack": {}}
+            (tmp_path / "links_recipe.yaml").write_text(yaml.safe_dump({**body, "stages": stages}, sort_keys=False))
+            return load_recipe(tmp_path / "links_recipe.yaml")
+
+        write("a", *urls)
+        yield SimpleNamespace(server=server, urls=urls, pixels=pixels, write=write, recipe=recipe, root=tmp_path / "runs")
+
+
+def refused(chain, stage):
+    return {reason: n for reason, n in count(chain)[stage]["samples"].items()}
+
+
+def test_an_address_is_refused_before_its_shard_is_begun_and_in_every_later_table(links):
+    """It was an error that nothing was found, and the picture was fetched by the next run."""
+    run_here(links.recipe(), links.root, shards=1)
+    receipt = take_down(look(links.recipe(), links.root), [], [links.urls[4]], [])
+    assert (receipt.samples, receipt.to_come, receipt.unknown) == (0, [links.urls[4]], [])
+    links.write("b", links.urls[4], links.server.serve("/6.jpg", picture(130, 50)))
+    chain = run_here(links.recipe(), links.root)
+    assert links.server.asked["/4.jpg"] == 0 and refused(chain, "source") == {"taken_down": 2}
+    packed = read_table(chain.run / "index.parquet")
+    assert packed["tar"].to_pylist() == ["00000.tar"] * 3 + ["00001.tar"] * 2 + ["00002.tar"]
+    assert walk(chain).faults == []
+    entry = chain.ledger.get("source", chain.fingerprint(chain.recipe.stages[0], View(1)), 1)
+    assert (entry.rows_in, entry.rows_out) == (3, 2), "samples in are those kept and those refused"
+
+
+def test_the_same_bytes_under_another_address_are_refused_and_not_kept(links):
+    run_here(links.recipe(), links.root)
+    digest = hashlib.sha256(links.pixels[4]).hexdigest()
+    assert take_down(look(links.recipe(), links.root), [], [], [digest.upper()]).samples == 1
+    links.write("b", links.server.serve("/copy.jpg", links.pixels[4]), links.server.serve("/6.jpg", picture(130, 50)))
+    chain = run_here(links.recipe(), links.root)
+    assert links.server.asked["/copy.jpg"] == 1 and refused(chain, "download") == {"taken_down": 1}
+    assert len(read_table(chain.run / "index.parquet")) == 6 and walk(chain).faults == []
+    assert not [name for name in files(chain.run, deep=True) if links.pixels[4] in name.read_bytes()]
+    assert retry(look(links.recipe(), links.root)) is None, "it may not come back by asking again"
+
+
+def test_a_takedown_does_not_wait_for_the_run_that_is_at_work(links):
+    """The run has shard 0 committed and shard 1 before it; what it had committed goes when the command is given again."""
+    chain = run_here(links.recipe(), links.root, shards=1)
+    call = [
+        "takedown",
+        links.recipe().file,
+        "--root",
+        str(links.root),
+        "--url",
+        links.urls[1],
+        "--url",
+        links.urls[4],
+        "--json",
+    ]
+    with lock(chain.run):
+        outcome = CliRunner().invoke(app, call)
+        told = json.loads(outcome.stdout)
+        assert outcome.exit_code == 1 and "give this command again" in outcome.stderr
+        assert (told["samples"], told["to_come"], told["ended"], told["files"]) == (1, [links.urls[4]], "", {})
+        (path,) = chain.ledger.entries("download")
+        assert links.pixels[1] in (chain.run / path.files["images"].path).read_bytes(), "a run's files are not touched"
+        asyncio.run(_go_on(chain, shard=1))  # as a worker of that run, which knows of the tombstone only what lies there
+    assert links.server.asked["/4.jpg"] == 0 and refused(look(links.recipe(), links.root), "source") == {"taken_down": 1}
+    outcome = CliRunner().invoke(app, call)
+    told = json.loads(outcome.stdout)
+    assert outcome.exit_code == 0 and told["ended"] and told["files"]
+    chain = run_here(links.recipe(), links.root)
+    assert not [name for name in files(chain.run, deep=True) if links.pixels[1] in name.read_bytes()]
+    assert len(read_table(chain.run / "index.parquet")) == 4 and walk(chain).faults == []
+
+
+async def _go_on(chain, shard):
+    view = View(shard)
+    for stage in chain.recipe.stages:
+        view = view.after((await Worker(chain, stage).process(view, takedowns._quiet))[0])
+
+
+def test_what_a_run_committed_after_it_was_looked_for_goes_with_the_next_takedown(links):
+    """The worker had read its rows before the tombstone lay there, and committed them after."""
+    chain = run_here(links.recipe(), links.root, shards=1)
+    asked = [], [links.urls[4]], []
+    stone = take_down(look(links.recipe(), links.root), *asked, remove=False)
+    (path := chain.run / "tombstones" / f"{stone.number:04d}.json").rename(links.root / "later")
+    chain = run_here(links.recipe(), links.root)
+    (links.root / "later").rename(path)
+    receipt = take_down(look(links.recipe(), links.root), [], [], ["0" * 64])
+    assert receipt.samples == 1 and receipt.packed_again == [1]
+    assert not [name for name in files(chain.run, deep=True) if links.pixels[4] in name.read_bytes()]
+
+
+def test_the_receipt_tells_what_the_book_of_a_review_keeps(recipe_of, tmp_path):
+    recipe, root = recipe_of(), tmp_path / "runs"
+    run_here(recipe, root)
+    uid = secret(look(recipe, root))
+    assert take_down(look(recipe, root), [uid], [], []).review == ""
+    (root / "six" / "review.sqlite").touch()
+    assert "review serve" in take_down(look(recipe, root), [uid], [], []).review
 
 
 def test_a_takedown_on_a_store(recipe_of):

@@ -59,7 +59,7 @@ class Value:
     fits: str | None = None
     """What it can be said of: a class of nouns, "animate", "thing", or nouns separated by "|"; None: of anything."""
     alone: bool = False
-    """An action that cannot be followed by a place ("swimming on a bench")."""
+    """An action that cannot be followed by a place ("swimming on a bench"), a pattern that goes with one colour ("plain")."""
 
 
 @dataclass(frozen=True)

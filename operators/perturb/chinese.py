@@ -23,6 +23,7 @@ NUMERALS = "一二两三四五六七八九十"
 MADE_BEFORE = re.compile(r"(?:由|用|以)[^，。、]{0,4}$")
 MADE_AFTER = re.compile(r"(?:制成|做成|制作|打造|编织|材质|材料|和|与|、)")
 PLACES = "上下里中内外前后旁边"
+TWO_COLOURS = re.compile("[红橙黄绿青蓝紫粉黑白灰棕金银]色?[与和、]?[红橙黄绿青蓝紫粉黑白灰棕金银]色?的?$")
 
 
 @lru_cache
@@ -51,7 +52,12 @@ def options(slot: Slot, weights: dict[str, float] | None = None) -> list[Option]
     family = lex.families[slot.family]
     found = []
     for value in family.values.values():
-        if not value.use or value.object != slot.value.object or not lex.fits(value, slot.noun):
+        if (
+            not value.use
+            or value.object != slot.value.object
+            or not lex.fits(value, slot.noun)
+            or (value.alone and slot.follows)
+        ):
             continue
         if not all(family.excludes(other, value) for other in (slot.value, *slot.mates)):
             continue
@@ -262,7 +268,7 @@ def _slot(tokens: _Tokens, value: Value, start: int, end: int) -> Slot | None:
             or (following is not None and tokens.flags[following].startswith("n"))
             or bool(re.search(r"(?:带有|印有|有)$", before))
         )
-        return Slot("pattern", start, end, value, "word", noun) if describes else None
+        return Slot("pattern", start, end, value, "word", noun, follows=bool(TWO_COLOURS.search(before))) if describes else None
     if family in ("size", "state"):
         return _adjective(tokens, value, start, end, noun)
     if family == "relation":

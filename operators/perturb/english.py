@@ -206,7 +206,15 @@ def _phrase(doc: Any, wanted: frozenset[str]) -> Phrase:
                     slots.append(slot)
                 break
     head = singular(tokens.lower[root]) if root is not None else ""
+    slots = [
+        slot for slot in slots if not any(_one_stuff(text, *pair) for other in slots for pair in ((slot, other), (other, slot)))
+    ]
     return Phrase(text, "en", head, tuple(_with_mates(slots, head)), _contradiction(slots))
+
+
+def _one_stuff(text: str, first: Slot, second: Slot) -> bool:
+    """Two words that name one material together ("knitted woolen"): another in the place of either would not go with what is left."""
+    return first.family == second.family == "material" and first.end < second.start and text[first.end : second.start].isspace()
 
 
 def _is_name(tokens: _Tokens, first: int, last: int) -> bool:
@@ -296,6 +304,8 @@ def _slot(
     if value.family == "colour":
         if value.noun and next_word in lexicon.load("en").traps["tails_of_noun_colours"]:
             return None
+        if first and tokens.lower[first - 1] in lexicon.load("en").traps["shade_names"]:
+            return None  # "a cherry red guitar": no other colour goes with the cherry
         if value.noun and noun is not None and not predicate and not _tight(tokens, last, matched):
             return None
         if noun is None and not predicate and not _listed(tokens, first, last, matched):
@@ -306,7 +316,9 @@ def _slot(
             return None
         if noun is None and not predicate:
             return None
-        return Slot("pattern", start, end, value, "pattern" if next_word in PATTERN_WORDS else "attr", described)
+        form = "pattern" if next_word in PATTERN_WORDS else "attr"
+        colours = {first - 3, first - 1} <= matched and tokens.lower[first - 2] in ("and", "&", "-")
+        return Slot("pattern", start, end, value, form, described, follows=colours)
     # sizes and states: adjectives only
     if tokens.tags[first] in ("NN", "NNS", "VB", "VBP", "VBZ") or tokens.tags[last] in (
         "NN",

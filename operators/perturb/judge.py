@@ -23,7 +23,11 @@ WORD = re.compile(r"[A-Za-z0-9]+(?:['’-][A-Za-z0-9]+)*|[^\sA-Za-z0-9]")
 SMALL = {"a", "an", "the", "and", "和", "、", ",", ".", "，", "。", "is", "are", "was", "were", "has", "have"}
 
 
-PAIR = re.compile(r"[一两二三四五六七八九十\d]\s?[双对]")
+SETS = {
+    "en": re.compile(r"\b(?:pair|couple|trio|dozen)s?\b", re.I),
+    "zh": re.compile(r"[一二两三四五六七八九十半\d]\s?[双对打]"),
+}
+"""Counts of things by the set: one pair are two, 一打 are twelve."""
 
 
 @dataclass(frozen=True)
@@ -70,14 +74,14 @@ def judge(positive: str, negative: str, language: str) -> Verdict:
     if Counter(unit.text for unit in old) == Counter(unit.text for unit in new):
         return _reordered(phrase, old, new, flaws)
     findings = []
-    paired = language == "zh" and len(PAIR.findall(positive)) != len(PAIR.findall(negative))
+    sets = len(SETS[language].findall(positive)) != len(SETS[language].findall(negative))
     matcher = SequenceMatcher(None, [unit.text for unit in old], [unit.text for unit in new], autojunk=False)
     for kind, i, j, k, m in matcher.get_opcodes():
         if kind != "equal":
             found = _compare(old[i:j], new[k:m], phrase, language)
             if any(unit.denied for unit in (*old[i:j], *new[k:m])):
                 found = [("near" if what == "excludes" else what, family, f"{why}, but denied") for what, family, why in found]
-            if paired:  # 一对狗 are two dogs
+            if sets:  # 一对狗 are two dogs
                 found = [("near" if family == "count" else what, family, why) for what, family, why in found]
             findings += found
     if len(denied.marks(positive, language)) != len(denied.marks(negative, language)):

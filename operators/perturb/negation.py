@@ -45,7 +45,7 @@ def _denied(phrase: Phrase, slot: Slot) -> str | None:
     if phrase.language == "zh":
         # 一个红色的球 → 一个不是红色的球: the word's own 的 carries the denial.
         plain = slot.family in ("colour", "material", "pattern") and slot.end - slot.start > 1
-        if plain and phrase.text[slot.end :].startswith("的"):
+        if plain and not slot.follows and phrase.text[slot.end :].startswith("的"):
             return phrase.text[: slot.start] + "不是" + phrase.text[slot.start :]
         return None
     if slot.family not in SAID or slot.form != "attr" or slot.noun != phrase.head or not _ends_in_head(phrase):

@@ -17,7 +17,8 @@ class Slot:
     noun         what they describe, lower case
     mates        other values of the same family said of the same noun ("black and white"): a replacement must contradict them too
     agree        (start, end, text when one, text when several) of the words that follow a changed number
-    follows      text right after the slot begins a place ("sitting on …"), so verbs that stand alone do not fit
+    follows      text right after the slot begins a place ("sitting on …"), so verbs that stand alone do not fit; or, of a pattern,
+                 several colours stand before it ("blue and white striped"), so "plain" does not
     """
 
     family: str

@@ -102,6 +102,7 @@ def test_what_may_also_be_true_is_never_a_negative(text, never):
     "text",
     ["an orange", "a glass of orange juice", "a gold medal", "The White House", "a black and white photo of a cat", "a rose",
      "a cup of green tea",
+     "a rose gold ring", "a cherry red guitar", "a steel blue car", "a knitted woolen sweater",
      "a sign that says \"red car\"", "a brown bear", "红绿灯", "一棵白菜", "一块黑板", "一条金鱼", "一块写着“红色”的牌子"],
 )  # fmt: skip
 def test_words_that_only_look_like_attributes_are_left_alone(text):
@@ -122,6 +123,15 @@ def test_words_that_only_look_like_attributes_are_left_alone(text):
 def test_what_is_denied_is_not_changed_since_another_word_there_is_as_true(text):
     groups, rejects = run([(text, LEFT)])
     assert groups == [[[]]] and [reject.reason for reject in rejects] == ["no_attribute"]
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"), [("a blue and white striped umbrella", ("plain", "solid")), ("一把蓝白条纹的雨伞", ("纯色", "素色"))]
+)
+def test_what_has_several_colours_is_not_said_to_be_plain(text, plain):
+    groups, _ = run(*[[(text, LEFT)]] * 20, families=["pattern"])
+    texts = [negative["text"] for sample in groups for negative in sample[0]]
+    assert texts and not any(word in text for text in texts for word in plain)
 
 
 def test_attributes_beside_a_denial_are_changed():
@@ -249,6 +259,7 @@ def test_denials_take_places_on_request():
             "a small red box that is not made of wood",
         )
         assert [n["text"] for n in chinese_ones if n["flags"]] == ["一个不是红色的球"]
+    assert not any(negative["flags"] for negative in group("一把蓝白条纹的雨伞", negations=1))  # 蓝白不是条纹 is no Chinese
 
 
 def test_a_table_of_two_families_hides_the_positive_among_few_words():

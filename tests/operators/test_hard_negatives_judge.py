@@ -29,6 +29,9 @@ from operators.perturb.judge import judge
         ("a red wooden box", "a blue metal box", "multi_family"),
         ("a dog to the left of a car", "a dog to the right of a car", None),
         ("a dog behind a car", "a dog to the left of a car", "not_false"),
+        ("a boy sitting on the left of a bench", "a boy sitting on a bench", "not_false"),
+        ("a boy sitting on the left of a bench", "a boy sitting on the right of a bench", None),
+        ("a cat under the table", "a cat on the left side of the table", "not_false"),
         ("two dogs are running", "one dog is running", None),
         ("a large dog", "a not small dog", "unknown"),
         ("a red car", "an almost blue car", "unknown"),
@@ -64,6 +67,19 @@ def test_english_verdicts(positive, negative, refusal):
 )
 def test_chinese_verdicts(positive, negative, refusal):
     assert judge(positive, negative, "zh").refusal() == refusal
+
+
+@pytest.mark.parametrize(
+    ("positive", "negative", "language"),
+    [
+        ("two dogs", "one pair of dogs", "en"),
+        ("twelve eggs", "one dozen eggs", "en"),
+        ("两只狗", "一对狗", "zh"),
+        ("十二个鸡蛋", "一打鸡蛋", "zh"),
+    ],
+)
+def test_as_many_by_the_set_is_no_negative(positive, negative, language):
+    assert judge(positive, negative, language).truth != "false"
 
 
 def test_a_verdict_explains_every_change_and_counts_the_doubtful_ones():

@@ -28,7 +28,8 @@ import pyarrow.parquet as pq
 
 from pipelines.stores import Place, StoreError
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 THREADS = 32
 """Small objects asked of a store at a time."""
 FULL = (errno.ENOSPC, errno.EDQUOT)

@@ -19,7 +19,7 @@ TEXTS_PER_GROUP = 11
 class Batch:
     """One rank's step: B images, S box slots per image, R regions, H hard groups, U distinct phrases.
 
-    Regions and groups are packed over the batch and padded to a multiple that the collate chooses, never below one row, so that
+    Regions and groups are packed over the batch and padded to a multiple that the collate chooses, none at all to one row, so that
     every loss has something to run on; `region_valid` and `hard_valid` say which rows count. Indices into slots count over the
     batch: image · S + slot.
 
@@ -109,7 +109,7 @@ class Batch:
 def pack_phrases(regions: Tensor, groups: Tensor, multiple: int = 1) -> tuple[Tensor, Tensor, Tensor]:
     """Distinct rows among region phrases [R, L] and hard groups [H, 11, L], and where each one went.
 
-    -> phrases [U, L], region_phrase [R], hard_phrases [H, 11]; U padded with empty rows to `multiple`.
+    -> phrases [U, L], region_phrase [R], hard_phrases [H, 11]; U as `pad_rows` has it.
     """
     rows = torch.cat([regions, groups.flatten(0, 1)])
     place: dict[bytes, int] = {}
@@ -120,6 +120,14 @@ def pack_phrases(regions: Tensor, groups: Tensor, multiple: int = 1) -> tuple[Te
 
 
 def pad_rows(rows: Tensor, multiple: int) -> Tensor:
-    """Zero rows up to a multiple, and at least to one: shapes repeat, so compiled kernels and allocations are reused."""
-    wanted = max(1, -(-len(rows) // multiple)) * multiple
+    """Zero rows up to a multiple: shapes repeat, so compiled kernels and allocations are reused. None at all become one, not more: it
+    is computed on, for nothing, so that a step without boxes still runs every part of the model on every rank."""
+    wanted = -(-len(rows) // multiple) * multiple or 1
     return torch.cat([rows, rows.new_zeros(wanted - len(rows), *rows.shape[1:])])
+
+
+def hash_rows(rows: Tensor) -> Tensor:
+    """[N, L] int64 -> [N] int64, equal for equal rows, wherever they lie. Different token rows meet with a probability below 2⁻⁴⁶."""
+    random = torch.Generator().manual_seed(0)
+    factors = torch.randint(-(2**63), 2**63 - 1, rows.shape[1:], generator=random).to(rows.device)
+    return (rows * factors).sum(1)  # modulo 2⁶⁴

@@ -2,17 +2,19 @@
 
 Notation of the paper: v image, t text, r region, c region caption, g region with hard negatives, p its positive, n its negatives; all
 vectors have unit length. `valid` marks the rows that count; a batch without any gives exactly zero, with zero gradients. Computed in
-the features' own precision (float32 in training, float64 against reference numbers).
+the features' own precision (float32 in training, float64 against reference numbers), `chunk` rows of a similarity matrix at a time.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from fgclip2_train.ring import mean_over_ranks, travel
 
@@ -87,20 +89,28 @@ class _SigmoidContrastive(torch.autograd.Function):
         return d_image, d_text, d_scale.reshape(scale_shape), d_bias.reshape(bias_shape), None, None, None
 
 
-def region_contrastive(region: Tensor, text: Tensor, scale: Tensor, valid: Tensor, alike: Tensor | None = None) -> Tensor:
+def region_contrastive(
+    region: Tensor, text: Tensor, scale: Tensor, valid: Tensor, *, identity: Tensor | None = None, chunk: int = 1024
+) -> Tensor:
     """Region–caption contrast within a rank (FGV): ½ [CE(α R Cᵀ, diag) + CE(α C Rᵀ, diag)].
 
     region, text  [R, D]     scale  α, exponentiated     valid  [R]
-    alike  [R, R] bool, optional: different regions with the same caption, not counted as negatives
+    identity  [R] int64, optional: different regions whose captions have the same one are not counted as negatives
     """
-    logits = scale * region @ text.T
-    absent = ~valid[None]
-    if alike is not None:
-        absent = absent | alike
-    target = torch.arange(len(logits), device=logits.device)
-    to_text = F.cross_entropy(_without(logits, absent), target, reduction="none")
-    to_region = F.cross_entropy(_without(logits.T, absent), target, reduction="none")
-    return masked_mean((to_text + to_region) / 2, valid)
+    scaled = scale * region
+
+    def of_rows(rows: slice) -> Tensor:
+        absent = ~valid[None]
+        if identity is not None:
+            absent = absent | (_same(identity, identity, rows) & ~_own(len(region), rows, region.device))
+        target = torch.arange(rows.start, rows.stop, device=region.device)
+        logits = scaled[rows] @ text.T
+        transposed = logits.T if len(logits) == len(text) else text[rows] @ scaled.T
+        to_text = F.cross_entropy(_without(logits, absent), target, reduction="none")
+        to_region = F.cross_entropy(_without(transposed, absent), target, reduction="none")
+        return (to_text + to_region) / 2
+
+    return masked_mean(_in_chunks(of_rows, len(region), chunk), valid)
 
 
 def text_intra_modal(
@@ -112,6 +122,7 @@ def text_intra_modal(
     removed: str = "zeroed",
     reduce: str = "mean",
     language: Tensor | None = None,
+    chunk: int = 1024,
 ) -> Tensor:
     """Push apart region captions that are near but not the same (TIC): mean_i log sum_{k in top 10} exp(S_ik), S = C Cᵀ.
 
@@ -120,18 +131,22 @@ def text_intra_modal(
              positive similarities remain) or "dropped" (paper). A row's own entry is a zero in both
     reduce   over rows: "mean" (released code) or "sum" (paper)
     """
-    similarity = text @ text.T
-    own = torch.eye(len(text), dtype=torch.bool, device=text.device)
-    gone = own | (similarity > remove_above)
-    absent = ~valid[None]
-    if language is not None:
-        absent = absent | (language[None] != language[:, None])
-    similarity = similarity.masked_fill(gone, 0)
-    if removed == "dropped":
-        absent = absent | (gone & ~own)  # the own entry stays as a zero, so that no row is empty
-    nearest = _without(similarity, absent).topk(min(hardest, len(text)), dim=-1).values
-    rows = nearest.logsumexp(-1)
-    return masked_mean(rows, valid) if reduce == "mean" else torch.where(valid, rows, 0).sum()
+
+    def of_rows(rows: slice) -> Tensor:
+        similarity = text[rows] @ text.T
+        own = _own(len(text), rows, text.device)
+        gone = own | (similarity > remove_above)
+        absent = ~valid[None]
+        if language is not None:
+            absent = absent | ~_same(language, language, rows)
+        similarity = similarity.masked_fill(gone, 0)
+        if removed == "dropped":
+            absent = absent | (gone & ~own)  # the own entry stays as a zero, so that no row is empty
+        nearest = _without(similarity, absent).topk(min(hardest, len(text)), dim=-1).values
+        return nearest.logsumexp(-1)
+
+    terms = _in_chunks(of_rows, len(text), chunk)
+    return masked_mean(terms, valid) if reduce == "mean" else torch.where(valid, terms, 0).sum()
 
 
 @dataclass
@@ -151,29 +166,50 @@ class HardNegatives:
 
 
 def hard_negatives(
-    region: Tensor, texts: Tensor, scale: Tensor, threshold: Tensor, valid: Tensor, *, similarity: str = "logit"
+    region: Tensor,
+    texts: Tensor,
+    scale: Tensor,
+    threshold: Tensor,
+    valid: Tensor,
+    *,
+    similarity: str = "logit",
+    identity: Tensor | None = None,
+    chunk: int = 1024,
 ) -> HardNegatives:
     """The three losses over hard groups (released code: 0.3 A + 1.5 G + 0.2 C).
 
     region  [H, D]     texts  [H, 11, D], the positive first     scale  β, exponentiated     threshold  one number     valid  [H]
     similarity  what C and the margin are measured in: "logit" (β times the cosine, released code) or "cosine" (paper)
+    identity  [H, 11] int64 of the texts, optional: in A, other texts that say what the row's positive says, and regions that it also
+              describes, are not counted as negatives
     """
     own = scale * torch.einsum("hd,hkd->hk", region, texts)
-    everything = scale * torch.einsum("hd,gkd->hkg", region, texts)  # [H, 11, H]: each region with every text
-    count = len(region)
-    target = torch.arange(count, device=region.device)
-    columns = _without(everything.flatten(1), ~valid.repeat(texts.shape[1])[None])
-    over_texts = F.cross_entropy(columns, target, reduction="none")  # positives are the first `count` columns
-    over_regions = _without(scale * texts[:, 0] @ region.T, ~valid[None])
-    over_regions = F.cross_entropy(over_regions, target, reduction="none")
-    among_own = F.cross_entropy(own, torch.zeros_like(target), reduction="none")
+
+    def of_rows(rows: slice) -> Tensor:
+        everything = scale * torch.einsum("hd,gkd->hkg", region[rows], texts)  # [chunk, 11, H]: each region with every text
+        no_text = ~valid[None, None]
+        no_region = ~valid[None]
+        if identity is not None:
+            positive = identity[:, 0]
+            alike = positive[rows, None, None] == identity.T[None]
+            alike[:, 0] &= ~_own(len(region), rows, region.device)
+            no_text = no_text | alike
+            no_region = no_region | alike[:, 0]
+        target = torch.arange(rows.start, rows.stop, device=region.device)
+        over_texts = _without(everything, no_text).flatten(1)  # positives are the first H columns
+        over_regions = _without(scale * texts[rows, 0] @ region.T, no_region)
+        return (
+            F.cross_entropy(over_texts, target, reduction="none") + F.cross_entropy(over_regions, target, reduction="none")
+        ) / 2
+
+    among_own = F.cross_entropy(own, torch.zeros(len(own), dtype=torch.int64, device=own.device), reduction="none")
 
     measured = own if similarity == "logit" else own / scale
     positive, negative = measured[:, :1], measured[:, 1:]
     short_by = F.relu(threshold + negative - positive).mean(-1)
     margin = (positive.squeeze(-1) - negative.mean(-1)).detach()
     return HardNegatives(
-        batch=masked_mean((over_texts + over_regions) / 2, valid),
+        batch=masked_mean(_in_chunks(of_rows, len(region), chunk), valid),
         group=masked_mean(among_own, valid),
         rank=masked_mean(short_by, valid),
         margin=masked_mean(margin, valid),
@@ -211,3 +247,22 @@ def masked_mean(rows: Tensor, valid: Tensor) -> Tensor:
 def _without(logits: Tensor, absent: Tensor) -> Tensor:
     """Take entries out of a softmax. A finite floor, so that a row with nothing left stays finite; its exponential is exactly 0."""
     return logits.masked_fill(absent, torch.finfo(logits.dtype).min / 4)
+
+
+def _in_chunks(of_rows: Callable[[slice], Tensor], count: int, chunk: int) -> Tensor:
+    """of_rows(slice) for all rows, one after another. More than one chunk is computed again in the backward, so that no block outlives
+    its use."""
+    if count <= chunk:
+        return of_rows(slice(0, count))
+    parts = [slice(start, min(start + chunk, count)) for start in range(0, count, chunk)]
+    return torch.cat([checkpoint(of_rows, rows, use_reentrant=False, preserve_rng_state=False) for rows in parts])
+
+
+def _same(one: Tensor, other: Tensor, rows: slice) -> Tensor:
+    return one[rows, None] == other[None]
+
+
+def _own(count: int, rows: slice, device: torch.device) -> Tensor:
+    """[rows, count] bool: where a row meets itself"""
+    numbers = torch.arange(count, device=device)
+    return _same(numbers, numbers, rows)

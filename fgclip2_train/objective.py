@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 import torch.distributed as dist
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from fgclip2_train import losses
@@ -30,7 +30,7 @@ class Weights(BaseModel):
 
 
 class LossSettings(BaseModel):
-    """Rules of the terms. Every default is the released code's; docs/trainer.md names what the paper says otherwise."""
+    """Rules of the terms. Every default is the released code's; presets/paper.yaml names what the paper says otherwise."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -45,7 +45,8 @@ class LossSettings(BaseModel):
     threshold_clamp: tuple[float, float] = (0.0, 10.0)
     mask_duplicates: bool = False
     """Leave out pairs whose picture or text is the same instead of counting them as negatives."""
-    chunk: int = 1024
+    chunk: int = Field(default=1024, ge=1)
+    """Rows of a matrix of similarities that are computed at a time."""
 
 
 @dataclass
@@ -110,12 +111,14 @@ def compute(
 
 def _regional(features, batch, model, settings, threshold, values) -> losses.HardNegatives:
     """Adds the region terms to `values`, and gives the hard-negative block back for its margin."""
-    alike = None
-    if settings.mask_duplicates:
-        same = batch.region_phrase[None] == batch.region_phrase[:, None]
-        alike = same & ~torch.eye(len(same), dtype=torch.bool, device=same.device)
+    masked = settings.mask_duplicates
     values["fgv"] = losses.region_contrastive(
-        features.region, features.region_text, model.logit_scale_finegraind.exp(), batch.region_valid, alike
+        features.region,
+        features.region_text,
+        model.logit_scale_finegraind.exp(),
+        batch.region_valid,
+        identity=batch.region_phrase if masked else None,
+        chunk=settings.chunk,
     )
     values["tic"] = losses.text_intra_modal(
         features.region_text,
@@ -125,6 +128,7 @@ def _regional(features, batch, model, settings, threshold, values) -> losses.Har
         removed=settings.tic_removed,
         reduce=settings.tic_reduce,
         language=batch.region_language if settings.tic_within_language else None,
+        chunk=settings.chunk,
     )
     hard = losses.hard_negatives(
         features.hard_region,
@@ -133,6 +137,8 @@ def _regional(features, batch, model, settings, threshold, values) -> losses.Har
         threshold,
         batch.hard_valid,
         similarity=settings.rank_similarity,
+        identity=batch.hard_phrases if masked else None,
+        chunk=settings.chunk,
     )
     values |= {"hard_batch": hard.batch, "hard_group": hard.group, "hard_rank": hard.rank}
     return hard

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
-from fgclip2_train.batch import Batch
+from fgclip2_train.batch import Batch, hash_rows
 from fgclip2_train.config import Settings
 from fgclip2_train.model import Features, Fgclip2Model
 from fgclip2_train.objective import Terms, compute
@@ -127,15 +127,17 @@ def join_features(parts: list[Features]) -> Features:
     return Features(**{name: torch.cat([getattr(part, name) for part in parts]) for name in parts[0].present()})
 
 
-_OF_LOSSES = ("picture", "text", "region_language", "region_valid", "hard_valid", "region_phrase")
+_OF_LOSSES = ("picture", "text", "region_language", "region_valid", "hard_valid")
 
 
 def join_batches(parts: list[Batch]) -> Batch:
-    """What the losses read of several batches, without the pictures. Phrases of different parts count as different."""
+    """What the losses read of several batches, without the pictures. A phrase's number is its hash, equal in all parts: the losses only
+    ask which phrases are the same."""
     joined: dict[str, Any] = {field.name: getattr(parts[0], field.name) for field in fields(Batch)}
     joined["patches"] = parts[0].patches[:0]
     joined |= {name: torch.cat([getattr(part, name) for part in parts]) for name in _OF_LOSSES}
-    starts = torch.tensor([0, *(len(part.phrases) for part in parts[:-1])]).cumsum(0).tolist()
-    joined["region_phrase"] = torch.cat([part.region_phrase + start for part, start in zip(parts, starts, strict=True)])
+    hashes = [hash_rows(part.phrases) for part in parts]
+    for name in ("region_phrase", "hard_phrases"):
+        joined[name] = torch.cat([own[getattr(part, name)] for own, part in zip(hashes, parts, strict=True)])
     joined["uids"] = [uid for part in parts for uid in part.uids]
     return Batch(**joined)

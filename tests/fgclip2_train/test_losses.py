@@ -69,13 +69,72 @@ def test_a_batch_without_regions_gives_zero_and_zero_gradients():
 
 
 def test_equal_captions_may_be_left_out_of_the_region_contrast():
-    region, text = units(4, 8), units(4, 8, seed=1)
-    text[3] = text[0]
-    alike = torch.zeros(4, 4, dtype=torch.bool)
-    alike[0, 3] = alike[3, 0] = True
-    everything = torch.ones(4, dtype=torch.bool)
-    with_mask = losses.region_contrastive(region, text, SCALE, everything, alike)
-    assert with_mask < losses.region_contrastive(region, text, SCALE, everything)
+    """Regions that equal their shared caption cost nothing then, and ln 2 each where they push each other away."""
+    region = torch.eye(4, 8, dtype=torch.float64)
+    region[3] = region[0]
+    everything, far = torch.ones(4, dtype=torch.bool), torch.tensor(1000.0, dtype=torch.float64)
+    alone = losses.region_contrastive(region, region, far, everything, identity=torch.tensor([5, 6, 7, 5]))
+    pushed = losses.region_contrastive(region, region, far, everything)
+    torch.testing.assert_close(
+        torch.stack([alone, pushed]), torch.tensor([0, 0.5], dtype=torch.float64) * torch.tensor(2.0).log()
+    )
+
+
+def test_equal_positives_may_be_left_out_of_the_contrast_over_all_hard_texts():
+    """Regions 0 and 2 have one positive; it is also among the negatives of group 1. Neither text nor region may count against it."""
+    texts = torch.eye(33, dtype=torch.float64).view(3, 11, 33).clone()
+    texts[2, 0] = texts[1, 4] = texts[0, 0]
+    region = texts[:, 0]
+    identity = torch.arange(33).view(3, 11)
+    identity[2, 0] = identity[1, 4] = identity[0, 0]
+    everything, far = torch.ones(3, dtype=torch.bool), torch.tensor(1000.0, dtype=torch.float64)
+
+    def batch_term(**options):
+        return losses.hard_negatives(region, texts, far, SCALE, everything, **options).batch.item()
+
+    ln = torch.tensor([2.0, 3.0], dtype=torch.float64).log()
+    assert batch_term(identity=identity) == pytest.approx(0, abs=1e-9)
+    assert batch_term() == pytest.approx(2 * (ln[1] + ln[0]).item() / 2 / 3)  # two rows: three such texts, two such regions
+
+
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_region_terms_do_not_depend_on_the_chunk(chunk):
+    valid = torch.tensor([True, True, False, True, True, True, False])
+    identity = torch.randint(0, 4, (7, 11), generator=torch.Generator().manual_seed(0))
+    found = {}
+    for size in (chunk, 100):
+        leaves = [t.requires_grad_() for t in (units(7, 5), units(7, 5, seed=1), units(7, 11, 5, seed=2), SCALE.clone())]
+        region, text, texts, scale = leaves
+        hard = losses.hard_negatives(region, texts, scale, torch.tensor(0.5), valid, identity=identity, chunk=size)
+        terms = [
+            losses.region_contrastive(region, text, scale, valid, identity=identity[:, 0], chunk=size),
+            losses.text_intra_modal(text, valid, hardest=3, language=identity[:, 1] % 2, chunk=size),
+            losses.text_intra_modal(text, valid, hardest=3, removed="dropped", reduce="sum", chunk=size),
+            *(hard.batch, hard.group, hard.rank),
+        ]
+        sum((2 + number) * term for number, term in enumerate(terms)).backward()
+        found[size] = [*terms, *(leaf.grad for leaf in leaves)]
+    for one, other in zip(found[chunk], found[100], strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+def test_chunks_of_the_region_terms_leave_no_matrix_behind():
+    """What the backward keeps is a few rows of features for each chunk, not similarities of all with all."""
+    kept: list[int] = []
+
+    def note(tensor):
+        kept.append(tensor.numel())
+        return tensor
+
+    rows = 64
+    leaves = [units(rows, 4), units(rows, 4, seed=1), units(rows, 11, 4, seed=2)]
+    region, text, texts = (leaf.requires_grad_() for leaf in leaves)
+    everything = torch.ones(rows, dtype=torch.bool)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        losses.region_contrastive(region, text, SCALE, everything, chunk=8)
+        losses.text_intra_modal(text, everything, chunk=8)
+        losses.hard_negatives(region, texts, SCALE, SCALE, everything, chunk=8)
+    assert max(kept) <= rows * 11 * 4 < rows * rows
 
 
 def test_intra_modal_compares_within_a_language_only():

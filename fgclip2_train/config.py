@@ -27,7 +27,8 @@ class ModelSettings(Strict):
     """Where the weights come from: `start` (a folder or hub name, FG-CLIP 2 or plain SigLIP 2), or random ones of a `size`."""
 
     start: str | None = None
-    size: Literal["tiny", "base", "large", "so400m"] = "base"
+    size: Literal["tiny", "base", "large", "so400m"] | None = "base"
+    """null: no random model, so `start` must be given."""
     tokenizer: str | None = None
     """Folder or hub name; "train" makes a small one from the shards' texts; by default the one beside `start`."""
     vocabulary: int = Field(default=4000, ge=300)

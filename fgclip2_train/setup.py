@@ -16,9 +16,11 @@ from fgclip2_train.counting import count_samples
 from fgclip2_train.data.loader import DataSettings
 from fgclip2_train.data.shards import read_shard, sound
 from fgclip2_train.data.tokens import Texts, load_texts, train_tokenizer
+from fgclip2_train.evaluation.pictures import from_rank_0
 from fgclip2_train.model import Fgclip2Model
 from fgclip2_train.model.configuration import FAMILY, GEMMA_VOCABULARY, sized
 from fgclip2_train.model.initialise import adopt_region_heads, from_scratch, load_model
+from fgclip2_train.ring import rank
 
 TOKENIZER_TEXTS = 20_000
 """Texts that a small tokenizer is made from, at most."""
@@ -58,6 +60,11 @@ def start_from(settings: Settings, checkpoint: Path | None) -> tuple[Fgclip2Mode
     if checkpoint:
         return load_model(checkpoint), load_texts(checkpoint)
     if wanted.start is None:
+        if wanted.size is None:
+            raise ValueError(
+                f"preset {settings.preset}: stage {settings.stage} starts from stage 1: model.start=<its out>/checkpoints/last. To "
+                "start from SigLIP 2 without a stage 1: model.start=google/siglip2-base-patch16-naflex"
+            )
         texts = _tokenizer_for_random_model(settings)
         vocabulary = len(texts) if wanted.tokenizer == "train" else max(len(texts), GEMMA_VOCABULARY)
         config = sized(**FAMILY[wanted.size], vocabulary=vocabulary)
@@ -81,8 +88,9 @@ def _tokenizer_for_random_model(settings: Settings) -> Texts:
         raise ValueError("a random model needs a tokenizer: model.tokenizer=DIR, or model.tokenizer=train for a small new one")
     if choice != "train":
         return load_texts(choice)
-    # Every rank makes it for itself from the same texts, and gets the same.
-    return train_tokenizer(islice(corpus(settings.data), TOKENIZER_TEXTS), settings.model.vocabulary)
+    # Every rank makes it for itself from the same texts, whatever it could read itself, and gets the same.
+    texts = from_rank_0(list(islice(corpus(settings.data), TOKENIZER_TEXTS)) if rank() == 0 else [])
+    return train_tokenizer(texts, settings.model.vocabulary)
 
 
 def corpus(data: DataSettings) -> Iterator[str]:
@@ -99,7 +107,7 @@ def corpus(data: DataSettings) -> Iterator[str]:
 
     for shards, _ in data.found().values():
         for shard in shards:
-            for _ in read_shard(shard, Counter(), note):
+            for _ in read_shard(shard, Counter(), note, holes=True):
                 pass
             yield from texts
             texts.clear()

@@ -12,7 +12,6 @@ from itertools import islice
 from typing import NamedTuple
 
 from fgclip2_train.data import images
-from fgclip2_train.data.order import cycle
 from fgclip2_train.data.shards import Raw, read_shard, sound
 
 LOOK_SHARDS, LOOK_SAMPLES = 4, 250
@@ -40,20 +39,20 @@ def bucket_of(raws: list[Raw]) -> int:
     return images.official_bucket(max(patch_estimate(raw.record) for raw in raws))
 
 
-def bucket_cycle(sources: dict[str, tuple[list[str], float]]) -> list[str]:
-    """Buckets in the proportions of the sources' first samples; the same on every rank, which reads the same ones."""
+def bucket_shares(sources: dict[str, tuple[list[str], float]]) -> dict[str, float]:
+    """How often each bucket is due, from the sources' first samples; the same on every rank, which reads the same ones."""
     shares: Counter[str] = Counter()
     for shards, weight in sources.values():
         every = max(1, len(shards) // LOOK_SHARDS)
         found: Counter[str] = Counter()
         for shard in shards[::every][:LOOK_SHARDS]:
-            for raw in islice(read_shard(shard, Counter(), lambda place, record: sound(record)), LOOK_SAMPLES):
+            for raw in islice(read_shard(shard, Counter(), lambda place, record: sound(record), holes=True), LOOK_SAMPLES):
                 found[str(bucket_of([raw]))] += 1
         for bucket, count in found.items():
             shares[bucket] += weight * count / found.total()  # type: ignore[assignment]
     if not shares:
         raise ValueError("data.patches=bucketed: no readable sample in the first shards to take the pictures' sizes from")
-    return cycle(dict(sorted(shares.items(), key=lambda item: int(item[0]))))
+    return dict(sorted(shares.items(), key=lambda item: int(item[0])))
 
 
 def by_size(drawn: dict[int, list[Row]], sizes: dict[int, int], apart: bool) -> dict[int, list[Row]]:

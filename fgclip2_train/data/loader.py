@@ -18,9 +18,9 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from fgclip2_train.batch import Batch
 from fgclip2_train.data import images
-from fgclip2_train.data.buckets import Row, bucket_cycle, bucket_of, by_size
+from fgclip2_train.data.buckets import Row, bucket_of, bucket_shares, by_size
 from fgclip2_train.data.collate import UNDECODABLE, collate, fill_patches
-from fgclip2_train.data.order import Stream, cycle, turn_at
+from fgclip2_train.data.order import Stream, fixed_turn_at, turn_at
 from fgclip2_train.data.room import Room
 from fgclip2_train.data.samples import Language, TextSettings, choose
 from fgclip2_train.data.shards import Raw, find_shards, fingerprint
@@ -49,8 +49,9 @@ class DataSettings(BaseModel):
     shards: str | list[str] | None = None
     sources: dict[str, Source] = {}
     languages: dict[Language, float] = {"en": 1.0, "zh": 1.0}
-    mixing: Literal["sample", "batch"] = "batch"
-    """Draw source and language for every sample, or take turns batch by batch (all ranks together)."""
+    mixing: Literal["sample", "batch", "turns"] = "batch"
+    """Draw source and language for every sample, or for every step, one for all ranks. "turns": one for every step in a fixed order,
+    {zh: 1, en: 2} being zh, en, en, zh, … (the released stage 1); the number of workers should have no divisor in common with it."""
     texts: TextSettings = TextSettings()
     augment: images.Augment = images.Augment()
     patches: Annotated[int, Field(ge=1)] | Literal["official", "bucketed"] = "official"
@@ -108,15 +109,14 @@ class Reader(IterableDataset):
         self.step, self.positions, self.parts = step, positions or {}, parts
         self.sources = settings.found()
         self.varied = settings.augment != images.Augment()
-        weights = {
+        self.weights = {
             f"{name}/{language}": weight * share / sum(settings.spoken(name).values())
             for name, (_, weight) in self.sources.items()
             for language, share in settings.spoken(name).items()
         }
-        self.turns = cycle(weights)
-        self.buckets = bucket_cycle(self.sources) if settings.patches == "bucketed" else []
-        self.names = list(weights)
-        self.shares = np.array(list(weights.values())) / sum(weights.values())
+        self.buckets = bucket_shares(self.sources) if settings.patches == "bucketed" else {}
+        self.names = list(self.weights)
+        self.shares = np.array(list(self.weights.values())) / sum(self.weights.values())
         self.rooms: list[Room] = []
         self.room: Room | None = None
 
@@ -135,7 +135,7 @@ class Reader(IterableDataset):
             **{f"the shards of {name}": fingerprint(shards) for name, (shards, _) in self.sources.items()},
         }
         if self.buckets:
-            pool = [settings.bucket_pool, self.batch, settings.mixing, self.turns, self.buckets, self.shares.tolist()]
+            pool = [settings.bucket_pool, self.batch, settings.mixing, self.weights, self.buckets]
             order["what a pool of batches is drawn from"] = pool
         return order
 
@@ -174,7 +174,7 @@ class Reader(IterableDataset):
             pool = range(first, first + size * workers, workers)
             drawn = {step: [self._take(name, streams) for name in self._drawn(step)] for step in pool}
             sizes = {step: int(turn_at(step, self.buckets, self.seed + 1)) for step in pool}
-            sorted_ = by_size(drawn, sizes, apart=self.settings.mixing == "batch")
+            sorted_ = by_size(drawn, sizes, apart=self.settings.mixing != "sample")
             replaced: Counter[str] = Counter()
             if skip:
                 replaced.update({name: at.get("replaced", 0) for name, at in self._positions(turn).items()})
@@ -188,7 +188,9 @@ class Reader(IterableDataset):
                 replaced.update(more)
                 if step == pool[-1]:
                     start, replaced = {name: stream.position() for name, stream in streams.items()}, Counter()
-                yield self._noted(batch, turn, {name: at | {"replaced": replaced[name]} for name, at in start.items()})
+                ends = {name: stream.position()["ends"] for name, stream in streams.items()}
+                positions = {name: at | {"replaced": replaced[name], "ends": ends[name]} for name, at in start.items()}
+                yield self._noted(batch, turn, positions)
             skip = 0
 
     def _positions(self, turn: int) -> dict[str, Any]:
@@ -213,7 +215,9 @@ class Reader(IterableDataset):
     def _drawn(self, step: int) -> list[str]:
         """The stream of every sample of a batch."""
         if self.settings.mixing == "batch":
-            return [turn_at(step // self.parts, self.turns, self.seed)] * self.batch
+            return [turn_at(step // self.parts, self.weights, self.seed)] * self.batch
+        if self.settings.mixing == "turns":
+            return [fixed_turn_at(step // self.parts, self.weights)] * self.batch
         rng = np.random.default_rng([self.seed, self.rank, step])
         return [self.names[choice] for choice in rng.choice(len(self.names), self.batch, p=self.shares)]
 

@@ -3,20 +3,22 @@
 A consumer is one worker process of one rank. Per epoch the shards are shuffled by the seed and dealt out. A consumer keeps a few of
 its shards open, takes samples from them in turn until a block is full, and gives the block out in random order. So a position is a
 few numbers (which shards are open and how far each is read at the block's start, how many samples of the block are given out), and
-going on from it means reading one block again.
+going on from it means reading one block again. A shard that could not be read to its end ends there again, even if it can be read by
+then: which those were is part of the position.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
 
-from fgclip2_train.data.shards import UNSOUND, Raw, read_shard, sound
+from fgclip2_train.data.shards import UNSOUND, Raw, read_shard, sound, unreadable
 
-START: dict[str, Any] = {"epoch": 0, "block": 0, "opened": 0, "slots": [], "taken": 0}
+START: dict[str, Any] = {"epoch": 0, "block": 0, "opened": 0, "slots": [], "taken": 0, "ends": []}
 """The position before the first sample."""
 
 
@@ -26,7 +28,7 @@ class Stream:
     When there are fewer shards than consumers, every consumer reads all shards and takes its share of the samples, by uid.
 
     A consumer's shards of one epoch may hold nothing for it, where languages lie in shards of their own or shards are bad. It then
-    goes on to the next epoch, and gives up once every shard was in vain.
+    goes on to the next epoch, and gives up once every shard was in vain. A shard that cannot be read is a hole like any other.
     """
 
     def __init__(
@@ -46,15 +48,16 @@ class Stream:
         self.block, self.open_shards = block, open_shards
         self.counts: Counter[str] = Counter()
         self.read = 0  # sound records, whatever their language and whoever takes them
-        self.at = position or dict(START)
+        self.at = {**START, **(position or {})}
         self._vain: set[str] = set()
+        self._unreadable: set[str] = set()  # since the last sample; each is tried again in the next epoch
         self._samples = self._run()
 
     def __next__(self) -> tuple[int, Raw]:
         return next(self._samples)
 
     def position(self) -> dict[str, Any]:
-        return {**self.at, "slots": list(self.at["slots"])}
+        return {**self.at, "slots": list(self.at["slots"]), "ends": list(self.at["ends"])}
 
     def counted_before(self) -> None:
         """What was read to go on from a position was counted when it was read first."""
@@ -68,7 +71,7 @@ class Stream:
                 self.counted_before()
             if not block:
                 if self.at["block"] == 0:
-                    self._vain.update(self._deal(self.at["epoch"]))
+                    self._vain.update(set(self._deal(self.at["epoch"])) - self._unreadable)
                     self._stop_if_all_in_vain()
                 self.at = self._next_epoch()
                 continue
@@ -83,11 +86,12 @@ class Stream:
         """The samples of the block that starts at `self.at`, and the position of the next one."""
         mine = self._deal(self.at["epoch"])
         opened = self.at["opened"]
-        slots = [(index, self._open(mine[index], place), place) for index, place in self.at["slots"]]
+        ends = {index: place for epoch, index, place in self.at["ends"] if epoch == self.at["epoch"]}
+        slots = [(index, self._open(mine[index], place, ends.get(index)), place) for index, place in self.at["slots"]]
         block: list[Raw] = []
         while len(block) < self.block:
             while len(slots) < self.open_shards and opened < len(mine):
-                slots.append((opened, self._open(mine[opened], 0), 0))
+                slots.append((opened, self._open(mine[opened], 0, ends.get(opened)), 0))
                 opened += 1
             if not slots:
                 break
@@ -99,24 +103,35 @@ class Stream:
                     remaining.append((index, samples, sample.place + 1))
                 elif len(block) >= self.block:
                     remaining.append((index, samples, place))
+                elif index not in ends and unreadable(mine[index], self.counts):
+                    ends[index] = place
+                    self.at = {**self.at, "ends": [*self.at["ends"], (self.at["epoch"], index, place)]}
+                    self._unreadable.add(mine[index])
             slots = remaining
+        if block:
+            self._unreadable.clear()
         after = {
             "epoch": self.at["epoch"],
             "block": self.at["block"] + 1,
             "opened": opened,
             "slots": [(index, place) for index, _, place in slots],
             "taken": 0,
+            "ends": self.at["ends"],
         }
         return block, after if slots or opened < len(mine) else self._next_epoch()
 
     def _next_epoch(self) -> dict[str, Any]:
-        return {**START, "epoch": self.at["epoch"] + 1}
+        last = [end for end in self.at["ends"] if end[0] == self.at["epoch"]]
+        return {**START, "epoch": self.at["epoch"] + 1, "ends": last}
 
     def _stop_if_all_in_vain(self) -> None:
-        if not self._vain.issuperset(self.shards):
+        if not (self._vain | self._unreadable).issuperset(self.shards):
             return
+        if not self._vain:
+            reasons = ", ".join(reason.removeprefix("bad: ") for reason in list(self.counts)[:3])
+            raise ValueError(f"none of {len(self.shards)} shards can be read: {reasons}")
         share = f" for reader {self.consumer + 1} of {self.consumers}" if self._by_sample else ""
-        seen = f": {dict(self.counts)}" if self.counts else ""
+        seen = f": {dict(self.counts.most_common(20))}" if self.counts else ""
         raise ValueError(
             f"no readable sample with a text in {self.language!r} in {len(self.shards)} shards{share}{seen}. A language that the "
             "shards do not hold is left out by data.languages (data.sources.NAME.languages for one source)"
@@ -132,10 +147,11 @@ class Stream:
     def _by_sample(self) -> bool:
         return len(self.shards) < self.consumers
 
-    def _open(self, path: str, start: int) -> Iterator[Raw]:
-        if path in self._vain:
+    def _open(self, path: str, start: int, end: int | None) -> Iterator[Raw]:
+        if path in self._vain or (end is not None and end <= start):
             return iter(())
-        return read_shard(path, self.counts, self._wanted, start)
+        samples = read_shard(path, self.counts, self._wanted, start, holes=True)
+        return samples if end is None else takewhile(lambda sample: sample.place < end, samples)
 
     def _wanted(self, place: int, record: dict[str, Any]) -> bool:
         if not sound(record):
@@ -147,22 +163,41 @@ class Stream:
         return any(text["language"] == self.language for text in record["texts"])
 
 
-def cycle(weights: dict[str, float], longest: int = 60) -> list[str]:
-    """Names in proportion to their weights, each as often as it is due: {en: 2, zh: 1} gives en, en, zh.
-
-    The shortest exact cycle up to `longest` entries; beyond that proportions are rounded, with no name left out.
-    """
-    total = sum(weights.values())
-    shares = {name: weight / total for name, weight in weights.items() if weight > 0}
-    exact = (n for n in range(1, longest + 1) if all(abs(n * s - round(n * s)) < 1e-9 for s in shares.values()))
-    length = next(exact, longest)
-    return [name for name, share in shares.items() for _ in range(max(1, round(length * share)))]
+LONGEST = 60
+"""Turns of a round, at most."""
 
 
-def turn_at(step: int, names: list[str], seed: int) -> str:
-    """Whose turn it is at a step: every cycle in a random order of its own, the same on all ranks.
+def turn_at(step: int, weights: dict[str, float], seed: int) -> str:
+    """Whose turn it is at a step, the same on all ranks: names in proportion to their weights, in rounds of a random order each.
 
     A fixed order would fall into step with the workers: of two workers and two languages, each would only ever see one.
+
+    A round is the shortest in which every name has a whole number of turns. Where there is none of up to 60, a round has 60, and a name
+    one turn more or less by chance, so that over many rounds it has its exact share, however small.
     """
-    round_, place = divmod(step, len(names))
-    return names[np.random.default_rng([seed, round_]).permutation(len(names))[place]]
+    shares = np.array(list(weights.values())) / sum(weights.values())
+    length = _round(shares) or LONGEST
+    round_, place = divmod(step, length)
+    rng = np.random.default_rng([seed, round_])
+    # The points of a round lie evenly, shifted together by chance.
+    point = (rng.permutation(length)[place] + rng.random()) / length
+    chosen = np.searchsorted(shares.cumsum(), point, side="right")
+    return list(weights)[min(int(chosen), len(weights) - 1)]
+
+
+def fixed_turn_at(step: int, weights: dict[str, float]) -> str:
+    """The same in a fixed order: {zh: 1, en: 2} gives zh, en, en, zh, …"""
+    shares = np.array(list(weights.values())) / sum(weights.values())
+    length = _round(shares)
+    if not length:
+        raise ValueError(
+            f"data.mixing=turns: {weights} make no round of at most {LONGEST} whole turns; data.mixing=batch draws them"
+        )
+    return list(weights)[int(np.searchsorted(shares.cumsum(), (step % length + 0.5) / length))]
+
+
+def _round(shares: np.ndarray) -> int | None:
+    """The shortest exact round."""
+    lengths = np.arange(1, LONGEST + 1)[:, None]
+    exact = (np.abs(lengths * shares - np.round(lengths * shares)) < 1e-9).all(axis=1)
+    return int(exact.argmax()) + 1 if exact.any() else None

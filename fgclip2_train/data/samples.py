@@ -96,14 +96,20 @@ def _run_of_sentences(text: str, rng: np.random.Generator) -> str:
 def _regions(record: dict[str, Any], language: str, settings: TextSettings, rng: np.random.Generator):
     if language not in settings.region_languages:
         return []
-    usable = [region for region in record.get("regions", ()) if region["language"] == language]
+    inside = [(_within(region["box"]), region) for region in record.get("regions", ()) if region["language"] == language]
+    usable = [(box, region) for box, region in inside if box[0] < box[2] and box[1] < box[3]]
     chosen = []
-    for region in usable[: settings.max_regions]:
+    for box, region in usable[: settings.max_regions]:
         phrase = region["short"] if rng.random() < 0.5 else region["long"]
         negatives = [negative["text"] for negative in region.get("negatives", ())]
         hard = language in settings.negative_languages and len(negatives) == TEXTS_PER_GROUP - 1
-        chosen.append((region["box"], phrase, [region["short"], *negatives] if hard else None))
+        chosen.append((box, phrase, [region["short"], *negatives] if hard else None))
     return chosen
+
+
+def _within(box: list[float]) -> list[float]:
+    """A box that writers may have rounded beyond the picture, cut to it."""
+    return [min(max(edge, 0.0), 1.0) for edge in box]
 
 
 def text_hash(text: str) -> int:

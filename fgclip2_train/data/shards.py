@@ -1,15 +1,18 @@
 """Read the samples of one shard (docs/shard-format.md), one after another, nothing more of it in memory than one sample.
 
 A damaged sample, or the rest of a shard cut short, is skipped and counted under its reason; how many samples the rest is, the index
-beside the shards says, where there is one. Another major version of the format stops the run: its meaning is unknown.
+beside the shards says, where there is one. A shard that cannot be read is tried once more, and is then an error, or counted in the
+same way (`holes`). Another major version of the format stops the run: its meaning is unknown.
 """
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import os
 import tarfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,6 +29,11 @@ FORMAT, MAJOR = "fineloom", "1"
 UNSOUND = "bad: record is not as the format has it"
 LENGTHS = ("short", "long")
 CUT = "bad: shard cut short: "
+UNREADABLE = "bad: shard cannot be read"
+OWN_FAULTS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT)
+"""What an OSError says of this machine, not of the shard: it would be the same with any other."""
+PAUSE = 0.1
+"""Seconds before a shard is tried once more."""
 EDGE = 1e-3
 """How far beyond the picture an edge may lie, for writers that round."""
 
@@ -62,9 +70,15 @@ def fingerprint(shards: list[str]) -> str:
     """Of a list of shards: their names in order, and their sizes where asking costs little. Wherever they lie."""
     whole = sha256()
     for shard in shards:
-        size = Path(shard).stat().st_size if "://" not in shard else ""
-        whole.update(f"{shard.rsplit('/', 1)[-1]}\0{size}\n".encode())
+        whole.update(f"{shard.rsplit('/', 1)[-1]}\0{_size(shard)}\n".encode())
     return f"{len(shards)} shards, sha256:{whole.hexdigest()}"
+
+
+def _size(shard: str) -> int | str:
+    try:
+        return Path(shard).stat().st_size if "://" not in shard else ""
+    except OSError:  # a hole, as the reader will say
+        return ""
 
 
 def sound(record: dict[str, Any]) -> bool:
@@ -87,28 +101,56 @@ def sound(record: dict[str, Any]) -> bool:
         return False
 
 
-def read_shard(path: str, counts: Counter[str], wanted: Callable[[int, dict[str, Any]], bool], start: int = 0) -> Iterator[Raw]:
+def read_shard(
+    path: str,
+    counts: Counter[str],
+    wanted: Callable[[int, dict[str, Any]], bool],
+    start: int = 0,
+    *,
+    holes: bool = False,
+) -> Iterator[Raw]:
     """Samples of a shard from number `start` on for which `wanted(place, record)`; only their pictures are read.
 
     `counts` takes "bad: …" for every sample that could not be read. A shard cut short is named; it counts as what is missing of it
-    by the index, and as one where that is not known.
+    by the index, and as one where that is not known. With `holes` so does one that cannot be read at all, or not to its end; else,
+    and where the fault is this machine's own, that raises OSError.
     """
-    whole = 0
-    with fsspec.open(path, "rb") as file:
+    at = start
+    for again in (False, True):
         try:
-            with tarfile.open(fileobj=file, mode="r:", tarinfo=_Header) as tar:
+            with fsspec.open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:", tarinfo=_Header) as tar:
                 for place, members in enumerate(_samples(tar)):
-                    if place >= start:
-                        sample = _read_sample(tar, place, members, counts, wanted, path)
-                        if sample is not None:
-                            yield sample
-                    whole = place + 1
+                    if place < at:
+                        continue
+                    sample = _read_sample(tar, place, members, counts, wanted, path)
+                    if sample is not None:
+                        yield sample
+                    at = place + 1
                 # A cut between two members looks like the end, but for the empty block that ends every tar.
                 file.seek(tar.offset)
                 if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                     raise tarfile.ReadError("no end of archive")
+                return
         except (tarfile.ReadError, EOFError):
-            counts[CUT + path] += max(1, (_indexed(path) or 0) - whole)
+            counts[CUT + path] += missing(path, at)
+            return
+        except OSError as error:
+            if (again and not holes) or error.errno in OWN_FAULTS:
+                raise
+            if again:
+                counts[f"{UNREADABLE} ({error.strerror or type(error).__name__}): {path}"] += missing(path, at)
+            else:
+                time.sleep(PAUSE)
+
+
+def unreadable(path: str, counts: Counter[str]) -> bool:
+    """Whether a shard was counted as one that cannot be read."""
+    return any(reason.startswith(UNREADABLE) and reason.endswith(f"): {path}") for reason in counts)
+
+
+def missing(path: str, place: int) -> int:
+    """Samples of a shard from a place on: what the index says of it, and one where there is none."""
+    return max(1, (_indexed(path) or 0) - place)
 
 
 @functools.lru_cache(maxsize=1024)

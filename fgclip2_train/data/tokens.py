@@ -30,6 +30,8 @@ class Texts:
         if not tokenizer.is_fast:
             raise ValueError("the tokenizer is not one of the tokenizers library (no tokenizer.json); batches need its speed")
         ids = self(["a cat"], 64)[0]
+        if tokenizer.eos_token_id is None or tokenizer.backend_tokenizer.encode("a cat").ids[-1] != tokenizer.eos_token_id:
+            raise ValueError("the tokenizer does not end a text with an end-of-text token, as every text of FG-CLIP 2 ends")
         if ids[-1] != tokenizer.pad_token_id or ids[0] == tokenizer.pad_token_id:
             raise ValueError("the tokenizer does not pad on the right; every feature would differ from the model's")
         if lower and not torch.equal(self(["A CAT"], 64)[0], ids):
@@ -68,7 +70,10 @@ def load_texts(folder: str | Path) -> Texts:
             f"{folder}: no tokenizer there ({type(error).__name__}). A checkpoint of this package has tokenizer.json beside its "
             "weights; name another folder with model.tokenizer=DIR, or model.tokenizer=train to make one from the shards' texts"
         ) from error
-    return Texts(tokenizer)
+    try:
+        return Texts(tokenizer)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None
 
 
 def train_tokenizer(texts: Iterable[str], size: int) -> Texts:

@@ -3,6 +3,8 @@
 import pytest
 
 from fgclip2_train.config import PRESETS, load_settings
+from fgclip2_train.data.order import fixed_turn_at
+from fgclip2_train.setup import start_from
 
 NEEDED = ["stage=2", "out=x"]
 
@@ -68,6 +70,25 @@ def test_scientific_notation_is_a_number():
 
 def test_languages_are_replaced_and_not_merged():
     assert load_settings("official", [*NEEDED, "data.languages={en: 1}"]).data.languages == {"en": 1}
+
+
+def test_the_released_first_stage_takes_chinese_at_every_third_step_and_the_second_starts_from_siglip():
+    first, second = (load_settings("official", [f"stage={stage}", "out=x"]) for stage in (1, 2))
+    assert first.data.mixing == "turns" and [fixed_turn_at(step, first.data.languages) for step in range(4)] == [
+        "zh",
+        "en",
+        "en",
+        "zh",
+    ]
+    assert second.data.mixing == "batch" and second.model.start == "google/siglip2-base-patch16-naflex"
+
+
+@pytest.mark.parametrize("preset", ["paper", "fineloom"])
+def test_a_second_stage_that_goes_on_from_the_first_must_be_told_from_which(preset):
+    with pytest.raises(
+        ValueError, match=rf"preset {preset}: stage 2 starts from stage 1: model\.start=<its out>/checkpoints/last"
+    ):
+        start_from(load_settings(preset, NEEDED), None)
 
 
 def test_paper_and_official_differ_where_the_paper_does():

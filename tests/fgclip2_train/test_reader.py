@@ -1,12 +1,15 @@
 """The order of samples, resuming in it, and what becomes of shards that are not as they should be."""
 
+import errno
 import hashlib
 import io
 import json
+import os
 import pickle
 import tarfile
 from collections import Counter
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -19,9 +22,9 @@ from PIL import Image
 from fgclip2_train.config import load_settings
 from fgclip2_train.data.images import Augment, vary
 from fgclip2_train.data.loader import DataSettings, Loader, Reader
-from fgclip2_train.data.order import Stream, cycle, turn_at
+from fgclip2_train.data.order import Stream, fixed_turn_at, turn_at
 from fgclip2_train.data.samples import TextSettings, choose
-from fgclip2_train.data.shards import Raw, _Header, _indexed, find_shards, read_shard
+from fgclip2_train.data.shards import Raw, _content, _Header, _indexed, find_shards, read_shard
 from fgclip2_train.data.tokens import Texts, load_texts, train_tokenizer
 
 BOTH = TextSettings(region_languages=["en", "zh"], negative_languages=["en", "zh"])
@@ -82,10 +85,25 @@ def test_epochs_differ_in_order_and_seeds_too(shards):
 
 
 def test_languages_take_turns_in_proportion_and_not_in_step_with_workers():
-    names = cycle({"en": 2, "zh": 1})
-    turns = [turn_at(step, names, seed=5) for step in range(300)]
+    weights = {"en": 2.0, "zh": 1.0}
+    turns = [turn_at(step, weights, seed=5) for step in range(300)]
     assert Counter(turns) == {"en": 200, "zh": 100}
     assert {turns[0::3].count("zh"), turns[1::3].count("zh"), turns[2::3].count("zh")} != {0, 100}
+    assert turns == [turn_at(step, weights, seed=5) for step in range(300)]
+
+
+def test_a_source_of_one_in_a_thousand_has_one_step_in_a_thousand():
+    weights = {"large": 0.97, "small": 0.029, "least": 0.001}
+    turns = Counter(turn_at(step, weights, seed=5) for step in range(30_000))
+    assert turns["large"] / 30_000 == pytest.approx(0.97, abs=0.002)
+    assert turns["small"] / 30_000 == pytest.approx(0.029, abs=0.002)
+    assert 15 <= turns["least"] <= 45
+
+
+def test_a_fixed_order_needs_whole_turns():
+    assert "".join(fixed_turn_at(step, {"a": 1.0, "b": 2.0}) for step in range(7)) == "abbabba"
+    with pytest.raises(ValueError, match=r"data\.mixing=turns: .* no round of at most 60 whole turns"):
+        fixed_turn_at(0, {"a": 0.97, "b": 0.029, "c": 0.001})
 
 
 def test_batches_of_one_language_when_they_take_turns(shards, texts):
@@ -196,6 +214,113 @@ def test_readers_that_share_a_shard_do_not_multiply_its_bad_records(tmp_path, te
     for _ in range(12):
         next(loader)
     assert 0.015 < sum(loader.counts.values()) / loader.read < 0.025
+
+
+GONE, FOLDER = "No such file or directory", "Is a directory"
+
+
+@pytest.mark.parametrize("mixing", ["sample", "batch"])
+@pytest.mark.parametrize("what", [GONE, FOLDER])
+def test_a_shard_that_cannot_be_read_is_a_counted_hole_and_resuming_is_exact(what, mixing, tmp_path, texts):
+    shards = find_shards(write_scenes(tmp_path, shards=4, per_shard=10, side=64))
+    Path(shards[2]).unlink()
+    if what == FOLDER:
+        Path(shards[2]).mkdir()
+
+    def loader(**position):
+        chosen = reader(str(tmp_path), texts, mixing=mixing, max_bad_share=0.1, **position)
+        chosen.sources = {"shards": (shards, 1.0)}  # as they were found before one went
+        return Loader(chosen, 0)
+
+    straight = loader()
+    expected = [next(straight) for _ in range(20)]
+    assert len({uid for batch in expected for uid in batch.uids}) == 30
+    assert straight.counts[f"bad: shard cannot be read ({what}): {shards[2]}"] > 1
+    for cut in (1, 6, 11):
+        first = loader()
+        for _ in range(cut):
+            next(first)
+        state = json.loads(json.dumps(first.state()))
+        resumed = loader(step=state["step"], positions=state["positions"])
+        assert all(same(next(resumed), batch) for batch in expected[cut:])
+
+
+class Faulty:
+    """Raises for `path` at its n-th to m-th read of n, m in `when`, as a disk that comes and goes."""
+
+    def __init__(self, monkeypatch, path: str, error: OSError, when: range):
+        self.path, self.error, self.when, self.reads, self.usual = path, error, when, 0, _content
+        monkeypatch.setattr("fgclip2_train.data.shards._content", self)
+        monkeypatch.setattr("fgclip2_train.data.shards.PAUSE", 0)
+
+    def __call__(self, tar, member):
+        if tar.name == self.path:
+            self.reads += 1
+            if self.reads in self.when:
+                raise self.error
+        return self.usual(tar, member)
+
+
+@pytest.mark.parametrize("patches", [16, "bucketed"])
+def test_a_shard_lost_for_a_while_ends_there_again_when_the_run_goes_on(patches, tmp_path, texts, monkeypatch):
+    """It fails in the middle of the second block and can be read again by the time that the run is resumed."""
+    shards = find_shards(write_scenes(tmp_path, shards=2, per_shard=20, side=64, languages=("en",)))
+
+    def loader(**position):
+        options = {"languages": {"en": 1}, "patches": patches, "bucket_pool": 3, "shuffle_block": 9}
+        return Loader(reader(str(tmp_path), texts, **options, **position), 0)
+
+    faulty = Faulty(monkeypatch, shards[0], OSError(errno.EIO, "Input/output error"), range(0))
+    first, positions = loader(), {}
+    faulty.reads, faulty.when = 0, range(15, 17)
+    expected = []
+    for number in range(12):
+        expected.append(next(first))
+        positions[number + 1] = json.loads(json.dumps(first.state()))
+    assert first.counts[f"bad: shard cannot be read (Input/output error): {shards[0]}"] == 1
+    faulty.when = range(0)
+    for cut, state in positions.items():
+        resumed = loader(step=state["step"], positions=state["positions"])
+        if cut >= 3:  # the fault lies behind
+            assert all(same(next(resumed), batch) for batch in expected[cut:]), cut
+
+
+def test_one_failed_read_is_tried_again_and_costs_nothing(tmp_path, monkeypatch):
+    path = write_shard(tmp_path / "0.tar", [sample(f"{n:032x}") for n in range(5)])
+    Faulty(monkeypatch, str(path), OSError(errno.EIO, "Input/output error"), range(4, 5))
+    counts: Counter[str] = Counter()
+    assert [raw.place for raw in read_shard(str(path), counts, lambda place, record: True)] == [0, 1, 2, 3, 4] and not counts
+
+
+@pytest.mark.parametrize("fault", [errno.EMFILE, errno.ENOSPC])
+def test_faults_of_this_machine_are_no_holes(fault, tmp_path, monkeypatch):
+    path = write_shard(tmp_path / "0.tar", [sample(f"{n:032x}") for n in range(5)])
+    Faulty(monkeypatch, str(path), OSError(fault, os.strerror(fault)), range(4, 5))
+    with pytest.raises(OSError, match=os.strerror(fault)):
+        list(read_shard(str(path), Counter(), lambda place, record: True, holes=True))
+
+
+def test_more_holes_than_the_ceiling_allows_stop_the_run(tmp_path, texts):
+    """By the index, which knows how many samples were in them."""
+    shards = find_shards(write_scenes(tmp_path, shards=6, per_shard=50, side=64, languages=("en",)))
+    names = [Path(shard).name for shard in shards for _ in range(50)]
+    pq.write_table(pa.table({"uid": ["-"] * 300, "tar": names}), tmp_path / "index.parquet")
+    _indexed.cache_clear()
+    chosen = reader(str(tmp_path), texts, batch=20, languages={"en": 1}, max_bad_share=0.2)
+    for shard in shards[:2]:
+        Path(shard).unlink()
+    loader = Loader(chosen, 0)
+    with pytest.raises(ValueError, match=rf"{GONE}\): {tmp_path}/0000\d\.tar 50"):
+        for _ in range(30):
+            next(loader)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_shards_of_which_none_can_be_read_stop_with_their_reason(workers, tmp_path, texts):
+    for number in range(3):
+        (tmp_path / f"{number}.tar").mkdir()
+    with pytest.raises(ValueError, match=r"none of 3 shards can be read: shard cannot be read \(Is a directory\): .*\.tar"):
+        next(Loader(reader(str(tmp_path), texts, languages={"en": 1}), workers))
 
 
 def test_another_format_version_is_refused_by_name(tmp_path):
@@ -415,6 +540,22 @@ def test_token_rows_are_those_of_the_tokenizers_own_call(texts):
     said = ["a red circle", "", "红色圆形 and a ball", "red circle " * 50, " \t", "🦊"]
     own = texts.tokenizer(said, padding="max_length", truncation=True, max_length=16)["input_ids"]
     assert texts(said, 16).tolist() == own
+
+
+def test_a_tokenizer_whose_texts_do_not_end_is_refused_by_its_folder(texts, tmp_path):
+    texts.save(tmp_path)
+    file = tmp_path / "tokenizer.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"post_processor": None}))
+    with pytest.raises(ValueError, match=rf"{tmp_path}: the tokenizer does not end a text with an end-of-text token"):
+        load_texts(tmp_path)
+
+
+def test_a_batch_without_boxes_has_one_row_to_run_on(shards, texts):
+    settings = DataSettings(shards=shards, patches=16, texts=TextSettings(max_regions=0))
+    batch = next(Loader(Reader(settings, texts, 4, lengths=(24, 40), seed=3), 0))
+    assert (len(batch.phrases), len(batch.region_slot), len(batch.hard_phrases)) == (1, 1, 1)
+    assert not batch.region_valid.any() and not batch.hard_valid.any()
+    assert len(next(Loader(reader(shards, texts, pad_regions_to=64), 0)).region_slot) == 64
 
 
 def test_a_folder_without_tokenizer_says_what_to_do(tmp_path):

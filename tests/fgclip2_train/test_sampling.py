@@ -67,6 +67,16 @@ def test_texts_without_sentences_stay(text):
     assert {long.strip() for _, long in drawn(TextSettings(subcaption_share=1.0), caption(text), draws=20)} == {text.strip()}
 
 
+def test_boxes_end_where_the_picture_does_and_what_lies_beyond_is_no_region():
+    def region(*box: float) -> dict:
+        return {"box": list(box), "language": "en", "short": "s", "long": "s"}
+
+    sample = raw(1, caption("s"))
+    sample.record["regions"] = [region(-0.001, 0.2, 1.001, 1.0005), region(1.0001, 0.2, 1.001, 0.4), region(0.1, 0.2, 0.3, 0.4)]
+    settings = TextSettings(max_regions=2)
+    assert [box for box, *_ in choose(sample, "en", settings, 0, 0).regions] == [[0.0, 0.2, 1.0, 1.0], [0.1, 0.2, 0.3, 0.4]]
+
+
 def test_the_choice_depends_on_seed_epoch_and_sample_alone():
     settings, sample = TextSettings(subcaption_share=1.0), raw(7, caption(ENGLISH))
     assert len({choose(sample, "en", settings, 0, 3).long for _ in range(5)}) == 1

@@ -41,14 +41,15 @@ def resize_positions(table: Tensor, grid: Tensor, row: Tensor, column: Tensor) -
     table  [S·S, D]  learned square grid     grid  [B, 2]     row, column  [B, T]     ->  [B, T, D]
 
     Each token's S + S one-dimensional weights give its S·S weights, and one [B·T, S·S] × [S·S, D] product does the rest. Padding
-    tokens get the embedding of token 0, as in SigLIP 2. Weights are made in at least float32, whatever the table is cast to.
+    tokens get the embedding of token 0, as in SigLIP 2. In at least float32, whatever the table is cast to, under autocast too.
     """
     side = round(table.shape[0] ** 0.5)
     exact = torch.promote_types(table.dtype, torch.float32)
     vertical = resize_weights(row, grid[:, :1], side, exact)
     horizontal = resize_weights(column, grid[:, 1:], side, exact)
     weights = (vertical[..., :, None] * horizontal[..., None, :]).flatten(-2)
-    return weights @ table.to(exact)
+    with torch.autocast(table.device.type, enabled=False):
+        return weights @ table.to(exact)
 
 
 def sample_weights(low: Tensor, high: Tensor, points: Tensor, extent: int) -> Tensor:

@@ -108,9 +108,11 @@ class Fgclip2Model(Siglip2PreTrainedModel):
         return heads[walk](self.text_model(ids, long=walk == "long"))
 
     def regions(self, dense: Tensor, boxes: Tensor, grid: Tensor, places: Places, extent: int) -> Tensor:
-        """Region vectors of all slots [B, S, D], not normalised; an empty slot (zero box) gives zeros."""
+        """Region vectors of all slots [B, S, D], not normalised; an empty slot (zero box) gives zeros. Pooled in at least float32, as
+        officially, under autocast too."""
         exact = torch.promote_types(dense.dtype, torch.float32)
-        return region_weights(boxes.to(exact), grid, *places, extent).to(dense.dtype) @ dense
+        with torch.autocast(dense.device.type, enabled=False):
+            return region_weights(boxes.to(exact), grid, *places, extent) @ dense.to(exact)
 
     # -- as the released checkpoints' users call it ---------------------------------------------------------------------------
 

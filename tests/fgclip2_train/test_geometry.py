@@ -40,6 +40,29 @@ def test_regions_are_pooled_as_torchvision_does():
         torch.testing.assert_close(ours[image], theirs.flatten(1), rtol=0, atol=1e-12)
 
 
+def test_half_precision_leaves_positions_and_regions_in_float32():
+    """Under autocast a product of float32 tensors is one of bfloat16, with eight bits of every weight."""
+    from fgclip2_train.model import Fgclip2Model
+    from fgclip2_train.model.configuration import sized
+
+    random = torch.Generator().manual_seed(0)
+    row, column, valid = places = token_places(GRIDS, TOKENS)
+    table = torch.randn(256, 6, generator=random)
+    dense = torch.randn(len(GRIDS), TOKENS, 16, generator=random).bfloat16()
+    low = torch.rand(len(GRIDS), 3, 2, generator=random) / 2
+    boxes = torch.cat([low, low + 0.37], dim=-1)
+    model = Fgclip2Model(sized(width=16, layers=1, heads=2, mlp=16, vocabulary=50))
+    with torch.autocast("cpu", torch.bfloat16):
+        positions = resize_positions(table, GRIDS, row, column)
+        regions = model.regions(dense, boxes, GRIDS, places, 128)
+    exact = resize_positions(table.double(), GRIDS, row, column)
+    pooled = region_weights(boxes.double(), GRIDS, row, column, valid, 128) @ dense.double()
+    for ours, theirs in ((positions, exact), (regions, pooled)):
+        assert ours.dtype == torch.float32
+        torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-5)
+        assert (ours.bfloat16() == theirs.bfloat16()).float().mean() > 0.99  # rounded once
+
+
 def test_an_empty_slot_pools_nothing():
     row, column, valid = token_places(GRIDS, TOKENS)
     assert not region_weights(torch.zeros(len(GRIDS), 2, 4), GRIDS, row, column, valid, extent=128).any()

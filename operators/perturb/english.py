@@ -38,6 +38,7 @@ NOT_COUNTED = re.compile(
     re.I,
 )
 QUOTED = re.compile(r"\"[^\"]*\"|“[^”]*”|‘[^’]*’|(?<!\w)'[^']+'(?!\w)|「[^」]*」|«[^»]*»")
+TWO = re.compile(r"(\w+)(?: and | & |-and-|, )(\w+) $")
 PATTERN_WORDS = ("pattern", "patterns", "patterned", "print", "prints", "design", "designs")
 
 
@@ -317,8 +318,7 @@ def _slot(
         if noun is None and not predicate:
             return None
         form = "pattern" if next_word in PATTERN_WORDS else "attr"
-        colours = {first - 3, first - 1} <= matched and tokens.lower[first - 2] in ("and", "&", "-")
-        return Slot("pattern", start, end, value, form, described, follows=colours)
+        return Slot("pattern", start, end, value, form, described, follows=_two_colours(before))
     # sizes and states: adjectives only
     if tokens.tags[first] in ("NN", "NNS", "VB", "VBP", "VBZ") or tokens.tags[last] in (
         "NN",
@@ -346,6 +346,13 @@ def _slot(
     if value.fits and not lexicon.load("en").fits(value, described):
         return None
     return Slot("state", start, end, value, "attr", described)
+
+
+def _two_colours(before: str) -> bool:
+    match = TWO.search(before)
+    return match is not None and all(
+        any(v.family == "colour" for v in lexicon.load("en").lookup(word)) for word in match.groups()
+    )
 
 
 def _list_goes_on(after: str) -> bool:

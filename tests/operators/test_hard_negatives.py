@@ -126,7 +126,12 @@ def test_what_is_denied_is_not_changed_since_another_word_there_is_as_true(text)
 
 
 @pytest.mark.parametrize(
-    ("text", "plain"), [("a blue and white striped umbrella", ("plain", "solid")), ("一把蓝白条纹的雨伞", ("纯色", "素色"))]
+    ("text", "plain"),
+    [
+        ("a blue and white striped umbrella", ("plain", "solid")),
+        ("a red-and-white checkered tablecloth", ("plain", "solid")),
+        ("一把蓝白条纹的雨伞", ("纯色", "素色")),
+    ],
 )
 def test_what_has_several_colours_is_not_said_to_be_plain(text, plain):
     groups, _ = run(*[[(text, LEFT)]] * 20, families=["pattern"])

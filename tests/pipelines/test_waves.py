@@ -47,7 +47,9 @@ def test_a_wave_goes_on_while_the_next_one_is_still_before_the_duplicates_and_re
     recipe = make_recipe(stages(tmp_path, waits_from=10), rows=ROWS, shard_size=5, wave=2)
     result = run(recipe, tmp_path)
     assert result.ok, result
-    assert {name: counts["shards"] for name, counts in result.stages.items()} == dict.fromkeys(("source", "look", "dedup", "tell"), 4)
+    assert {name: counts["shards"] for name, counts in result.stages.items()} == dict.fromkeys(
+        ("source", "look", "dedup", "tell"), 4
+    )
     rows, chain = rows_packed(recipe, tmp_path)
     assert rows == list(range(REPEATS))
     assert count(chain)["dedup"]["samples"] == {"duplicate": ROWS - REPEATS}

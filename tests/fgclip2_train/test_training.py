@@ -208,9 +208,9 @@ def test_half_precision_computes_and_single_precision_remembers(shards, stage1, 
     assert (after["boxtext_head.weight"].bfloat16().float() != after["boxtext_head.weight"])[moved].any()
 
 
-def test_compiled_layers_change_no_number_beyond_rounding(shards, stage1, tmp_path):
+def test_compiled_layers_change_no_number_beyond_rounding(shards, tmp_path):
     for name, value in (("eager", "false"), ("compiled", "true")):
-        train(settings(shards, tmp_path / name, "stage=2", "steps=3", f"compile={value}", f"model.start={stage1}"))
+        train(settings(shards, tmp_path / name, "stage=1", "steps=2", f"compile={value}"))
     eager, compiled = losses(tmp_path / "eager"), losses(tmp_path / "compiled")
     assert [loss for _, loss, *_ in compiled] == pytest.approx([loss for _, loss, *_ in eager], rel=1e-4)
 

@@ -201,8 +201,9 @@ class SplitJsonList:
         closing = np.flatnonzero(depth < 0)
         if len(closing):  # the list's own bracket; only blanks may follow
             last = int(closing[0])
-            places, marks, depth = places[:last], marks[:last], depth[:last]
-            return np.append(places[(marks == 44) & (depth == 0)] + 1, len(block))
+            ends = places[:last][(marks[:last] == 44) & (depth[:last] == 0)] + 1
+            element = block[int(ends[-1]) if len(ends) else 0 : int(places[last])]
+            return np.append(ends, len(block)) if element.strip() else ends  # [] has none
         ends = places[(marks == 44) & (depth == 0)] + 1
         cut_off = final and block[int(ends[-1]) if len(ends) else 0 :].strip()
         return np.append(ends, len(block)) if cut_off else ends

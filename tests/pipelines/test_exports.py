@@ -14,7 +14,7 @@ from pipelines.config import ConfigError
 from pipelines.exports import LAYOUTS, About, ExportSettings, export
 from pipelines.imports import ImportSettings, import_layout
 from pipelines.shard_format import FORMAT, validate_shard
-from pipelines.sources import index_table, load_source, read_slice
+from pipelines.sources import SourceError, index_table, load_source, read_slice
 
 WORDS = ["blue", "green", "black", "white", "pink", "grey", "brown", "yellow", "purple", "orange"]
 ABOUT = About("tiny", "A tiny set.", {"laion": "LAION, of the web | <b>bold</b>"}, "1.0.0")
@@ -396,6 +396,12 @@ def test_a_score_that_is_no_number_is_none(tmp_path):
     )
     _, records, _ = imported("finehard", tmp_path / "a.json", tmp_path, tmp_path)
     assert [region["score"] for region in records[0]["regions"]] == [None, 0.5]
+
+
+def test_a_file_without_records_says_so(tmp_path):
+    (tmp_path / "a.json").write_text("[\n]\n")
+    with pytest.raises(SourceError, match="no records"):
+        imported("finehard", tmp_path / "a.json", tmp_path, tmp_path)
 
 
 def test_an_endless_line_is_one_refused_row_and_the_next_is_read(tmp_path):

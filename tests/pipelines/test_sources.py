@@ -231,6 +231,9 @@ def test_a_json_list_in_blocks_of_any_size(make, tmp_path):
         assert index.rows == 60
         text = b"".join(read_piece(source, str(tmp_path / "l.json"), piece) for piece in index.slices)
         assert json.loads(b"[" + text) == items
+    for empty in (b"[]", b"\xef\xbb\xbf[ \n ]\n"):
+        (tmp_path / "l.json").write_bytes(empty)
+        assert source.index(str(tmp_path / "l.json"), 7).rows == 0
 
 
 # --- Parquet ---

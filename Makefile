@@ -12,6 +12,8 @@ ACCELERATOR := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo gpu || echo
 UV := .venv/bin/uv
 RUN := .venv/bin/fineloom
 export OMP_NUM_THREADS ?= 2
+# uv installs no bytecode: unless Python keeps what it compiles, each process of a test, of Ray and of vLLM compiles it all again.
+unexport PYTHONDONTWRITEBYTECODE
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'

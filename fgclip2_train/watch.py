@@ -13,9 +13,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.summary import scalar
 from torch import Tensor
 
 from fgclip2_train.batch import Batch
@@ -220,6 +217,10 @@ def _boards(out: Path, settings: Settings, step: int) -> list[Board]:
 
 def _tensorboard(folder: Path, step: int) -> Board:
     """Written by this thread: SummaryWriter leaves it to another one, which a full disk ends, and then waits for it for ever."""
+    from tensorboardX.event_file_writer import EventsWriter  # brings boto3 along, which the other ranks need not wait for
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+    from tensorboardX.summary import scalar
+
     folder.mkdir(parents=True, exist_ok=True)
 
     def write(event: Event) -> None:

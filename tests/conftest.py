@@ -22,6 +22,9 @@ ROOT = Path(__file__).parents[1]
 PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
 RUN = "FINELOOM_TEST_RUN"
 """Environment variable that names this run of pytest to its workers."""
+FIRST = ("test_train.py", "test_distributed.py", "test_chaos.py", "test_training.py", "test_asking.py")
+FIRST_OF_THEIR_FOLDER = ("test_engine.py", "test_verdicts.py", "test_waves.py")
+"""Files that take minutes, the longest first. The latter leave a Ray in their process, of whose threads forks know nothing."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,17 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.pop("LINES", None)
     if not hasattr(config, "workerinput"):
         os.environ[RUN] = str(os.getpid())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files begin first: one that a worker of pytest-xdist begins at the end would leave the others with nothing to do."""
+    long = FIRST + FIRST_OF_THEIR_FOLDER
+
+    def place(item: pytest.Item) -> tuple[str, int]:
+        name = item.path.name
+        return "" if name in FIRST else item.path.parent.name, long.index(name) if name in long else len(long)
+
+    items.sort(key=place)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

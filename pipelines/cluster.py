@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import psutil
+
 NAMESPACE = "fineloom"
 TRIES = 3
 """Ray gives a node 30 s to start, whatever the machine is busy with; that limit cannot be set, so the start is tried again."""
@@ -32,6 +34,7 @@ def connect(address: str | None, cpus: int | None = None) -> None:
         address = "auto"
     with _native_stderr_held():
         for attempt in range(TRIES):
+            before = set(psutil.Process().children())
             try:
                 if address is None:
                     ray.init(
@@ -48,6 +51,10 @@ def connect(address: str | None, cpus: int | None = None) -> None:
                 if "timed out during startup" not in str(error) or attempt == TRIES - 1:
                     raise
                 ray.shutdown()
+                for left in (
+                    set(psutil.Process().children()) - before
+                ):  # which it knows nothing of, and the next try competes with
+                    left.kill()
 
 
 @contextmanager

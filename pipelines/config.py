@@ -17,6 +17,7 @@ import difflib
 import importlib
 import json
 import re
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,18 +25,20 @@ from typing import Any, Literal
 
 import pyarrow as pa
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 import manifests
 from operators import OPERATORS
 from operators.base import GlobalOperator, ModelOperator, Operator, OperatorBase, Settings
 from operators.columns import BASE, IMAGE
+from pipelines.yaml_file import read_yaml
 
 MANIFESTS = Path(manifests.__file__).parent
 ROW = pa.schema([column for column in BASE if column.name != "uid"])
 ENGINE_STAGES = {"download": "pipelines.download:Download", "pack": "pipelines.pack:Pack"}
+OPERATOR_KINDS = (Operator, ModelOperator, GlobalOperator)
 ENGINE_KEYS = ("operator", "operators", "resources", "refuse_at_most", "attempts")
-RESERVED = ("rejects", "answers", "ledger", "shards", "tables", "runs", "images")
+RESERVED = ("source", "rejects", "answers", "ledger", "shards", "tables", "tombstones", "runs", "images")
 Kind = Literal["source", "download", "batch", "model", "global", "pack"]
 
 
@@ -46,12 +49,20 @@ class ConfigError(ValueError):
 class Resources(BaseModel):
     """What one worker of a stage asks of the cluster, and how many workers there are."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     cpus: float = Field(1.0, gt=0)
     gpus: float = Field(0.0, ge=0)
     memory_gb: float = Field(0.0, ge=0)
     workers: int | tuple[int, int] = 1
+
+    @field_validator("workers")
+    @classmethod
+    def _some(cls, workers: int | tuple[int, int]) -> int | tuple[int, int]:
+        least, most = (workers, workers) if isinstance(workers, int) else workers
+        if not 1 <= least <= most:
+            raise ValueError("expected a number of at least 1, or two as in [1, 4], the smaller first")
+        return workers
 
     @property
     def most_workers(self) -> int:
@@ -195,6 +206,8 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     top = _validate(RecipeFile, raw, shown, "")
     stages = [Stage("source", "source", {})]
     for stage_name, body in top.stages.items():
+        if stage_name in RESERVED:
+            raise ConfigError(f"{shown}: stages.{stage_name}: the name is taken by a folder of every run; choose another")
         stages.append(_stage(stage_name, dict(body or {}), shown))
     model = None
     if top.model is not None:
@@ -237,25 +250,8 @@ def _shown(file: Path) -> str:
     return str(file.relative_to(MANIFESTS.parent)) if file.is_relative_to(MANIFESTS.parent) else str(file)
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML says nothing when a key stands twice; the second would silently win."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=deep)
-            if key in seen:
-                raise ConfigError(f"{self.name}:{key_node.start_mark.line + 1}: the key {key!r} stands twice")
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
 def _read_yaml(file: Path) -> dict[str, Any]:
-    try:
-        with file.open(encoding="utf-8") as stream:
-            raw = yaml.load(stream, _UniqueKeys)  # a SafeLoader
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{_shown(file)}: not valid YAML: {error}") from error
+    raw = read_yaml(file, _shown(file), ConfigError)
     if not isinstance(raw, dict):
         raise ConfigError(f"{_shown(file)}: expected a mapping with the keys {', '.join(RecipeFile.model_fields)}")
     return raw
@@ -278,8 +274,9 @@ def _apply(raw: dict[str, Any], override: str) -> None:
             raise ConfigError(f"override {override!r}: no stage {part!r}.{nearest(part, list(at))}")
         else:
             child = at[part] or {}
-        at[part] = child
-        at = child
+        at[part] = at = (
+            dict(child) if isinstance(child, dict) else child
+        )  # YAML's aliases are one object: only this place changes
         if not isinstance(at, dict):
             raise ConfigError(f"override {override!r}: {'.'.join(parts[: i + 1])} is {at!r}, which has no parts")
     try:
@@ -290,21 +287,22 @@ def _apply(raw: dict[str, Any], override: str) -> None:
 
 def _stage(name: str, body: dict[str, Any], file: str) -> Stage:
     where = f"stages.{name}"
+    if not re.fullmatch(r"\w[\w-]*", name):  # it names folders, and stands in settings on the command line
+        raise ConfigError(f"{file}: {where}: expected a name of letters, digits, `_` and `-`")
     engine = {key: body.pop(key) for key in ENGINE_KEYS if key in body}
     if "operators" in engine:
+        several = _several(engine["operators"], f"{file}: {where}.operators")
         if "operator" in engine or body:
             extra = "operator" if "operator" in engine else next(iter(body))
             raise ConfigError(
                 f"{file}: {where}.{extra}: no such setting beside `operators`; settings belong to one of them, "
-                f"as in {where}.operators.{next(iter(engine['operators']))}.{extra}"
+                f"as in {where}.operators.{next(iter(several))}.{extra}"
             )
-        if isinstance(engine["operators"], list):
-            engine["operators"] = {operator: {} for operator in engine["operators"]}
-        wanted = {
-            operator: (f"{where}.operators.{operator}", settings or {}) for operator, settings in engine["operators"].items()
-        }
+        wanted = {operator: (f"{where}.operators.{operator}", settings or {}) for operator, settings in several.items()}
     else:
         operator = engine.get("operator", name)
+        if not isinstance(operator, str):
+            raise ConfigError(f"{file}: {where}.operator: expected a name (found {_found(operator)})")
         wanted = {operator: (where, body)}
     operators: dict[str, Settings] = {}
     for operator, (key, settings) in wanted.items():
@@ -314,7 +312,10 @@ def _stage(name: str, body: dict[str, Any], file: str) -> Stage:
             raise ConfigError(
                 f"{file}: {key}: no stage or operator {operator!r}.{nearest(operator, [*OPERATORS, *ENGINE_STAGES])}"
             )
-        operators[operator] = _validate(_load(target), settings, file, key)
+        kind = _load(target, f"{file}: {key}: ")
+        if operator not in ENGINE_STAGES and not (isinstance(kind, type) and issubclass(kind, OPERATOR_KINDS)):
+            raise ConfigError(f"{file}: {key}: {target} is no operator: expected a subclass of one in operators/base.py")
+        operators[operator] = _validate(kind, settings, file, key)
     kinds = {_kind(operator, built) for operator, built in operators.items()}
     if len(operators) > 1 and kinds != {"batch"}:
         raise ConfigError(
@@ -339,16 +340,39 @@ def _kind(name: str, operator: Settings) -> Kind:
         return "global"
     if isinstance(operator, ModelOperator):
         return "model"
-    assert isinstance(operator, Operator)
     return "batch"
 
 
-def _load(target: str) -> Any:
+def _several(given: Any, where: str) -> dict[str, Any]:
+    """`operators`, as a mapping or a list of names."""
+    if isinstance(given, list) and all(isinstance(name, str) for name in given) and len(set(given)) == len(given):
+        given = dict.fromkeys(given)
+    if not isinstance(given, dict) or not given or not all(isinstance(name, str) for name in given):
+        raise ConfigError(
+            f"{where}: expected operators and their settings, as in {{size: {{}}, text: {{}}}} (found {_found(given)})"
+        )
+    return given
+
+
+def _load(target: str, where: str = "") -> Any:
     module, _, name = target.partition(":")
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise ConfigError(f"operator {target}: {error}") from error
+        raise ConfigError(f"{where}operator {target}: {error}") from error
+    except Exception as error:  # a user's own module may raise anything
+        *_, last = traceback.extract_tb(error.__traceback__)
+        told = f"{type(error).__name__}: {error} ({last.filename}:{last.lineno})"
+        raise ConfigError(f"{where}operator {target}: {told}") from error
+
+
+def _found(value: Any) -> str:
+    """What stands there, short and without passwords."""
+    try:
+        text = json.dumps(value, default=str, ensure_ascii=False)
+    except (ValueError, TypeError, RecursionError):  # an anchor within itself, or a key that JSON does not have
+        text = repr(value)
+    return re.sub(r"://[^/@\s]+@", "://***@", text)[:200]
 
 
 def _validate(model: type[Any], raw: Any, file: str, where: str) -> Any:
@@ -368,8 +392,7 @@ def _validate(model: type[Any], raw: Any, file: str, where: str) -> Any:
                 f"{file}: {key}: no such setting.{nearest(str(first['loc'][-1]), list(fields), defaults)}"
             ) from error
         message = first["msg"].removeprefix("Value error, ")
-        shown = re.sub(r"://[^/@\s]+@", "://***@", json.dumps(first["input"], default=str, ensure_ascii=False))[:200]
-        found = "" if first["type"] == "missing" else f" (found {shown})"
+        found = "" if first["type"] == "missing" else f" (found {_found(first['input'])})"
         raise ConfigError(f"{file}: {key}: {message}{found}") from error
 
 
@@ -380,9 +403,15 @@ def _check_columns(recipe: Recipe) -> None:
             f"{recipe.file}: waves work at several stages at once, and model.engine=offline at one: leave out `wave`"
         )
     known: dict[str, pa.DataType] = {}
-    for stage in recipe.stages:
-        if stage.name in RESERVED:
-            raise ConfigError(f"{recipe.file}: stages.{stage.name}: the name is taken by a folder of every run; choose another")
+    kinds = [stage.kind for stage in recipe.stages]
+    for place, stage in enumerate(recipe.stages):
+        if stage.kind == "pack" and place < len(kinds) - 1:
+            after = recipe.stages[place + 1].name
+            raise ConfigError(
+                f"{recipe.file}: stages.{after}: stands after {stage.name}, which packs what all stages left: put it before"
+            )
+        if stage.kind == "download" and "download" in kinds[:place]:
+            raise ConfigError(f"{recipe.file}: stages.{stage.name}: the pictures were downloaded by an earlier stage")
         for operator in stage.operators.values():
             check = getattr(operator, "check", None)
             if check is not None:  # what it reads follows from its settings, such as the expression of select

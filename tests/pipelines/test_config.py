@@ -53,10 +53,28 @@ def test_an_unknown_setting_names_file_key_and_the_nearest_valid_one(write):
         ({"download": {"timeout": "soon"}}, "stages.download.timeout: Input should be a valid number"),
         ({"download": {"resources": {"cpu": 1}}}, "stages.download.resources.cpu: no such setting. Did you mean cpus (1.0)?"),
         ({"ledger": {"operator": "download"}}, "stages.ledger: the name is taken by a folder of every run"),
-        ({"download": {}, "x": {"operator": "no.such:Thing"}}, "operator no.such:Thing: No module named"),
+        ({"download": {}, "x": {"operator": "no.such:Thing"}}, "stages.x: operator no.such:Thing: No module named"),
+        ({"x": {"operator": "raising_operator:Thing"}}, "operator raising_operator:Thing: ZeroDivisionError: division by zero"),
+        ({"x": {"operator": ":Thing"}}, "stages.x: operator :Thing: ValueError: Empty module name"),
+        ({"x": {"operator": "pipelines.config:Resources"}}, "stages.x: pipelines.config:Resources is no operator"),
+        ({"x": {"operator": ["size"]}}, 'stages.x.operator: expected a name (found ["size"])'),
+        ({"x": {"operators": {}}}, "stages.x.operators: expected operators and their settings"),
+        ({"x": {"operators": [], "min_side": 5}}, "stages.x.operators: expected operators and their settings"),
+        ({"x": {"operators": "size"}}, 'and their settings, as in {size: {}, text: {}} (found "size")'),
+        ({"x": {"operators": ["size", "size"]}}, '(found ["size", "size"])'),
+        ({"x": {"operators": [{"size": {}}]}}, '(found [{"size": {}}])'),
+        ({"../up": {"operator": "download"}}, "stages.../up: expected a name of letters, digits"),
+        ({"source": {"operator": "download"}}, "stages.source: the name is taken"),
+        ({"download": {}, "more": {"operator": "download"}}, "stages.more: the pictures were downloaded by an earlier stage"),
+        ({"download": {}, "pack": {}, "size": {}}, "stages.size: stands after pack"),
+        ({"download": {"resources": {"workers": 0}}}, "stages.download.resources.workers: expected a number of at least 1"),
+        ({"download": {"resources": {"workers": [5, 2]}}}, "the smaller first (found [5, 2])"),
+        ({"download": {"resources": {"memory_gb": float("inf")}}}, "stages.download.resources.memory_gb"),
     ],
 )
-def test_a_mistake_in_a_stage_stops_with_what_was_expected(write, stages, words):
+def test_a_mistake_in_a_stage_stops_with_what_was_expected(write, stages, words, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "raising_operator.py").write_text("1 / 0")
     assert words in wrong(write(stages))
 
 
@@ -73,6 +91,31 @@ def test_a_key_that_stands_twice_is_an_error(write):
     path = write()
     path.write_text(path.read_text() + "recipe: other\n")
     assert "the key 'recipe' stands twice" in wrong(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("description: café\n".encode("latin-1"), "tiny.yaml: not valid YAML: 'utf-8' codec"),
+        (b"stages:\n\tdownload: {}\n", "line 2, column 1"),
+        (b"? [a, b]\n: 1\n", "unhashable key"),
+        (b"[" * 3000, "nested too deeply"),
+        (b"recipe: tiny\nsources: &a [*a]\nstages: {}\n", "sources.0: Input should be a valid string (found [[...]])"),
+    ],
+)
+def test_what_is_no_yaml_stops_with_the_file(write, content, words):
+    path = write()
+    path.write_bytes(content)
+    assert words in wrong(path)
+
+
+def test_anchors_are_filled_in_and_an_override_changes_one_place_only(write):
+    path = write()
+    top = "recipe: tiny\nsources: [laion2b_en]\nstages:\n  select: &s {keep: row < 7}\n  more: {<<: *s, operator: select}\n"
+    more = "  last: {<<: *s, keep: row < 9, operator: select}\n  same: &t {operator: select, keep: row < 5}\n  too: *t\n"
+    path.write_text(top + more)
+    keep = {stage.name: stage.operator.keep for stage in load_recipe(path, ["too.keep=row < 3"]).stages[1:]}
+    assert keep == {"select": "row < 7", "more": "row < 7", "last": "row < 9", "same": "row < 5", "too": "row < 3"}
 
 
 def test_overrides_reach_every_level_and_are_checked_like_the_file(write):

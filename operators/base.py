@@ -40,6 +40,8 @@ class Reject:
     def __post_init__(self) -> None:
         if len(self.detail) > DETAIL_LENGTH:  # a stranger's megabytes do not belong into a reject
             object.__setattr__(self, "detail", self.detail[: DETAIL_LENGTH - 1] + "…")
+        if not self.detail.isascii():  # half of a surrogate pair, from JSON or a file's name, could not be written
+            object.__setattr__(self, "detail", self.detail.encode(errors="replace").decode())
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
-import yaml
 from pydantic import ValidationError
 
 from operators.base import Reject
@@ -20,6 +19,7 @@ from pipelines.sources.json_list import JsonListSource
 from pipelines.sources.parquet import ParquetSource
 from pipelines.sources.tsv_images import TsvImagesSource
 from pipelines.sources.webdataset import WebDatasetSource
+from pipelines.yaml_file import read_yaml
 
 __all__ = ["Slice", "Source", "SourceError", "TableIndex", "index_table", "load_source", "read_slice", "uid_of"]
 
@@ -47,13 +47,10 @@ def load_source(name: str, folders: Sequence[Path]) -> Source:
             where = ", ".join(str(folder) for folder in folders)
             raise SourceError(f"source {name}: no {name}.yaml in {where}" + nearest(name, there))
         path = there[name]
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise SourceError(f"{path}: not valid YAML: {error}") from error
+    content = read_yaml(path, str(path), SourceError)
     if not isinstance(content, dict):
         raise SourceError(f"{path}: a source is a mapping, this is {type(content).__name__}")
-    if content.get("format") not in FORMATS:
+    if str(content.get("format")) not in FORMATS:
         found = content.get("format")
         raise SourceError(f"{path}: format: {found!r} is none of {', '.join(FORMATS)}" + nearest(str(found), FORMATS, ""))
     kind = FORMATS[content["format"]]

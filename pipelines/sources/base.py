@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, TypedDict
 
 import pyarrow as pa
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from operators.base import Reject, Settings
 
@@ -54,6 +54,21 @@ def _listed(value: Any) -> Any:
 
 
 Names = Annotated[list[str], BeforeValidator(_listed)]
+
+
+def _like_ascii(encoding: str) -> str:
+    marks = ',"\r\n{}[]'
+    try:
+        fits = marks.encode("ascii").decode(encoding, "replace") == marks
+    except (LookupError, UnicodeError):
+        fits = False
+    if not fits:
+        raise ValueError(f"expected an encoding like utf-8, gb18030 or latin-1, found {encoding!r}")
+    return encoding
+
+
+Encoding = Annotated[str, AfterValidator(_like_ascii)]
+"""One in which commas, quotes, brackets and line ends are the ASCII ones (not utf-16)."""
 
 
 class Columns(Settings):
@@ -108,13 +123,13 @@ class Source(Settings):
     base: str = "."
     """Folder against which relative `tables` and `image_folder` are read; `${VAR}` works here too."""
     columns: Columns = Columns()
-    language: str | None = None
+    language: str | None = Field(None, pattern="^[a-z]{2,3}$")
     """Of the captions, "en" or "zh", where no column says so."""
     license: str | None = None
     """Where no column says so."""
     image_folder: str | None = None
     """Where the pictures named by `columns.image` lie."""
-    max_caption_chars: int = 4000
+    max_caption_chars: int = Field(4000, ge=1)
     """Longer short captions are refused: they are pages, not captions."""
     about: str = ""
     """What it is and where it comes from, for the data set card."""
@@ -152,7 +167,12 @@ class Source(Settings):
         found: list[str] = []
         for written in self.patterns:
             path = self.path(written)
-            here = [p for p in sorted(glob.glob(path, recursive=True)) if self.matches(p)]
+            if "://" in expand(written, self.name):
+                raise SourceError(
+                    f"source {self.name}: tables: {written}: tables are read as files; copy them to where all machines see them"
+                )
+            found_here = [path] if os.path.exists(path) else sorted(glob.glob(path, recursive=True))  # a name may hold brackets
+            here = [p for p in found_here if self.matches(p)]
             if not here:
                 raise SourceError(f"source {self.name}: tables: nothing matches {path}" + self._nearby(path))
             found += here
@@ -201,13 +221,24 @@ def nearest(name: str, valid: Iterable[str], otherwise: str | None = None) -> st
 
 
 def check_columns(source: Source, path: str, present: Iterable[str]) -> None:
-    """Stop when a column that the manifest needs is not in the table."""
+    """Stop when a column that the manifest needs is not in the table, or one that it names is there more than once."""
     there = list(present)
+    check_places(source)
+    for name in source.columns.names():
+        if there.count(name) > 1:
+            raise SourceError(f"source {source.name}: {path}: {there.count(name)} columns are called {name!r}")
     for name in source.columns.required():
         if name not in there:
             shown = ", ".join(there[:12]) + (" …" if len(there) > 12 else "")
             missing = f"source {source.name}: {path}: no column {name!r}; the table has {shown or 'no columns'}"
             raise SourceError(missing + nearest(name, there, ""))
+
+
+def check_places(source: Source) -> None:
+    """Stop when no column of a table says where the pictures are, or two do."""
+    if (source.columns.url is None) == (source.columns.image is None):
+        how = "give one of them" if source.columns.url else "one of them must say where the pictures are"
+        raise SourceError(f"source {source.name}: columns.url, columns.image: {how}")
 
 
 def uid_of(source_name: str, digest: str, row: int) -> str:

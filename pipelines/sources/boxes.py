@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pipelines.sources.cleaning import clean_text, number_of
+from pipelines.sources.cleaning import clean_text, number_of, text_of
 
 EDGE = 1e-3
 """How far a coordinate may lie outside the picture and still count as rounding; it is clipped."""
@@ -59,10 +59,11 @@ def regions_of(cells: list[Any], caption: str | None) -> tuple[list[dict[str, An
 
 
 def _entries(cell: Any) -> list[Any]:
+    cell = text_of(cell)
     if isinstance(cell, str):
         try:
             cell = json.loads(cell)
-        except ValueError:
+        except (ValueError, RecursionError):
             return [cell]
     return list(cell) if isinstance(cell, list | tuple) else []
 

@@ -22,7 +22,7 @@ MAX_SIDE = 100_000
 
 _ORDINARY = re.compile(r"[^ -%'-;=?-~]")
 """Anything but printable ASCII without `&`, `<` and `>`: a text without it needs only its blanks tidied."""
-_DROPPED = re.compile("[\x00-\x08\x0e-\x1f\x7f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\ufeff\ud800-\udfff]")
+_DROPPED = re.compile("[\x00-\x08\x0e-\x1f\x7f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
 _WESTERN = re.compile("[\x80-\u052f\u2500-\u259f]")
 """Letters and frames of the Western code pages: without one of them a text is not mojibake, and ftfy need not be asked."""
 _C1 = re.compile("[\x80-\x9f]")
@@ -61,17 +61,22 @@ def is_lost(text: str) -> bool:
 
 def texts_of(cell: Any) -> list[str]:
     """The texts in a cell: nothing, one, or a list of them."""
-    if cell is None:
-        return []
-    if isinstance(cell, str):
-        return [cell]
-    if isinstance(cell, list | tuple):
-        return [text for part in cell for text in texts_of(part)]
-    if isinstance(cell, float) and math.isnan(cell):
-        return []
-    if isinstance(cell, bytes):
-        return [cell.decode("utf-8", "replace")]
-    return [str(cell)] if isinstance(cell, int | float) else []
+    found: list[str] = []
+    waiting = [cell]
+    while waiting:
+        part = text_of(waiting.pop())
+        if isinstance(part, list | tuple):
+            waiting += reversed(part)
+        elif isinstance(part, str):
+            found.append(part)
+        elif isinstance(part, int | float) and not isinstance(part, bool) and not math.isnan(part):
+            found.append(str(part))
+    return found
+
+
+def text_of(cell: Any) -> Any:
+    """Bytes (Parquet columns that say nothing of being text) as the text that they are; anything else as it is."""
+    return cell.decode("utf-8", "replace") if isinstance(cell, bytes) else cell
 
 
 def side_of(cell: Any) -> int | None:
@@ -94,7 +99,7 @@ def number_of(cell: Any) -> float | None:
 
 def word_of(cell: Any) -> str | None:
     """A short text (licence, NSFW mark); None when there is nothing in it."""
-    text = clean_text(str(cell))[:500] if cell is not None else ""
+    text = clean_text(str(text_of(cell)))[:500] if cell is not None else ""
     return text if text and text != "?" else None
 
 
@@ -106,12 +111,15 @@ def language_of(cell: Any) -> str | None:
 
 def sha256_of(cell: Any) -> str | None:
     """64 lower-case hex digits, or nothing."""
+    if isinstance(cell, bytes) and len(cell) == 32:
+        return cell.hex()
     word = word_of(cell)
     return word.lower() if word and re.fullmatch("[0-9a-fA-F]{64}", word) else None
 
 
 def check_url(cell: Any) -> tuple[str | None, str, str]:
     """(address, "", "") or (None, reason, detail). Only what can never be fetched is refused here."""
+    cell = text_of(cell)
     if isinstance(cell, str) and _PLAIN_URL.fullmatch(cell) and len(cell) <= MAX_URL:
         return cell, "", ""
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):

@@ -11,9 +11,10 @@ import io
 from typing import Any, Literal
 
 import pyarrow as pa
+from pydantic import Field
 
 from operators.base import Reject
-from pipelines.sources.base import Slice, Source, SourceError, TableIndex, bare, check_columns
+from pipelines.sources.base import Encoding, Slice, Source, SourceError, TableIndex, bare, check_columns
 from pipelines.sources.records import SplitCsv, index_records, is_gz, read_piece, record_bytes
 from pipelines.sources.rows import build
 
@@ -24,11 +25,11 @@ HEAD = 1 << 20
 
 class CsvSource(Source):
     format: Literal["csv"]
-    delimiter: str = ","
+    delimiter: str = Field(",", pattern=r"^[\x01-\x09\x0b\x0c\x0e-!#-\x7f]$")
+    """One ASCII character."""
     header: list[str] | None = None
     """Names of the columns of a table that has no header line."""
-    encoding: str = "utf-8"
-    """Any in which commas, quotes and line ends are the ASCII ones (utf-8, gb18030, latin-1 …; not utf-16)."""
+    encoding: Encoding = "utf-8"
 
     def index(self, path: str, shard_size: int) -> TableIndex:
         names, start = self._head(path)

@@ -7,7 +7,7 @@ from typing import Literal
 import pyarrow as pa
 
 from operators.base import Reject
-from pipelines.sources.base import Slice, Source, SourceError, TableIndex
+from pipelines.sources.base import Encoding, Slice, Source, SourceError, TableIndex
 from pipelines.sources.json_lines import LOOK, MAX_ROW, check_objects, parse_objects
 from pipelines.sources.records import SplitJsonList, index_records, read_piece
 from pipelines.sources.rows import build
@@ -15,7 +15,7 @@ from pipelines.sources.rows import build
 
 class JsonListSource(Source):
     format: Literal["json_list"]
-    encoding: str = "utf-8"
+    encoding: Encoding = "utf-8"
 
     def index(self, path: str, shard_size: int) -> TableIndex:
         with open(path, "rb") as file:

@@ -49,7 +49,10 @@ class ParquetSource(Source):
         first = piece["first_row"]
         if cursor is None or cursor.at > first or cursor.group_of(cursor.at) < cursor.group_of(first):
             cursor = _Cursor(self, path, piece["offset"])
-        table = cursor.take(first, piece["rows"])
+        try:
+            table = cursor.take(first, piece["rows"])
+        except (pa.ArrowException, OSError) as error:
+            raise OSError(f"{path}: rows {first} to {first + piece['rows'] - 1} cannot be read: {error}") from error
         _cursors[key] = cursor
         while len(_cursors) > 4:
             _cursors.popitem(last=False)

@@ -247,7 +247,7 @@ class _Hashing(io.RawIOBase):
 
 
 def is_gz(path: str) -> bool:
-    return path.endswith(".gz")
+    return path.lower().endswith(".gz")
 
 
 def index_records(

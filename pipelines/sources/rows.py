@@ -19,6 +19,7 @@ from pipelines.sources.cleaning import (
     number_of,
     sha256_of,
     side_of,
+    text_of,
     texts_of,
     word_of,
 )
@@ -77,6 +78,9 @@ def build(
         elif ref is None:
             rejects.append(Reject(uid, "no_picture", "the sample has no picture"))
             continue
+        if ref and not _is_utf8(ref):
+            rejects.append(Reject(uid, "no_picture", f"{ref!r}: a file name that is not UTF-8; rename the file"))
+            continue
         items: list[Reject] = []
         short = _texts(uid, "captions", [c[i] for c in captions], source.max_caption_chars, items)
         long = _texts(uid, "long_captions", [c[i] for c in longs], 20 * source.max_caption_chars, items)
@@ -88,7 +92,7 @@ def build(
             items += [Reject(uid, reason, detail, item) for reason, detail, item in refused]
         if needs_caption and not short and not long:
             why = "; ".join(f"{item.item}: {item.reason}" for item in items if item.item and "caption" in item.item)
-            rejects.append(Reject(uid, "no_caption", why or "all captions are empty"))
+            rejects.append(Reject(uid, "no_caption", why or _no_text([c[i] for c in captions + longs])))
             continue
         rejects += items
         values = (
@@ -133,9 +137,23 @@ def _texts(uid: str, item: str, cells: list[Any], limit: int, items: list[Reject
     return list(kept)
 
 
+def _no_text(cells: list[Any]) -> str:
+    """Why no text was found in some cells."""
+    other = [type(cell).__name__ for cell in cells if not isinstance(cell, str | bytes | float | list | tuple | None)]
+    return f"{other[0]} instead of a text" if other else "all captions are empty"
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def inside(source: Source, cell: Any) -> tuple[str | None, str]:
     """Reference to a picture named by a row; a name that leads out of `image_folder` is refused."""
-    name = str(cell).strip() if cell is not None else ""
+    name = str(text_of(cell)).strip() if cell is not None else ""
     if not name or "\0" in name:
         return None, "no file name"
     folder = source.path(source.image_folder or ".")

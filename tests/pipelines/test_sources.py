@@ -5,6 +5,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import random
 import tarfile
 
@@ -209,6 +210,19 @@ def test_nested_fields_and_hints_of_any_type(make, tmp_path):
     assert rows[2]["source_similarity"] == 640 and rows[5]["source_similarity"] is None
 
 
+def test_cells_of_odd_types_are_texts_or_say_what_they_are(make, tmp_path):
+    deep = "[" * 900 + '"deep"' + "]" * 900
+    cells = ['["a", ["b", true, 3]]', deep, "true", '{"en": "a"}', '"half \\ud83d"']
+    (tmp_path / "o.jsonl").write_text("".join(f'{{"u": "http://h/{i}", "t": {cell}}}\n' for i, cell in enumerate(cells)))
+    source = make(format="jsonl", tables="o.jsonl", columns={"url": "u", "captions": "t"})
+    rows, rejects = read_all(source)
+    assert [r["captions"] for r in rows] == [["a", "b", "3"], ["deep"], ["half"]]
+    assert rejects == [(2, "no_caption", None), (3, "no_caption", None)]
+    piece = index_table(source, str(tmp_path / "o.jsonl"), 9).slices[0]
+    refused = read_slice(source, str(tmp_path / "o.jsonl"), "", piece)[1]
+    assert [r.detail for r in refused] == ["bool instead of a text", "dict instead of a text"]
+
+
 def test_a_json_list_is_read_element_by_element(make, tmp_path):
     items = [{"image_id": f"{i}.jpg", "url": URL.format(i), "caption": ['a "q" \\', "],[{ é 图", f"{i}"]} for i in range(40)]
     for name, text in {
@@ -237,6 +251,25 @@ def test_a_json_list_in_blocks_of_any_size(make, tmp_path):
 
 
 # --- Parquet ---
+
+
+def test_parquet_texts_may_be_stored_as_bytes_and_damage_names_the_rows(make, tmp_path):
+    columns = {
+        name: [value] * 3 for name, value in {"u": b"http://h/1", "t": "猫".encode(), "l": b"CC0", "s": bytes(32)}.items()
+    }
+    pq.write_table(pa.table(columns), tmp_path / "b.parquet", compression="zstd", use_dictionary=False)
+    mapping = {"url": "u", "captions": "t", "license": "l", "sha256": "s"}
+    source = make(format="parquet", tables="b.parquet", columns=mapping)
+    rows, rejects = read_all(source)
+    assert not rejects and {(r["url"], r["captions"][0], r["license"], r["source_sha256"]) for r in rows} == {
+        ("http://h/1", "猫", "CC0", "00" * 32)
+    }
+    data = bytearray((tmp_path / "b.parquet").read_bytes())
+    data[4:60] = bytes(56)
+    (tmp_path / "b.parquet").write_bytes(data)
+    index = index_table(source, str(tmp_path / "b.parquet"), 9)
+    with pytest.raises(OSError, match=r"b\.parquet: rows 0 to 2 cannot be read"):
+        read_slice(source, str(tmp_path / "b.parquet"), index.digest, index.slices[0])
 
 
 def test_laion_columns_of_any_type(make, tmp_path):
@@ -309,14 +342,16 @@ def test_muge_joins_pictures_and_queries(make, tmp_path):
 
 
 def test_a_folder_with_and_without_texts(make, tmp_path):
-    (tmp_path / "f" / "sub").mkdir(parents=True)
-    for name in ("b.PNG", "a.jpg", "sub/c.webp", ".hidden.jpg"):
-        (tmp_path / "f" / name).write_bytes(picture())
-    (tmp_path / "f" / "a.txt").write_text("one\n\ntwo\n")
-    (tmp_path / "f" / "notes.md").write_text("x")
-    rows, rejects = read_all(make(format="folder", tables="f"), 2)
-    assert [r["image_ref"] for r in rows] == [f"file:{tmp_path}/f/{name}" for name in ("a.jpg", "b.PNG", "sub/c.webp")]
-    assert [r["captions"] for r in rows] == [["one", "two"], [], []] and not rejects
+    """One whose name looks like a pattern, with a picture whose name is in an old code page."""
+    folder = tmp_path / "f [2]"
+    (folder / "sub").mkdir(parents=True)
+    for name in ("b.PNG", "a.jpg", "sub/c.webp", ".hidden.jpg", os.fsdecode(b"z\xe9.jpg")):
+        (folder / name).write_bytes(picture())
+    (folder / "a.txt").write_text("one\n\ntwo\n")
+    (folder / "notes.md").write_text("x")
+    rows, rejects = read_all(make(format="folder", tables="f [2]"), 2)
+    assert [r["image_ref"] for r in rows] == [f"file:{folder}/{name}" for name in ("a.jpg", "b.PNG", "sub/c.webp")]
+    assert [r["captions"] for r in rows] == [["one", "two"], [], []] and rejects == [(3, "no_picture", None)]
 
 
 def test_a_webdataset_is_read_member_by_member(make, tmp_path):
@@ -368,7 +403,8 @@ def test_dci_masks_become_regions(make, tmp_path):
 
 def test_pictures_named_by_a_table_stay_in_their_folder(make, tmp_path):
     lines = [
-        {"image_file": name, "description": "long"} for name in ("a.jpg", "sub/b.jpg", "../x.jpg", "/etc/passwd", "", None)
+        {"image_file": name, "description": "long"}
+        for name in ("a.jpg", "sub/b.jpg", "../x.jpg", "/etc/passwd", "", None, "\ud800.jpg", "../\ud800")
     ]
     (tmp_path / "d.jsonl").write_text("\n".join(map(json.dumps, lines)))
     source = make(
@@ -376,7 +412,7 @@ def test_pictures_named_by_a_table_stay_in_their_folder(make, tmp_path):
     )
     rows, rejects = read_all(source)
     assert [r["image_ref"] for r in rows] == [f"file:{tmp_path}/i/a.jpg", f"file:{tmp_path}/i/sub/b.jpg"]
-    assert [reason for _, reason, _ in rejects] == ["no_picture"] * 4
+    assert [reason for _, reason, _ in rejects] == ["no_picture"] * 6
 
 
 # --- identity and change ---
@@ -455,9 +491,26 @@ def test_mistakes_in_a_manifest_name_the_nearest_right_thing(make, tmp_path):
     assert "nothing matches" in complaint(lambda: index(tables="x*.csv")) and "t.csv" in complaint(
         lambda: index(tables="x*.csv")
     )
+    assert "tables: s3://b/t.csv: tables are read as files" in complaint(lambda: index(tables="s3://b/t.csv"))
+    assert "thing.yaml: format: ['csv'] is none of parquet, csv" in complaint(lambda: index(format=["csv"]))
+    assert "thing.yaml: delimiter:" in complaint(lambda: index(delimiter="||"))
+    for encoding in ("utf8x", "utf-16-le", "base64", "idna"):
+        assert "thing.yaml: encoding: Value error, expected an encoding like utf-8" in complaint(
+            lambda e=encoding: index(encoding=e)
+        )
+    assert "thing.yaml: language:" in complaint(lambda: index(language="English"))
+    assert "one of them must say where the pictures are" in complaint(lambda: index(columns={"captions": "caption"}))
+    assert "give one of them" in complaint(lambda: index(columns={"url": "url", "image": "caption"}))
+    assert "2 columns are called 'url'" in complaint(lambda: index(header=["url", "caption", "url"], columns={"url": "url"}))
     assert "NOT_SET_HERE is not set" in complaint(lambda: index(tables="${NOT_SET_HERE}/t.csv"))
     assert "no column 'height'" in complaint(lambda: index(columns={"url": "url", "captions": "caption", "height": "height"}))
     index(columns={"url": "url", "captions": "caption", "height": "height?"})
+
+
+def test_a_manifest_says_everything_once(make, tmp_path):
+    manifest = tmp_path / "twice.yaml"
+    manifest.write_text("format: csv\ntables: t.csv\ncolumns: {url: a}\ncolumns: {url: b}\n")
+    assert "the key 'columns' stands twice" in complaint(lambda: load_source(str(manifest), []))
 
 
 def test_files_of_another_kind_are_told_apart(make, tmp_path):

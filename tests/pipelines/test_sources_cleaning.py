@@ -23,6 +23,7 @@ from pipelines.sources.cleaning import check_url, clean_text, is_lost, sha256_of
         ("family 👨‍👩‍👧 ✓", "family 👨‍👩‍👧 ✓"),
         ("全角，标点！ＡＢＣ", "全角，标点！ＡＢＣ"),
         ("half \ud800 a pair", "half a pair"),
+        ("\u202eevil\u202c \u2066isolated\u2069", "evil isolated"),
         ("None", ""),
         ("NULL", ""),
         ("  &nbsp; ", ""),
@@ -48,6 +49,7 @@ def test_lost_characters_are_seen():
         ("http://[2001:db8::1]:80/x", "http://[2001:db8::1]:80/x"),
         ("http://例子.example/图.jpg", "http://例子.example/图.jpg"),
         ("http://h/a\x00b", "http://h/ab"),
+        (b"http://h/a", "http://h/a"),
     ],
 )
 def test_addresses_that_can_be_asked_for(raw, url):
@@ -71,5 +73,5 @@ def test_boxes_are_clipped_by_a_hair_and_refused_beyond():
 
 
 def test_a_hash_is_sixty_four_hex_digits():
-    assert sha256_of("AB" * 32) == "ab" * 32
+    assert sha256_of("AB" * 32) == sha256_of(b"ab" * 32) == sha256_of(b"\xab" * 32) == "ab" * 32
     assert sha256_of("ab" * 31) is None and sha256_of(None) is None and sha256_of(7) is None

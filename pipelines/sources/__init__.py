@@ -55,9 +55,13 @@ def load_source(name: str, folders: Sequence[Path]) -> Source:
         raise SourceError(f"{path}: format: {found!r} is none of {', '.join(FORMATS)}" + nearest(str(found), FORMATS, ""))
     kind = FORMATS[content["format"]]
     try:
-        return kind.model_validate({"name": path.stem, **content})
+        source = kind.model_validate({"name": path.stem, **content})
     except ValidationError as error:
         raise SourceError(f"{path}: " + "; ".join(_told(kind, problem) for problem in error.errors())) from None
+    if kind.points_at_pictures and (source.columns.url is None) == (source.columns.image is None):
+        how = "give one of them" if source.columns.url else "one of them must say where the pictures are"
+        raise SourceError(f"{path}: columns.url, columns.image: {how}")
+    return source
 
 
 def index_table(source: Source, path: str | os.PathLike[str], shard_size: int) -> TableIndex:

@@ -134,6 +134,8 @@ class Source(Settings):
     about: str = ""
     """What it is and where it comes from, for the data set card."""
 
+    points_at_pictures: ClassVar[bool] = False
+    """Whether a column has to say where a row's picture is."""
     reasons: ClassVar[dict[str, str]] = {
         "bad_row": "the row does not have the table's number of fields, or is not an object",
         "bad_json": "the row is not valid JSON",
@@ -223,7 +225,6 @@ def nearest(name: str, valid: Iterable[str], otherwise: str | None = None) -> st
 def check_columns(source: Source, path: str, present: Iterable[str]) -> None:
     """Stop when a column that the manifest needs is not in the table, or one that it names is there more than once."""
     there = list(present)
-    check_places(source)
     for name in source.columns.names():
         if there.count(name) > 1:
             raise SourceError(f"source {source.name}: {path}: {there.count(name)} columns are called {name!r}")
@@ -232,13 +233,6 @@ def check_columns(source: Source, path: str, present: Iterable[str]) -> None:
             shown = ", ".join(there[:12]) + (" …" if len(there) > 12 else "")
             missing = f"source {source.name}: {path}: no column {name!r}; the table has {shown or 'no columns'}"
             raise SourceError(missing + nearest(name, there, ""))
-
-
-def check_places(source: Source) -> None:
-    """Stop when no column of a table says where the pictures are, or two do."""
-    if (source.columns.url is None) == (source.columns.image is None):
-        how = "give one of them" if source.columns.url else "one of them must say where the pictures are"
-        raise SourceError(f"source {source.name}: columns.url, columns.image: {how}")
 
 
 def uid_of(source_name: str, digest: str, row: int) -> str:

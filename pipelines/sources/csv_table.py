@@ -30,6 +30,7 @@ class CsvSource(Source):
     header: list[str] | None = None
     """Names of the columns of a table that has no header line."""
     encoding: Encoding = "utf-8"
+    points_at_pictures = True
 
     def index(self, path: str, shard_size: int) -> TableIndex:
         names, start = self._head(path)

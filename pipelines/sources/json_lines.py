@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from operators.base import Reject
-from pipelines.sources.base import Encoding, Slice, Source, SourceError, TableIndex, check_places, nearest
+from pipelines.sources.base import Encoding, Slice, Source, SourceError, TableIndex, nearest
 from pipelines.sources.records import index_records, is_gz, read_piece, record_bytes, split_lines
 from pipelines.sources.rows import build
 
@@ -24,6 +24,7 @@ LOOK = 1000
 class JsonLinesSource(Source):
     format: Literal["jsonl"]
     encoding: Encoding = "utf-8"
+    points_at_pictures = True
 
     def index(self, path: str, shard_size: int) -> TableIndex:
         with gzip.open(path, "rb") if is_gz(path) else open(path, "rb") as file:
@@ -77,7 +78,6 @@ def field_of(row: Any, name: str) -> Any:
 
 def check_objects(source: Source, path: str, records: list[bytes], encoding: str) -> None:
     """Stop when the first rows are not objects at all, or none of them has a column that the manifest needs."""
-    check_places(source)
     rows: list[dict[str, Any]] = []
     error: object = "empty file"
     for record in records:

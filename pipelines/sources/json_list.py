@@ -16,6 +16,7 @@ from pipelines.sources.rows import build
 class JsonListSource(Source):
     format: Literal["json_list"]
     encoding: Encoding = "utf-8"
+    points_at_pictures = True
 
     def index(self, path: str, shard_size: int) -> TableIndex:
         with open(path, "rb") as file:

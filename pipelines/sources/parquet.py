@@ -22,6 +22,7 @@ BATCH = 2048
 
 class ParquetSource(Source):
     format: Literal["parquet"]
+    points_at_pictures = True
 
     def index(self, path: str, shard_size: int) -> TableIndex:
         with _open(self, path) as file:

@@ -2,6 +2,7 @@
 
 words.py     loads the lists of nouns that name nothing one could draw a box around (words_en.yaml, words_zh.yaml)
 english.py   from spaCy's dependency parse
+mistaken.py  verbs that spaCy's tagger takes for nouns
 denial.py    which nouns of an English parse are said not to be there
 chinese.py   from jieba's words and parts of speech
 """

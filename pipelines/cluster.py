@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import psutil
@@ -51,10 +51,10 @@ def connect(address: str | None, cpus: int | None = None) -> None:
                 if "timed out during startup" not in str(error) or attempt == TRIES - 1:
                     raise
                 ray.shutdown()
-                for left in (
-                    set(psutil.Process().children()) - before
-                ):  # which it knows nothing of, and the next try competes with
-                    left.kill()
+                # Ray knows nothing of what it had begun, and the next try would compete with it.
+                for left in set(psutil.Process().children()) - before:
+                    with suppress(psutil.NoSuchProcess):
+                        left.kill()
 
 
 @contextmanager

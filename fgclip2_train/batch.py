@@ -55,7 +55,7 @@ class Batch:
     info: dict[str, Any] = field(default_factory=dict)
     """Host-side notes of the reader (position after this batch, counters); never read by model or losses."""
     lent: Lent | None = None
-    """Where `patches` lie on the way out of a reader's process, until they are copied."""
+    """Where `patches` lie on the way out of a reader's process."""
 
     def __len__(self) -> int:
         return len(self.patches)
@@ -84,15 +84,7 @@ class Batch:
         for name, value in state.items():
             setattr(self, name, torch.from_numpy(value) if isinstance(value, np.ndarray) else value)
         if self.lent:
-            self.patches = self.lent.view()
-
-    def own(self) -> None:
-        """Take the patches out of the room where they are lent."""
-        if self.lent:
-            if not self.patches.is_pinned():
-                self.patches = self.patches.clone()
-            self.lent.give_back()
-            self.lent = None
+            self.patches, self.lent = self.lent.received(), None
 
     def tensors(self) -> dict[str, Tensor]:
         return {item.name: value for item in fields(self) if isinstance(value := getattr(self, item.name), Tensor)}
@@ -113,7 +105,8 @@ def pack_phrases(regions: Tensor, groups: Tensor, multiple: int = 1) -> tuple[Te
     """
     rows = torch.cat([regions, groups.flatten(0, 1)])
     place: dict[bytes, int] = {}
-    where = torch.tensor([place.setdefault(row.tobytes(), len(place)) for row in rows.numpy()], dtype=torch.int64)
+    whole = rows.numpy().view((np.void, rows.shape[1] * rows.itemsize)).ravel().tolist()  # a row's bytes
+    where = torch.tensor([place.setdefault(row, len(place)) for row in whole], dtype=torch.int64)
     phrases = rows.new_empty(len(place), rows.shape[1])
     phrases[where] = rows  # equal rows, so it does not matter which of them is written last
     return pad_rows(phrases, multiple), where[: len(regions)], where[len(regions) :].view(-1, TEXTS_PER_GROUP)

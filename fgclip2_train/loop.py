@@ -181,6 +181,7 @@ class Run:
             self.step += 1
             self.pairs += self.settings.batch * world()
             self.watch.add(outcome, micro, waited)
+            del micro  # before the next one is asked for, which takes its room
             if self.step % self.settings.log_every == 0 or self.step == self.steps:
                 self._report()
             stopped = requests.agreed()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
+import math
 import os
 import signal
 import traceback
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, cast
@@ -123,7 +126,9 @@ class Reader(IterableDataset):
     def furnish(self, workers: int) -> None:
         """Make room for the batches of so many processes, before they start."""
         patches = self.settings.patches if isinstance(self.settings.patches, int) else images.BUCKETS[-1]
-        self.rooms = [Room(self.batch * patches * 3 * images.PATCH**2) for _ in range(workers)]
+        for _ in range(workers):
+            # The two batches that a process prefetches, and its share of those that a step is made of.
+            self.rooms.append(Room(self.batch * patches * 3 * images.PATCH**2, places=2 + math.ceil(self.parts / workers)))
 
     def order(self) -> dict[str, Any]:
         """What positions count in: with any of it changed they mean other samples."""
@@ -284,6 +289,12 @@ def _handing_over(batches: Iterator[Batch]) -> Iterator[Batch | Exception]:
         yield error
 
 
+def _close(loader: weakref.ref[Loader]) -> None:
+    there = loader()
+    if there:
+        there.close()
+
+
 class Loader:
     """Iterate for batches; `state()` is the position after the last batch given out, not after those prefetched."""
 
@@ -303,12 +314,13 @@ class Loader:
             multiprocessing_context="fork" if workers else None,
         )
         self.batches: Iterator[Batch | Exception] = iter(self.loader)
+        # Python would end them by a SIGTERM, of which they let the first one pass, and wait for them for ever.
+        atexit.register(_close, weakref.ref(self))
 
     def __next__(self) -> Batch:
         batch = next(self.batches)
         if isinstance(batch, Exception):
             raise batch
-        batch.own()
         self.step += 1
         self.positions[batch.info["turn"]] = batch.info["positions"]
         self.counts.update(batch.info["counts"])
@@ -319,7 +331,7 @@ class Loader:
 
     def close(self) -> None:
         """End the workers and wait for them; without this they end when the loader is collected."""
-        del self.batches
+        self.batches = iter(())
 
     def state(self) -> dict[str, Any]:
         counted = {"counts": dict(self.counts), "samples": self.samples, "read": self.read}

@@ -49,6 +49,7 @@ class Stream:
         self.counts: Counter[str] = Counter()
         self.read = 0  # sound records, whatever their language and whoever takes them
         self.at = {**START, **(position or {})}
+        self._held: dict[tuple[int, int, int], Iterator[Raw]] = {}  # open shards by epoch, number and place, between two blocks
         self._vain: set[str] = set()
         self._unreadable: set[str] = set()  # since the last sample; each is tried again in the next epoch
         self._samples = self._run()
@@ -87,7 +88,10 @@ class Stream:
         mine = self._deal(self.at["epoch"])
         opened = self.at["opened"]
         ends = {index: place for epoch, index, place in self.at["ends"] if epoch == self.at["epoch"]}
-        slots = [(index, self._open(mine[index], place, ends.get(index)), place) for index, place in self.at["slots"]]
+        slots = []
+        for index, place in self.at["slots"]:
+            held = self._held.pop((self.at["epoch"], index, place), None)
+            slots.append((index, held or self._open(mine[index], place, ends.get(index)), place))
         block: list[Raw] = []
         while len(block) < self.block:
             while len(slots) < self.open_shards and opened < len(mine):
@@ -108,6 +112,7 @@ class Stream:
                     self.at = {**self.at, "ends": [*self.at["ends"], (self.at["epoch"], index, place)]}
                     self._unreadable.add(mine[index])
             slots = remaining
+        self._held = {(self.at["epoch"], index, place): samples for index, samples, place in slots}
         if block:
             self._unreadable.clear()
         after = {

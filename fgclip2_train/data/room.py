@@ -11,11 +11,10 @@ import mmap
 import weakref
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-PLACES = 3
-"""Two batches that wait for the main process, as many as a worker prefetches, and one that it is just copying out."""
 _ALL: weakref.WeakValueDictionary[int, Room] = weakref.WeakValueDictionary()
 _numbers = itertools.count()
 
@@ -23,20 +22,23 @@ _numbers = itertools.count()
 class Room:
     """Places of `size` bytes; pages are the system's only once something is written to them."""
 
-    def __init__(self, size: int):
-        self.size, self.number = size, next(_numbers)
+    def __init__(self, size: int, places: int):
+        self.size, self.places, self.number = size, min(places, mmap.PAGESIZE), next(_numbers)
         # A byte for each place says whether it is taken; only the reader sets it, only the main process clears it.
-        self.memory = mmap.mmap(-1, mmap.PAGESIZE + PLACES * size)
+        self.memory = mmap.mmap(-1, mmap.PAGESIZE + self.places * size)
         _ALL[self.number] = self
 
     def take(self, shape: tuple[int, ...]) -> tuple[Tensor, Lent] | None:
         """Bytes that hold anything, and the note that goes with the batch; None if all places are taken."""
-        place = self.memory[:PLACES].find(0)
+        place = self.memory[: self.places].find(0)
         if place < 0:
             return None
         self.memory[place] = 1
         lent = Lent(self.number, place, shape)
-        return lent.view(), lent
+        return torch.from_numpy(lent.bytes()), lent
+
+    def give_back(self, place: int) -> None:
+        self.memory[place] = 0
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,12 @@ class Lent:
     place: int
     shape: tuple[int, ...]
 
-    def view(self) -> Tensor:
+    def bytes(self) -> np.ndarray:
         room = _ALL[self.room]
-        count, start = torch.Size(self.shape).numel(), mmap.PAGESIZE + self.place * room.size
-        return torch.frombuffer(room.memory, dtype=torch.uint8, count=count, offset=start).view(self.shape)
+        return np.ndarray(self.shape, np.uint8, room.memory, mmap.PAGESIZE + self.place * room.size)
 
-    def give_back(self) -> None:
-        _ALL[self.room].memory[self.place] = 0
+    def received(self) -> Tensor:
+        """The bytes in the main process. Their place is given back once no tensor lies in it any more."""
+        held = self.bytes()
+        weakref.finalize(held, _ALL[self.room].give_back, self.place).atexit = False
+        return torch.from_numpy(held)

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import io
 import json
+import multiprocessing
 import os
 import pickle
 import tarfile
@@ -412,11 +413,27 @@ def test_room_that_is_used_again_shows_nothing_of_the_batch_before(tmp_path, tex
         samples.append((f"{number:032x}", data.getvalue(), sample(f"{number:032x}")[2]))
     write_shard(tmp_path / "0.tar", samples)
     options = {"languages": {"en": 1}, "patches": 36, "shuffle_block": 12}
-    one = Loader(reader(str(tmp_path), texts, batch=3, **options), 1)
-    held = [next(one) for _ in range(12)]
-    other = Loader(reader(str(tmp_path), texts, batch=3, **options), 0)
+    one, other = (Loader(reader(str(tmp_path), texts, batch=3, **options), workers) for workers in (1, 0))
+    held = [next(one) for _ in range(4)]  # more than there is room for
     assert all(same(batch, next(other)) for batch in held)
+    part, expected = held[0].patches[1:], held[0].patches[1:].clone()
+    held.clear()
+    for _ in range(8):
+        assert same(next(one), next(other))
+    assert torch.equal(part, expected)  # nothing is written where somebody still reads
+    del part
+    assert one.reader.rooms[0].memory[:3].count(1) <= 2  # of batches that wait
     one.close()
+
+
+def test_a_loader_that_nobody_closed_ends_with_the_program(shards, texts, monkeypatch):
+    at_exit = []
+    monkeypatch.setattr("atexit.register", lambda *call: at_exit.append(call))
+    loader = Loader(reader(shards, texts), 1)
+    assert next(loader) and multiprocessing.active_children()
+    for call, *arguments in reversed(at_exit):
+        call(*arguments)
+    assert not multiprocessing.active_children()
 
 
 def test_no_text_in_the_wanted_language_is_an_error_and_not_an_endless_search(tmp_path, texts):

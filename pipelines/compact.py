@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.durable import canonical_json, create_if_absent, files, more_than, open_read, write_new
+from pipelines.durable import Damaged, canonical_json, create_if_absent, files, more_than, open_read, write_new
 from pipelines.stores import Place
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def newest(ledger: Ledger, known: Generation | None = None) -> Generation:
     """The generation in force. Starts from what a listing tells, which may be stale, and asks for the next one by name."""
     folder = ledger.folder / FOLDER
     if known is None:
-        numbers = [int(path.name[:8]) for path in files(folder) if path.suffix == ".json"]
+        numbers = [int(path.stem) for path in files(folder) if re.fullmatch(r"[0-9]{8}\.json", path.name)]
         known = _read(folder, max(numbers)) if numbers else Generation()
         assert known is not None, "generations are never removed"
     while (following := _read(folder, known.number + 1)) is not None:
@@ -140,6 +141,8 @@ def _read(folder: Path, number: int) -> Generation | None:
         return Generation(number, json.loads((folder / _name(number)).read_bytes())["segments"])
     except FileNotFoundError:
         return None
+    except (ValueError, TypeError, KeyError) as error:
+        raise Damaged(f"{folder / _name(number)}: says no more which entries are compacted ({error}): put it back") from error
 
 
 def is_newest(ledger: Ledger, generation: Generation) -> bool:

@@ -32,8 +32,14 @@ T = TypeVar("T")
 R = TypeVar("R")
 THREADS = 32
 """Small objects asked of a store at a time."""
+
+
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """Of an OSError: nothing more can be written."""
+
+
+class Damaged(ValueError):
+    """A file of a run that is not what was written there."""
 
 
 def sync_folder(folder: Path) -> None:
@@ -339,12 +345,19 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None, filters: Any = None) -> pa.Table:
-    """A Parquet file at any place."""
+    """A Parquet file at any place. FileNotFoundError where it is gone, Damaged where it is not what was written."""
     wanted = None if columns is None else list(columns)
-    if not isinstance(path, Place):
-        return pq.read_table(path, columns=wanted, filters=filters)
-    with path.open() as file:
-        return pq.read_table(file, columns=wanted, filters=filters)
+    try:
+        if not isinstance(path, Place):
+            return pq.read_table(path, columns=wanted, filters=filters)
+        with path.open() as file:
+            return pq.read_table(file, columns=wanted, filters=filters)
+    except (pa.ArrowInvalid, OSError) as error:
+        if isinstance(error, OSError) and (isinstance(path, Place) or isinstance(error, FileNotFoundError) or error.errno):
+            raise  # the system's word, not Parquet's
+        raise Damaged(
+            f"{path}: not the Parquet file that was written here ({error}). Something else than a run changed it"
+        ) from error
 
 
 def sha256_file(path: Path) -> str:

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from pipelines import compact
-from pipelines.durable import files, folders, sweep_scratch
+from pipelines.durable import Damaged, files, folders, sweep_scratch
 from pipelines.ledger import Entry, Ledger
 from pipelines.stores import Place
 
@@ -37,6 +37,10 @@ def collect(run: Path, *, delete: bool) -> tuple[int, int]:
     were removed is taken back here.
     """
     named = {file.path for entry in Ledger(run).entries() for file in entry.files.values()}
+    if not named and (run / "index.parquet").is_file():
+        raise Damaged(
+            f"{run / 'ledger'}: names nothing, though shards of this run were handed over: put it back. Nothing is removed"
+        )
     gone: set[str] = set()
     found = size = 0
     if delete and isinstance(run, Place):

@@ -168,7 +168,8 @@ def takedown(
     """Remove samples from tables, pictures, answers and shards, for ever, and keep a receipt of what was removed where. Addresses and
     SHA-256 sums are refused from now on, also where no sample has them yet.
 
-    Exit status: 0 all is removed, 1 a run is at work: it takes in no more of them; give the command again when it has ended.
+    Exit status: 0 all is removed, 1 a run is at work: it takes in no more of them; give the command again when it has ended. Or
+    files that the ledger names are gone, and with them the knowledge of what they held.
 
     Examples:
         fineloom takedown lit_cn --url https://example.org/me.jpg --why "asked by the photographer"
@@ -179,7 +180,10 @@ def takedown(
     from pipelines.run import RunBusy, lock, look
     from pipelines.takedown import sort_out, take_down
 
-    listed = file.read_text(encoding="utf-8").split("\n") if file else []
+    try:
+        listed = file.read_text(encoding="utf-8-sig").split("\n") if file else []
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file}: not UTF-8 text: {error}") from None
     uids, urls, hashes = sort_out([*(uid or []), *(url or []), *(sha256 or []), *listed])
     if not (uids or urls or hashes):
         raise ConfigError("takedown: say what is to go, with --uid, --url, --sha256 or --list")
@@ -194,13 +198,15 @@ def takedown(
         print_json(asdict(receipt))
     else:
         _tell_takedown(receipt, f"{chain.run}/tombstones/{receipt.number:04d}")
-    if not receipt.ended:
+    if not receipt.ended or receipt.unread:
         raise typer.Exit(1)
 
 
 def _tell_takedown(receipt: Any, at: str) -> None:
     for what in receipt.unknown:
         warn(f"not here: {what}")
+    for what in receipt.unread:
+        warn(f"gone, so that nobody knows whether it held one of the samples: {what}")
     for what in receipt.to_come:
         say(f"no sample has it yet, and none will: {what}")
     if not receipt.ended:

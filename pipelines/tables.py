@@ -20,7 +20,7 @@ from uuid import uuid4
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.durable import canonical_json, create_if_absent, files, read_many, read_table, write_new
+from pipelines.durable import Damaged, canonical_json, create_if_absent, files, read_many, read_table, write_new
 from pipelines.stores import Place
 
 REQUEUED = "requeued"
@@ -61,8 +61,11 @@ class Tables:
         fresh = sorted((int(file.stem), file) for file in named)[len(self.all) :]
         for (number, file), data in zip(fresh, read_many(file for _, file in fresh), strict=True):
             if data is None or number != len(self.all):
-                raise RuntimeError(f"{file}: the table before it is missing; nothing may be removed from the folder tables/")
-            self._add(Table(**json.loads(data)))
+                raise Damaged(f"{file}: the table before it is missing; nothing may be removed from the folder tables/")
+            try:
+                self._add(Table(**json.loads(data)))
+            except (ValueError, TypeError) as error:
+                raise Damaged(f"{file}: not the record of a table ({error}): put it back as it was") from error
 
     def _add(self, table: Table) -> None:
         self.all.append(table)

@@ -47,6 +47,7 @@ from pipelines.durable import (
 )
 from pipelines.ledger import Entry, shard_name
 from pipelines.run import handoff, reach
+from pipelines.sources.cleaning import check_url
 from pipelines.stores import Place
 from pipelines.tables import REQUEUED
 from pipelines.withheld import all_taken, tombstones
@@ -67,6 +68,7 @@ class Receipt:
     packed_again: list[int] = field(default_factory=list)
     waiting: list[int] = field(default_factory=list)  # shards that the next run packs again
     outside: list[dict[str, Any]] = field(default_factory=list)  # rows of the user's own tables
+    unread: list[str] = field(default_factory=list)  # named by the ledger and gone: whether they held a sample is not known
     review: str = ""  # what lies in the book of a review, and when it goes
     ended: str = ""  # empty: nothing is removed yet, a run was at work
 
@@ -80,11 +82,14 @@ def take_down(
     """
     before, asked = all_taken(chain.run), {"url": set(urls), "sha256": {text.lower() for text in hashes}}
     # With what earlier tombstones name: a run that was at work may have committed such samples after they were looked for.
-    found, met = _find(chain, {"uid": set(uids), "url": asked["url"] | before.urls, "sha256": asked["sha256"] | before.hashes})
+    found, met, unread = _find(
+        chain, {"uid": set(uids), "url": asked["url"] | before.urls, "sha256": asked["sha256"] | before.hashes}
+    )
     unknown, to_come = sorted({*uids} - met), sorted((asked["url"] | asked["sha256"]) - met)
     number = len(tombstones(chain.run))
     if not (found or to_come or number):
-        raise ConfigError(f"{chain.run}: none of the {len(unknown)} samples asked for is here")
+        gone = f"; what is gone could not be looked into: {', '.join(unread)}" if unread else ""
+        raise ConfigError(f"{chain.run}: none of the {len(unknown)} samples asked for is here{gone}")
     stone = {
         "uids": {str(shard): sorted(gone) for shard, gone in sorted(found.items())},
         "urls": sorted(asked["url"]),
@@ -95,7 +100,7 @@ def take_down(
         number += 1
     # Whatever an earlier takedown did not end is ended here.
     taken = chain.withheld.taken = all_taken(chain.run).shards
-    receipt = Receipt(number, sum(map(len, found.values())), unknown, to_come, sorted(taken))
+    receipt = Receipt(number, sum(map(len, found.values())), unknown, to_come, sorted(taken), unread=unread)
     if remove:
         _purge(chain, taken, receipt)
         _pack_again(chain, set(taken), receipt)
@@ -113,24 +118,28 @@ def sort_out(asked: Iterable[str]) -> tuple[list[str], list[str], list[str]]:
         elif re.fullmatch(r"[0-9a-f]{64}", text.lower()):
             hashes.append(text.lower())
         elif "://" in text:
-            urls.append(text)
+            urls.append(check_url(text)[0] or text)  # as the tables' rows have it
         elif text:
             raise ConfigError(f"{text!r} is no uid (32 hex digits), no SHA-256 (64) and no address")
     return uids, urls, hashes
 
 
-def _find(chain: Chain, asked: Mapping[str, set[str]]) -> tuple[dict[int, set[str]], set[str]]:
-    """shard → uids, over every entry there ever was; and what of that which was asked for somebody has.
+def _find(chain: Chain, asked: Mapping[str, set[str]]) -> tuple[dict[int, set[str]], set[str], list[str]]:
+    """shard → uids, over every entry there ever was; what of that which was asked for somebody has; and files that are gone.
 
     asked   column ("uid", "url", "sha256") → values
     """
     found: dict[int, set[str]] = {}
     met: set[str] = set()
+    unread: set[str] = set()
 
     def look(entry: Entry, column: str, wanted: set[str]) -> None:
         for role in ("data", "rejects"):
             table = _table(chain.run / entry.files[role].path)
-            if table is None or column not in table.column_names:
+            if table is None:
+                unread.add(entry.files[role].path)
+                continue
+            if column not in table.column_names:
                 continue
             hits = table.filter(pc.is_in(table[column], value_set=pa.array(sorted(wanted), pa.string())))
             found.setdefault(entry.shard, set()).update(hits["uid"].to_pylist())
@@ -146,7 +155,7 @@ def _find(chain: Chain, asked: Mapping[str, set[str]]) -> tuple[dict[int, set[st
         source = chain.recipe.stages[0].name
         for entry in chain.ledger.entries(source):
             look(entry, "uid", same)
-    return {shard: gone for shard, gone in found.items() if gone}, met
+    return {shard: gone for shard, gone in found.items() if gone}, met, sorted(unread)
 
 
 def _table(path: Path) -> pa.Table | None:

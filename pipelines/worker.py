@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -26,7 +27,7 @@ from pipelines.chain import Chain
 from pipelines.commit import Attempt, Made
 from pipelines.config import Stage
 from pipelines.download.reasons import NetworkDown
-from pipelines.durable import FULL, Ranges, free_bytes, read_table, scratch_folder
+from pipelines.durable import FULL, Damaged, Ranges, free_bytes, read_table, scratch_folder
 from pipelines.ledger import Entry, shard_name
 from pipelines.model_identity import ModelChanged, ServerUnavailable
 from pipelines.pixel_room import PixelRoom
@@ -384,7 +385,14 @@ class PictureReader:
 
 
 def _picture_of(sample: dict[str, Any], read: PictureReader) -> Image.Image:
-    return decode(read(sample))
+    data = read(sample)
+    try:
+        return decode(data)
+    except BadPicture:  # which was a picture when it was downloaded
+        if hashlib.sha256(data).hexdigest() != sample["sha256"]:
+            at = f"{read.tar}: from byte {sample['image_offset']} on"
+            raise Damaged(f"{at}: not the picture that was downloaded. Something else than a run changed the file") from None
+        raise
 
 
 def _decoded_at_once(table: pa.Table) -> Iterator[tuple[int, int]]:
@@ -401,9 +409,9 @@ def _decoded_at_once(table: pa.Table) -> Iterator[tuple[int, int]]:
 def _decode_all(table: pa.Table, read: PictureReader) -> tuple[list[Image.Image | None], list[Reject]]:
     pictures: list[Image.Image | None] = []
     rejects = []
-    for sample in table.select(["uid", "image_offset", "image_size"]).to_pylist():
+    for sample in table.select(["uid", "image_offset", "image_size", "sha256"]).to_pylist():
         try:
-            pictures.append(decode(read(sample)))
+            pictures.append(_picture_of(sample, read))
         except BadPicture as error:
             pictures.append(None)
             rejects.append(Reject(sample["uid"], error.reason, error.detail))

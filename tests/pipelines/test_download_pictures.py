@@ -16,7 +16,8 @@ from PIL import Image
 
 from operators.pictures import BadPicture, decode
 from pipelines.download import FetchError, verify
-from pipelines.worker import DECODE_PIXELS, _decoded_at_once
+from pipelines.durable import Damaged
+from pipelines.worker import DECODE_PIXELS, PictureReader, _decode_all, _decoded_at_once
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 LIMIT = 4_000_000
@@ -232,7 +233,7 @@ def test_real_photographs(pytestconfig):
 
 
 SHORT_OF_MEMORY = """
-import io, resource
+import hashlib, io, resource
 import pyarrow as pa
 from PIL import Image
 from pipelines.worker import _decode_all
@@ -243,7 +244,8 @@ def jpeg(side):
     return file.getvalue()
 
 pictures = {"large": jpeg(9000), "small": jpeg(64)}
-table = pa.table({"uid": list(pictures), "image_offset": [0, 0], "image_size": [1, 1]})
+sums = [hashlib.sha256(data).hexdigest() for data in pictures.values()]
+table = pa.table({"uid": list(pictures), "image_offset": [0, 0], "image_size": [1, 1], "sha256": sums})
 now = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (now + (150 << 20), now + (150 << 20)))
 decoded, rejects = _decode_all(table, lambda sample: pictures[sample["uid"]])
@@ -255,6 +257,15 @@ print([picture and picture.size for picture in decoded], [(r.uid, r.reason) for 
 def test_a_picture_for_which_there_is_no_memory_costs_one_sample():
     told = subprocess.run([sys.executable, "-c", SHORT_OF_MEMORY], capture_output=True, text=True, timeout=120)
     assert told.stdout.strip() == "[None, (64, 64)] [('large', 'out_of_memory')]", told.stderr
+
+
+def test_a_picture_that_was_changed_after_its_download_is_no_refusal(tmp_path):
+    data = picture(20, 10)
+    (tmp_path / "0.tar").write_bytes(bytes(512) + bytes(len(data)))
+    sha256 = hashlib.sha256(data).hexdigest()
+    table = pa.table({"uid": ["a"], "image_offset": [512], "image_size": [len(data)], "sha256": [sha256]})
+    with PictureReader(tmp_path / "0.tar") as read, pytest.raises(Damaged, match=r"0\.tar: from byte 512 on: not the picture"):
+        _decode_all(table, read)
 
 
 def test_large_pictures_are_decoded_few_at_a_time():

@@ -5,14 +5,18 @@ import sys
 import threading
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipelines.durable import (
+    Damaged,
     canonical_json,
     check_store,
     create_if_absent,
     link_or_copy,
     many,
+    read_table,
     replace,
     sweep_scratch,
     write_new,
@@ -72,6 +76,19 @@ def test_replace_is_whole_or_not_at_all(tmp_path):
     replace(target, b"two")
     assert target.read_bytes() == b"two"
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_a_table_that_was_cut_or_changed_is_named(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"a": list(range(1000))}), path, compression="zstd", use_dictionary=False)
+    whole = path.read_bytes()
+    for damaged in (whole[:-9], whole[:4] + bytes(200) + whole[204:], b""):
+        path.write_bytes(damaged)
+        with pytest.raises(Damaged, match=r"a\.parquet: not the Parquet file that was written here"):
+            read_table(path)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"a\.parquet"):
+        read_table(path)
 
 
 def test_a_store_without_hard_links_is_refused_at_start(tmp_path, monkeypatch):

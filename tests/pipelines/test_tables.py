@@ -3,6 +3,7 @@ from dataclasses import asdict
 
 import pytest
 
+from pipelines.durable import Damaged
 from pipelines.tables import Tables
 
 
@@ -86,6 +87,9 @@ def test_a_registration_that_was_removed_is_told(tmp_path, table):
     tables = Tables(tmp_path)
     for name in "abc":
         tables.register("coyo", table(name), name, 4, slices(4, 4))
+    (tmp_path / "tables" / "0002.json").write_text('{"index": 2')
+    with pytest.raises(Damaged, match=r"0002\.json: not the record of a table"):
+        Tables(tmp_path)
     (tmp_path / "tables" / "0001.json").unlink()
-    with pytest.raises(RuntimeError, match="nothing may be removed"):
+    with pytest.raises(Damaged, match="nothing may be removed"):
         Tables(tmp_path)

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from pipelines import takedown as takedowns
 from pipelines.cli import app
 from pipelines.config import ConfigError, load_recipe
-from pipelines.durable import files, read_table
+from pipelines.durable import Damaged, files, read_table
 from pipelines.gc import collect
 from pipelines.rejects import count, requeue, retry
 from pipelines.report import write_report
@@ -179,6 +179,9 @@ def test_collecting_leftovers_leaves_tombstones_receipts_and_what_a_user_put_the
     assert collect(root / "six", delete=True) == (1, 1)
     assert not left.exists() and (root / "six" / "notes" / "why.txt").exists()
     assert sorted(path.name for path in (root / "six" / "tombstones").iterdir()) == ["0000.json", "0000.receipt.json"]
+    (root / "six" / "ledger").rename(root / "elsewhere")
+    with pytest.raises(Damaged, match="ledger: names nothing, though shards of this run were handed over"):
+        collect(root / "six", delete=True)
 
 
 def test_who_is_not_here_is_told(recipe_of, tmp_path):
@@ -188,7 +191,12 @@ def test_who_is_not_here_is_told(recipe_of, tmp_path):
         take_down(look(recipe, root), ["f" * 32], [], [])
     with pytest.raises(ConfigError, match="no uid"):
         sort_out(["zelda"])
+    assert sort_out([" http://h/my aunt.jpg\n"])[1] == ["http://h/my%20aunt.jpg"], "as the table's row has it"
     assert not (root / "six" / "tombstones").exists()
+    (gone,) = (root / "six" / "source").glob("00000.*.parquet")
+    gone.unlink()
+    with pytest.raises(ConfigError, match=rf"none of the 1 samples .* could not be looked into: source/{gone.name}"):
+        take_down(look(recipe, root), ["f" * 32], [], [])
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 
 from typer.completion import completion_init
@@ -31,9 +32,13 @@ for commands in (run_commands, look_commands, data_commands, train, machine_comm
     commands.add_to(app)
 
 
+PLACES = (errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
+"""Of an OSError: at a path is something else than was wanted there, or it may not be touched. What the system says names it."""
+
+
 def main() -> None:
     """Entry point: mistakes of the user and a full disk end in one clear line, defects in a traceback."""
-    from pipelines.durable import FULL
+    from pipelines.durable import FULL, Damaged
     from pipelines.ledger import BrokenEntry
     from pipelines.model_identity import ServerUnavailable
     from pipelines.run import RunBusy
@@ -43,11 +48,14 @@ def main() -> None:
     completion_init()  # the shells that Tab may be pressed in
     try:
         app()
-    except (ConfigError, SourceError, RunBusy, ServerUnavailable, ServeError, StoreError, BrokenEntry) as error:
+    except (ConfigError, SourceError, RunBusy, ServerUnavailable, ServeError, StoreError, BrokenEntry, Damaged) as error:
         warn(f"error: {error}")
         sys.exit(2)
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno in FULL:
+            warn(f"error: the disk is full: {error}. Free some space and call this again; nothing committed is lost")
+            sys.exit(1)
+        if not isinstance(error, FileNotFoundError) and error.errno not in PLACES:
             raise
-        warn(f"error: the disk is full: {error}. Free some space and call this again; nothing committed is lost")
-        sys.exit(1)
+        warn(f"error: {error.filename or error}: {error.strerror or 'no such file'}")
+        sys.exit(2)

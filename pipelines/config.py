@@ -160,6 +160,11 @@ class Recipe:
     stages: list[Stage]
     overrides: tuple[str, ...]
 
+    @property
+    def given(self) -> str:
+        """What a command is given to find this recipe again."""
+        return self.name if self.file == f"manifests/recipes/{self.name}.yaml" else self.file
+
     def stage(self, name: str) -> Stage:
         for stage in self.stages:
             if stage.name == name:

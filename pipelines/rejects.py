@@ -82,8 +82,8 @@ def put_back(chain: Chain, wanted: Callable[[str], bool], stage: str | None, kno
     """
     newest: dict[str, tuple[Entry, View]] = {}
     for entry, before in entries_in_force(chain):
-        known.update(entry.rejects)
         if stage in (None, entry.stage):
+            known.update(entry.rejects)
             table = read_table(chain.run / entry.files["rejects"].path)
             whole = table.filter(pc.is_null(table["item"]))
             for uid, why in zip(whole["uid"].to_pylist(), whole["reason"].to_pylist(), strict=True):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import shlex
 import time
 from collections import deque
 from dataclasses import asdict, dataclass, field
@@ -103,8 +104,9 @@ def prepare(recipe: Recipe, root: Path, options: Options) -> Chain:
                 table = tables.register(name, path, index.digest, index.rows, index.slices, beside)
             paths[table.index] = str(path)
     paths.update({table.index: str(tables.file(table)) for table in tables.all if table.source == REQUEUED})
-    if not paths:
-        raise ConfigError(f"{recipe.file}: sources {', '.join(recipe.sources)} have no tables")
+    if not any(tables.all[index].rows for index in paths):
+        found = "rows in their tables" if paths else "tables"
+        raise ConfigError(f"{recipe.file}: sources {', '.join(recipe.sources)} have no {found}")
     return Chain(run, recipe, sources, _identity(run, recipe), paths, options.prompts)
 
 
@@ -113,7 +115,8 @@ def look(recipe: Recipe, root: Path, prompts: Path | None = None) -> Chain:
     run = place(root) / recipe.name
     if not (run / "tables").is_dir():
         raise ConfigError(
-            f"{run}: no run of recipe {recipe.name} is here. Start one with `fineloom run {recipe.name} --root {root}`"
+            f"{run}: no run of recipe {recipe.name} is here. Start one with "
+            f"`{shlex.join(['fineloom', 'run', recipe.given, '--root', str(root)])}`"
         )
     tables = Tables(run)
     # Of a table file that changed, the newest registration counts: the older content is no part of the sources any more.
@@ -127,7 +130,14 @@ def look(recipe: Recipe, root: Path, prompts: Path | None = None) -> Chain:
 
 def _sources(recipe: Recipe) -> dict[str, Source]:
     folders = [Path("manifests/sources"), MANIFESTS / "sources"]
-    return {name: load_source(name, folders) for name in recipe.sources}
+    sources = {name: load_source(name, folders) for name in recipe.sources}
+    called: dict[str, str] = {}
+    for given, source in sources.items():
+        if source.name in called:  # it is part of a sample's identity
+            both = f"{called[source.name]} and {given} are both called {source.name}"
+            raise ConfigError(f"{recipe.file}: sources: {both}; give one of them a `name` of its own")
+        called[source.name] = given
+    return sources
 
 
 def _identity(run: Path, recipe: Recipe) -> dict[str, Any] | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated, Any
 
 import typer
 
-from pipelines.config import ConfigError, load_recipe
+from pipelines.config import ConfigError, load_recipe, nearest
 from pipelines.help_page import App
 from pipelines.terminal import (
     ROOT,
@@ -228,6 +229,8 @@ def rejects(
     from pipelines.run import lock, look
 
     loaded = load_recipe(recipe, overrides or [])
+    if stage is not None:
+        loaded.stage(stage)
     chain = look(loaded, root, prompts)
     if requeue is not None:
         with lock(chain.run):
@@ -238,8 +241,18 @@ def rejects(
     if reason is not None:
         import json
 
+        row = None
         for row in refusals.listed(chain, stage, reason):
             print(json.dumps(row, ensure_ascii=False))
+        if row is None:
+            there = {
+                why
+                for name, kinds in refusals.count(chain).items()
+                if stage in (None, name)
+                for n in kinds.values()
+                for why in n
+            }
+            warn(f"nothing was refused for {reason!r}.{nearest(reason, sorted(there))}")
         return
     counts = {name: row for name, row in refusals.count(chain).items() if stage in (None, name)}
     waiting = refusals.waiting(chain)
@@ -283,7 +296,8 @@ def _put_back(table: Any, nothing: str, recipe: str, root: Any, as_json: bool) -
     elif table is None:
         say(nothing)
     else:
-        say(f"{table.rows:,} samples put back in {table.shards} new shards; run `fineloom run {recipe} --root {root}`")
+        again = shlex.join(["fineloom", "run", recipe, "--root", str(root)])
+        say(f"{table.rows:,} samples put back in {table.shards} new shards; run `{again}`")
 
 
 def _range(text: str | None) -> tuple[int, int] | None:

@@ -26,8 +26,10 @@ def place(root: str | Path) -> Path:
         return cast(Path, root)
     found = URL.match(str(root))
     if found is None:
-        if re.match(r"^[a-z][a-z0-9]+:/", str(root)):
-            raise StoreError(f"{root}: unknown kind of store. Known are a local folder, s3://, gs:// and hdfs://")
+        if re.match(r"^[a-z][a-z0-9]+:(/|$)", str(root)):
+            raise StoreError(
+                f"{root}: unknown kind of store, or no bucket. Known are a local folder, s3://BUCKET/…, gs://BUCKET/… and hdfs://HOST:PORT/…"
+            )
         return Path(root)
     scheme, bucket, key = found.groups()
     return cast(Path, Place(f"{scheme}:", bucket, *filter(None, (key or "").split("/"))))

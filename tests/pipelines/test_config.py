@@ -2,6 +2,7 @@ import pytest
 import yaml
 
 from pipelines.config import ConfigError, load_recipe, recipe_names
+from pipelines.run import Options, prepare
 
 STAGES = {"download": {}, "measure": {"operators": {"size": {}, "text": {}}}, "select": {"keep": "width >= 64"}, "ground": {}}
 
@@ -116,6 +117,22 @@ def test_anchors_are_filled_in_and_an_override_changes_one_place_only(write):
     path.write_text(top + more)
     keep = {stage.name: stage.operator.keep for stage in load_recipe(path, ["too.keep=row < 3"]).stages[1:]}
     assert keep == {"select": "row < 7", "more": "row < 7", "last": "row < 9", "same": "row < 5", "too": "row < 3"}
+
+
+def test_two_sources_of_one_name_would_give_samples_one_identity(write, tmp_path):
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "links.yaml").write_text("format: jsonl\ntables: t.jsonl\ncolumns: {url: u}\n")
+    sources = [str(tmp_path / folder / "links.yaml") for folder in "ab"]
+    with pytest.raises(ConfigError, match=r"sources: .*a/links.yaml and .*b/links.yaml are both called links"):
+        prepare(load_recipe(write({}, sources=sources)), tmp_path / "runs", Options())
+
+
+def test_tables_without_rows_are_not_a_finished_run(write, tmp_path):
+    (tmp_path / "t.csv").write_text("u,t\n")
+    (tmp_path / "s.yaml").write_text(f"format: csv\ntables: {tmp_path}/t.csv\ncolumns: {{url: u}}\n")
+    with pytest.raises(ConfigError, match="have no rows in their tables"):
+        prepare(load_recipe(write({}, sources=[str(tmp_path / "s.yaml")])), tmp_path / "runs", Options())
 
 
 def test_overrides_reach_every_level_and_are_checked_like_the_file(write):

@@ -37,6 +37,8 @@ def test_an_address_is_a_place_and_a_folder_stays_a_path(tmp_path):
     assert pickle.loads(pickle.dumps(here)) == here
     with pytest.raises(StoreError, match="unknown kind of store"):
         place("ftp://host/folder")
+    with pytest.raises(StoreError, match="or no bucket"):
+        place(Path("s3://"))
     with pytest.raises(TypeError, match="no local file"):
         os.fspath(here)
 

@@ -172,6 +172,14 @@ def test_rejects_are_validated_json_lines_when_listed(finished):
     assert len(lines) == 3 and all(json.loads(line)["reason"] == "not_selected" for line in lines)
 
 
+def test_a_misspelt_reason_or_stage_is_told_and_not_taken_for_no_refusals(finished):
+    done = call(finished, "rejects", "RECIPE", "--reason", "not_seleted")
+    assert not done.stdout and "nothing was refused for 'not_seleted'. Did you mean not_selected?" in done.stderr
+    assert "no stage 'pik'. Did you mean pick?" in str(call(finished, "rejects", "RECIPE", "--stage", "pik").exception)
+    elsewhere = call(finished, "rejects", "RECIPE", "--requeue", "not_selected", "--stage", "source").exception
+    assert "no sample was refused for 'not_selected'" in str(elsewhere)
+
+
 COMPLETE = {
     "bash": (
         ["--norc"],
@@ -231,6 +239,15 @@ def test_a_full_disk_ends_a_command_with_one_line(tmp_path, monkeypatch, capsys)
     said = " ".join(capsys.readouterr().err.split())
     assert ended.value.code == 1
     assert said.startswith("error: the disk is full:") and said.endswith("nothing committed is lost")
+
+    monkeypatch.undo()
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(sys, "argv", ["fineloom", "run", "demo", "--root", str(tmp_path / "file")])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert (
+        ended.value.code == 2 and "error: " + str(tmp_path / "file" / "demo") + ": Not a directory" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("command", ["run", "view"])

@@ -69,7 +69,7 @@ def texts_of(cell: Any) -> list[str]:
             waiting += reversed(part)
         elif isinstance(part, str):
             found.append(part)
-        elif isinstance(part, int | float) and not isinstance(part, bool) and not math.isnan(part):
+        elif isinstance(part, int | float) and not isinstance(part, bool) and part == part:  # NaN is not
             found.append(str(part))
     return found
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import csv
 import io
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
-from pydantic import Field
+from pydantic import AfterValidator
 
 from operators.base import Reject
 from pipelines.sources.base import Encoding, Slice, Source, SourceError, TableIndex, bare, check_columns
@@ -23,10 +23,15 @@ MAX_ROW = 4 << 20
 HEAD = 1 << 20
 
 
+def _one_mark(delimiter: str) -> str:
+    if len(delimiter) != 1 or not delimiter.isascii() or delimiter in '"\r\n\0':
+        raise ValueError(f"expected one ASCII character, no quote and no line end, found {delimiter!r}")
+    return delimiter
+
+
 class CsvSource(Source):
     format: Literal["csv"]
-    delimiter: str = Field(",", pattern=r"^[\x01-\x09\x0b\x0c\x0e-!#-\x7f]$")
-    """One ASCII character."""
+    delimiter: Annotated[str, AfterValidator(_one_mark)] = ","
     header: list[str] | None = None
     """Names of the columns of a table that has no header line."""
     encoding: Encoding = "utf-8"

@@ -93,7 +93,7 @@ def captions_of(file: Path) -> Iterator[str]:
     if file.suffix.lower() == ".json":
         yield from _strings(json.loads(text), False)
     elif file.suffix.lower() == ".jsonl":
-        for line in filter(str.strip, text.splitlines()):
+        for line in filter(str.strip, text.split("\n")):  # JSON may hold other line ends as they are
             yield from _strings(json.loads(line), False)
     elif file.suffix.lower() == ".csv":
         for row in csv.reader(text.splitlines()):

@@ -38,6 +38,7 @@ def manifest(tmp_path_factory):
         json.dumps({"annotations": [{"id": 7, "caption": "A black cat sits on the table, looking out."}]})
     )
     (folder / "bad.json").write_text("{")
+    (folder / "lines.jsonl").write_text('{"caption": "A white dog\u2028runs over the wide meadow."}\n', "utf-8")
     out = at / "coco_cn.jsonl"
     done = CliRunner().invoke(app, ["contamination", str(folder), "--out", str(out), "--json"])
     assert done.exit_code == 0, done.output
@@ -82,12 +83,14 @@ def test_bytes_near_pictures_and_captions_are_refused_and_others_are_not(manifes
         (encoded(picture(10)), ["一只黑猫坐在木桌上，看着窗外的雨。"]),
         (encoded(picture(11)), ["a black cat"]),
         (None, []),
+        (encoded(picture(12)), ["a white dog runs over the wide meadow"]),
     )
     assert refused(operator, *rows) == [
         ("0", "evaluation_picture"),
         ("1", "evaluation_near"),
         ("2", "evaluation_caption"),
         ("3", "evaluation_caption"),
+        ("6", "evaluation_caption"),
     ]
     assert refused(Decontaminate(manifests=(str(manifest[0]),), max_distance=None), *rows)[1] == ("2", "evaluation_caption")
     assert operator(batch(rows[0])).rejects[0].detail == "coco-cn"

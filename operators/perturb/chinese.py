@@ -103,7 +103,8 @@ def render(phrase: Phrase, changes: dict[int, Option]) -> str:
 def _surface(slot: Slot, value: Value) -> str | None:
     """How a value is written in the slot's form; None where it has no such form."""
     if slot.form == "char":
-        return value.char
+        # 木门 is 金属门 of another material, but no other red one is 浅蓝裙子
+        return value.char or (value.words[0] if slot.family == "material" else None)
     if slot.form == "digits":
         return str(value.number)
     if slot.form == "made":
@@ -215,7 +216,9 @@ def _phrase(text: str, wanted: frozenset[str]) -> Phrase:
             mates=tuple(
                 o.value
                 for o in slots
-                if o is not slot and not o.value.vague and o.family == slot.family and o.noun == slot.noun
+                if o is not slot
+                and not o.value.vague
+                and (o.family, o.value.axis, o.noun) == (slot.family, slot.value.axis, slot.noun)
             ),
         )
         if slot.family not in ("relation", "action", "count")
@@ -304,6 +307,8 @@ def _adjective(tokens: _Tokens, value: Value, start: int, end: int, noun: str) -
     lex = lexicon.load("zh")
     if value.fits and not lex.fits(value, noun):
         return None
+    if value.axis == "head" and text[:start].endswith(("色", "色的")):
+        return None  # 金色长发: no other hair goes with the colour
     if after.startswith("的"):
         form = text[start:end]
         return Slot(value.family, start, end, value, form if len(form) > 1 else "word", noun)
@@ -314,7 +319,7 @@ def _adjective(tokens: _Tokens, value: Value, start: int, end: int, noun: str) -
         return Slot(value.family, start, end, value, "char", noun) if alone and value.char else None
     return (
         Slot(value.family, start, end, value, text[start:end], noun)
-        if text[end - 1] in "型形" or value.axis == "overall"
+        if text[end - 1] in "型形" or value.axis in ("overall", "head")
         else None
     )
 
@@ -330,7 +335,7 @@ def _action(tokens: _Tokens, value: Value, start: int, end: int) -> Slot | None:
             return None
         if not after.startswith(("着", "在")):
             return None
-        return Slot("action", start, end, value, "char", noun)
+        return Slot("action", start, end, value, "char", noun, follows=after.startswith("在"))
     if value.axis != "motion" or not re.search(r"(?:正在|在[^，。]{0,6})$", before):
         return None
     return Slot("action", start, end, value, "word", noun)

@@ -445,7 +445,11 @@ def _relation(tokens: _Tokens, value: Value, start: int, end: int, first: int, l
 
 
 def _action(tokens: _Tokens, value: Value, start: int, end: int, first: int, last: int, root: int | None) -> Slot | None:
-    if not value.use or first == 0 or root is None or first <= root:
+    if not value.use or first == 0 or root is None:
+        return None
+    if first < root:
+        return _attributive_action(tokens, value, start, end, last)
+    if first == root:
         return None
     if tokens.pos[first] not in ("VERB", "ADJ") and tokens.tags[first] not in ("VBG", "VBN"):
         return None
@@ -461,6 +465,16 @@ def _action(tokens: _Tokens, value: Value, start: int, end: int, first: int, las
     return Slot("action", start, end, value, "word", singular(tokens.lower[root]), follows=following in ("ADP", "ADV"))
 
 
+def _attributive_action(tokens: _Tokens, value: Value, start: int, end: int, last: int) -> Slot | None:
+    """ "A sleeping cat": a posture right before who has it; running shoes have none."""
+    if value.axis != "posture" or last + 1 >= len(tokens.words) or tokens.pos[last + 1] not in ("NOUN", "ADJ"):
+        return None
+    noun = _noun_after(tokens, last, set())
+    if noun is None or "animate" not in lexicon.load("en").classes(singular(tokens.lower[noun])):
+        return None
+    return Slot("action", start, end, value, "attr", singular(tokens.lower[noun]))
+
+
 def _with_mates(slots: list[Slot], head: str) -> list[Slot]:
     """Fill in what else is said of the same noun in the same family; a hat's stripes are not of the hat's colour either."""
     marks = lexicon.load("en").traps["decorations"]
@@ -470,7 +484,11 @@ def _with_mates(slots: list[Slot], head: str) -> list[Slot]:
 
     filled = []
     for slot in slots:
-        others = [o.value for o in slots if o is not slot and bearer(o) == bearer(slot) and not o.value.vague]
+        others = [
+            o.value
+            for o in slots
+            if o is not slot and bearer(o) == bearer(slot) and o.value.axis == slot.value.axis and not o.value.vague
+        ]
         filled.append(slot if slot.family in ("relation", "action") else replace(slot, mates=tuple(others)))
     return filled
 

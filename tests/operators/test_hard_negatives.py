@@ -35,10 +35,22 @@ def group(text, **settings):
     return groups[0][0]
 
 
-@pytest.mark.parametrize("text", ["A small red wooden box.", "two brown dogs", "一只黑色的狗", "一把由金属制成的椅子"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("A small red wooden box.", "two brown dogs", "一只黑色的狗", "一把由金属制成的椅子", "a bald man", "a sleeping cat"),
+        *("a smiling woman", "a round table", "关着的木门", "一个秃头的男人", "一只站着的狗", "方形的窗户"),
+    ],
+)
 def test_a_group_has_ten_texts_that_differ_from_the_positive_and_each_other(text):
     texts = [negative["text"] for negative in group(text)]
     assert len(texts) == 10 and len({*texts, text}) == 11
+
+
+def test_two_words_on_different_axes_are_each_changed():
+    texts = {negative["text"] for negative in group("a tall thin man with a round red hat", families_changed=3, spread=1)}
+    alone = run([("a tall thin man", LEFT)])[1][0].detail
+    assert texts and alone.startswith("room for 2 of 10")
 
 
 def test_the_span_marks_exactly_what_was_changed():

@@ -126,15 +126,15 @@ def _fit(trainer: Any, stop: Path) -> None:
 
 
 def _worker(config: dict[str, Any]) -> None:
+    mistake, stop = (Path(config["notes"]) / name for name in (MISTAKE, STOP))
+    if mistake.exists():  # a worker that heard of it too late was taken for dead
+        return
     import ray.train
 
     from fgclip2_train.config import validate
     from fgclip2_train.errors import NonFinite, OtherRankFailed
     from fgclip2_train.loop import train
 
-    mistake, stop = (Path(config["notes"]) / name for name in (MISTAKE, STOP))
-    if mistake.exists():  # a worker that heard of it too late was taken for dead
-        return
     os.chdir(config["folder"])  # paths in the settings are the driver's
     rank = ray.train.get_context().get_world_rank()
     try:

@@ -54,6 +54,7 @@ class Note:
     truth    whether the statement that ends there is true
     thing    the thing that is spoken of there, or next
     place    the number of the list's member that comes next
+    behind   the character of the question at which what comes next is known
     """
 
     at: int
@@ -61,6 +62,7 @@ class Note:
     truth: bool | None = None
     thing: Thing | None = None
     place: int | None = None
+    behind: int | None = None
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,11 @@ def _verdict_notes(user: str, answer: str, truths: Sequence[bool]) -> tuple[Note
     ends = _line_ends(user)[-len(truths) :]
     starts = [match.start() - 1 for match in re.finditer("true|false", answer)]
     known = [Note(end, truth=truth) for end, truth in zip(ends, truths, strict=True)]
-    return (*known, *(Note(start, answering=True, place=number) for number, start in enumerate(starts)))
+    said = [
+        Note(start, answering=True, place=number, behind=end)
+        for number, (start, end) in enumerate(zip(starts, ends, strict=True))
+    ]
+    return (*known, *said)
 
 
 def _sentence_notes(key: str, sentences: Sequence[str], language: str, things: Sequence[Thing | None]) -> tuple[Note, ...]:
@@ -138,13 +144,12 @@ def ground(scene: Scene | None, language: str, rng: random.Random, other: Scene)
         if fits(thing)
     ]
     user, answer = numbered([text for text, _ in phrases]), _json(boxes=boxes)
-    notes = []
-    for end, (_, fits) in zip(_line_ends(user), phrases, strict=True):
+    notes, ends = [], _line_ends(user)
+    for end, (_, fits) in zip(ends, phrases, strict=True):
         fitting = [thing for thing in (scene.things if scene else ()) if fits(thing)]
         notes.append(Note(end, truth=bool(fitting), thing=fitting[0] if len(fitting) == 1 else None))
-    of_box = {thing.box: thing for thing in (scene.things if scene else ())}
-    for match, box in zip(re.finditer(r',"bbox_2d":\[', answer), boxes, strict=True):
-        notes.append(Note(match.start(), answering=True, thing=of_box[tuple(box["bbox_2d"])]))  # type: ignore[index, arg-type]
+    for match in re.finditer(r'(\d+),"bbox_2d":\[(\d+),(\d+),(\d+),(\d+)', answer):
+        notes += [Note(match.end(side), answering=True, behind=ends[int(match[1]) - 1]) for side in (1, 2, 3, 4)]
     return Lesson("ground", user, answer, notes=tuple(notes))
 
 

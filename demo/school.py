@@ -131,7 +131,7 @@ class School(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
             "boxes": boxes,
             "scene": named,
             "owner": torch.tensor([i for _, i in asked]),
-            "notes": torch.tensor([[i, *note] for i, row in enumerate(rows) for note in row.notes]).reshape(-1, 13),
+            "notes": torch.tensor([[i, *note] for i, row in enumerate(rows) for note in row.notes]).reshape(-1, 14),
             **padded(rows, self.special["<|endoftext|>"], self.tokenizer.convert_tokens_to_ids(BOX)),
         }
 
@@ -140,9 +140,9 @@ class School(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
         kind = rng.random()
         if kind < 0.18:
             return lessons.long_caption(scene, language, rng)
-        if kind < 0.54:
+        if kind < 0.62:
             return lessons.ground(scene, language, rng, other)
-        if kind < 0.92:
+        if kind < 0.93:
             return lessons.verify(scene, language, rng, other)
         return lessons.check(scene, language, rng, other)
 
@@ -183,19 +183,24 @@ class School(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
         if lesson.picture:
             start = ids.index(self.special["<|image_pad|>"])
             ids[start : start + 1] = [self.special["<|image_pad|>"]] * (rows * columns)
-        notes = []
+        notes, shift = [], rows * columns - 1 if lesson.picture else 0
         user = len(before) - len(lesson.user) - len(AFTER_USER)
         for note in lesson.notes:
-            part, at = (answer, note.at) if note.answering else (question, user + note.at)
-            token = next(i for i, (_, end) in enumerate(part["offset_mapping"]) if end > at)
-            token += len(ids) if note.answering else (rows * columns - 1 if lesson.picture else 0)
-            notes.append([token, *seeing.note_row(note.truth, note.thing, note.place, lesson.picture)])
+            token = token_at(answer, note.at) + len(ids) if note.answering else token_at(question, user + note.at) + shift
+            behind = -1 if note.behind is None else token_at(question, user + note.behind) + shift
+            notes.append([token, behind, *seeing.note_row(note.truth, note.thing, note.place, lesson.picture)])
         everything = np.array(ids + answer["input_ids"], np.int64)
         return Row(everything, seeing.positions(len(everything), start, rows, columns), len(ids), notes)
 
 
+def token_at(part: Any, character: int) -> int:
+    """The number of the token that the character belongs to."""
+    return next(i for i, (_, end) in enumerate(part["offset_mapping"]) if end > character)
+
+
 class Row(NamedTuple):
-    """Token ids [T], places [3, T], where the answer begins, and notes: token and `seeing.note_row` of each."""
+    """Token ids [T], places [3, T], where the answer begins, and notes: token, the one to look back at (-1: none), and
+    `seeing.note_row` of each."""
 
     ids: np.ndarray
     places: np.ndarray

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb
 
 from demo.scenes import Scene, Thing
 from demo.words import BACKGROUNDS, COLOURS, LIGHTS, SHAPES, SIZES, STYLES, SURFACES, TONES
@@ -116,6 +117,33 @@ def _read_attention(
 
 
 ALL_ATTENTION_FUNCTIONS.register("plain", _read_attention)
+
+
+def glances(
+    model: Any, layer: int, hidden: torch.Tensor, places: torch.Tensor, row: torch.Tensor, token: torch.Tensor
+) -> torch.Tensor:
+    """Where the first head of a layer looks from some tokens: log-probabilities [M, T], as the layer itself computes them.
+
+    hidden [N, T, hidden] goes into the layer   places [3, N, T]   row, token [M]
+    """
+    language = model.model.language_model
+    block = language.layers[layer]
+    attention, x = block.self_attn, block.input_layernorm(hidden)
+    size = attention.head_dim
+    turns = language.rotary_emb(x, places)
+    q = F.linear(x, attention.q_proj.weight[:size], attention.q_proj.bias[:size])
+    k = F.linear(x, attention.k_proj.weight[:size], attention.k_proj.bias[:size])
+    q, k = (part[:, 0].float() for part in apply_rotary_pos_emb(q[:, None], k[:, None], *turns))
+    scores = torch.einsum("md,mtd->mt", q[row, token], k[row]) * attention.scaling
+    later = torch.arange(hidden.shape[1], device=hidden.device) > token[:, None]
+    return F.log_softmax(scores.masked_fill(later, float("-inf")), -1)
+
+
+def missed(looks: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """How far `glances` are from falling on wanted tokens [M, T]: minus the log of the share that does, summed over those
+    rows in which any is wanted."""
+    some = wanted.any(-1)
+    return -looks[some].masked_fill(~wanted[some], float("-inf")).logsumexp(-1).sum()
 
 
 class Head(torch.nn.Module):

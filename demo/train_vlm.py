@@ -4,7 +4,9 @@
     python -m demo.train_vlm --out runs/vlm --shape large --pixels 50176 --scenes 96 --questions 4 --texts 64 --steps 6000     a GPU
 
 Every step shows ever-new scenes of one size. A head on the visual tokens is trained jointly with the answers: without it the
-model learns to write before it learns to see. The state is saved at intervals, at SIGTERM and at Ctrl-C; the same command goes on from
+model learns to write before it learns to see. And one attention head of two layers each is told where to look, the last but one
+from a phrase to the thing that it names, the last from a coordinate to the phrase that it answers: without that the boxes are
+those of things beside. The state is saved at intervals, at SIGTERM and at Ctrl-C; the same command goes on from
 there with the very next batch.
 """
 
@@ -58,6 +60,8 @@ class Trained(torch.nn.Module):
         count = torch.zeros((), device=seen.device)
         right = torch.zeros((), device=seen.device)
         misplaced = torch.zeros((), device=seen.device)
+        astray = torch.zeros(2, device=seen.device)
+        glanced = torch.zeros(2, device=seen.device)
         noted, notes = [], []
         # Rows come sorted by length: the shorter half, the longer half, and those without a picture are padded by themselves.
         for part in (slice(0, shown // 2), slice(shown // 2, shown), slice(shown, len(batch["ids"]))):
@@ -66,23 +70,40 @@ class Trained(torch.nn.Module):
             length = int((batch["targets"][part] >= 0).any(0).nonzero().max()) + 1
             ids, targets = batch["ids"][part, :length], batch["targets"][part, :length]
             visual = seen[batch["owner"][part]] if part.stop <= shown else None
-            layers = seeing.read(self.model, ids, batch["places"][:, part, :length], visual, self.image)
+            places = batch["places"][:, part, :length]
+            layers = seeing.read(self.model, ids, places, visual, self.image)
             wanted = targets >= 0
             likely = F.log_softmax(self.model.lm_head(layers[-1][wanted]).float(), -1)
             total = total + self._missed(likely, targets[wanted], batch["coordinates"][part, :length][wanted])
             count = count + wanted.sum()
             right = right + (likely.argmax(-1) == targets[wanted]).sum()
+            # Of each note: row, token, the token to look back at, truth, five facts, place in a list, box.
             mine = batch["notes"][(batch["notes"][:, 0] >= part.start) & (batch["notes"][:, 0] < part.stop)]
-            noted.append(layers[-2][mine[:, 0].long() - part.start, mine[:, 1].long()])
-            notes.append(mine[:, 2:])
+            row, token = mine[:, 0].long() - part.start, mine[:, 1].long()
+            noted.append(layers[-2][row, token])
+            notes.append(mine[:, 3:])
+            back = mine[:, 2] >= 0
+            looks = seeing.glances(self.model, len(layers) - 2, layers[-2], places, row[back], token[back])
+            astray[0] -= looks.gather(1, mine[back, 2:3].long()).sum()
+            glanced[0] += back.sum()
             if visual is not None:
                 owner = batch["owner"][part]
                 at = layers[len(layers) // 2][ids == self.image].view(visual.shape)
                 misplaced = misplaced + self.places(at, batch["facts"][owner], batch["boxes"][owner])
+                found = (mine[:, 10] >= 0) & (mine[:, 3] == 1)
+                row, token, box = row[found], token[found], mine[found, None, 10:]
+                whose = owner[row]
+                there = (batch["facts"][whose][..., 0] >= 0) & (batch["boxes"][whose][..., 4:] == box).all(-1)
+                wanted_there = (ids[row] == self.image).masked_scatter(ids[row] == self.image, there)
+                looks = seeing.glances(self.model, len(layers) - 3, layers[-3], places, row, token)
+                astray[1] += seeing.missed(looks, wanted_there)
+                glanced[1] += len(row)
+        astray = astray / glanced.clamp(min=1)
         known, more = self.notes(torch.cat(noted), torch.cat(notes))
         if not self.training:
             marks |= more | {"placed": seeing.SIDE * float(misplaced) / 2, "tokens": float(right / count)}
-        return total / count, auxiliary + known + 12 * misplaced, marks
+            marks |= {"missed line": float(astray[0]), "missed thing": float(astray[1])}
+        return total / count, auxiliary + known + 12 * misplaced + 0.5 * astray[0] + 2 * astray[1], marks
 
     def _missed(self, likely: torch.Tensor, targets: torch.Tensor, coordinate: torch.Tensor) -> torch.Tensor:
         """Cross-entropy, summed. A coordinate may be missed by a pixel or two; a verdict weighs as much as several words."""

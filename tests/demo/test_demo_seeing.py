@@ -173,16 +173,18 @@ def test_notes_stand_where_something_can_be_known(tokenizer):
     def noted(lesson):
         row = teacher.encode(lesson, scene.width, scene.height)
         tokens = [tokenizer.decode(row.ids[int(note[0])]) for note in row.notes]
-        return row, [(token, note[1:]) for token, note in zip(tokens, row.notes, strict=True)]
+        backs = [tokenizer.decode(row.ids[int(note[1])]) if note[1] >= 0 else None for note in row.notes]
+        return row, [(token, note[2:]) for token, note in zip(tokens, row.notes, strict=True)], backs
 
     lesson = lessons.verify(scene, "zh", random.Random(1), other)
-    _, notes = noted(lesson)
+    _, notes, backs = noted(lesson)
     verdicts = [float(word == "true") for word in lesson.answer[13:-2].split(",")]
     assert notes[0][0] == "]" and min(notes[0][1][thing]) >= 0
     assert [note[truth] for _, note in notes[1:11]] == verdicts and notes[1][0] == "\n" and notes[10][0] == "<|im_end|>"
     assert [(token, note[place]) for token, note in notes[11:]] == [('{"verdicts":[', 0)] + [(",", i) for i in range(1, 10)]
+    assert backs == [None] * 11 + ["\n"] * 9 + ["<|im_end|>"]
 
-    row, notes = noted(lessons.long_caption(scene, "en", random.Random(1)))
+    row, notes, _ = noted(lessons.long_caption(scene, "en", random.Random(1)))
     for number, mine in enumerate(scene.things):
         assert notes[number][1][thing] == seeing.facts_of_thing(mine)
         assert [round(value * seeing.SIDE) for value in notes[number][1][7:]] == list(mine.box)
@@ -191,10 +193,27 @@ def test_notes_stand_where_something_can_be_known(tokenizer):
         assert mine.colour in after.split(".")[0]
 
     lesson = lessons.ground(scene, "en", random.Random(1), other)
-    _, notes = noted(lesson)
-    told = [note for token, note in notes if token == ',"bbox_2d":[']
-    boxes = [tuple(round(value * seeing.SIDE) for value in note[7:]) for note in told]
-    assert boxes and boxes == [tuple(box["bbox_2d"]) for box in json.loads(lesson.answer)["boxes"]]
+    row, notes, _ = noted(lesson)
+    answer = json.loads(lesson.answer)["boxes"]
+    # Each of the four numbers is known where the phrase that it answers ends.
+    behind = [int(note[1]) for note in row.notes if note[1] >= 0]
+    ends = [number for number, end in enumerate(row.ids[: row.start]) if tokenizer.decode(end) in ("\n", "<|im_end|>")]
+    ends = ends[-2 - len(lesson.user.split("\n")) : -2]
+    assert behind and behind == [ends[box["phrase"] - 1] for box in answer for _ in range(4)]
+
+
+def test_glances_are_where_the_layer_looks(tokenizer):
+    model = build(tokenizer, hidden=64, layers=2, heads=4, vision_hidden=64, vision_depth=1, seed=0, all_attend=True).eval()
+    language = model.model.language_model
+    language.config._attn_implementation = "eager"
+    ids, places = torch.randint(0, 200, (2, 9)), torch.arange(9).expand(3, 2, 9)
+    out = language(input_ids=ids, position_ids=places, output_hidden_states=True, output_attentions=True, use_cache=False)
+    row, token = torch.tensor([0, 1, 1]), torch.tensor([3, 0, 8])
+    looks = seeing.glances(model, 1, out.hidden_states[1], places, row, token)
+    assert torch.allclose(looks.exp(), out.attentions[1][row, 0, token], atol=1e-6)
+    wanted = torch.zeros(3, 9, dtype=torch.bool)
+    wanted[0, 1:3] = True  # the other two rows want nothing
+    assert torch.allclose(seeing.missed(looks, wanted), -looks[0, 1:3].exp().sum().log())
 
 
 def test_only_coordinates_may_be_missed_by_a_pixel(tokenizer):
@@ -207,7 +226,7 @@ def test_only_coordinates_may_be_missed_by_a_pixel(tokenizer):
 
 def test_a_few_steps_lower_the_loss(tokenizer):
     torch.manual_seed(0)
-    shape = {"hidden": 64, "layers": 1, "heads": 2, "vision_hidden": 64, "vision_depth": 1}
+    shape = {"hidden": 64, "layers": 2, "heads": 2, "vision_hidden": 64, "vision_depth": 1}
     network = build(tokenizer, **shape, seed=0, all_attend=True, theta=1e4)
     trained = train_vlm.Trained(network, tokenizer, 64)
     batch = school.School(tokenizer, 2, 2, 2, seed=1).batch(0)

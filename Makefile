@@ -73,6 +73,8 @@ browser:  ## Debian's Chromium for the tests of the pages, where it is missing a
 	   { apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium; } >/dev/null && exit 0; fi; \
 	 echo "no Chromium here (apt install chromium): the tests of the pages in a browser are skipped"
 
+# The workers have more threads than there are cores: one that spins while it waits for another takes a core from a third.
+test: export OMP_WAIT_POLICY = passive
 test: setup browser lint  ## every test, from a fresh clone
 	.venv/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 25
 

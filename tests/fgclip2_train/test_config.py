@@ -80,7 +80,8 @@ def test_the_released_first_stage_takes_chinese_at_every_third_step_and_the_seco
         "en",
         "zh",
     ]
-    assert second.data.mixing == "batch" and second.model.start == "google/siglip2-base-patch16-naflex"
+    assert second.data.mixing == "batch" and second.data.languages == {"zh": 1, "en": 1}  # the published sets are of one size
+    assert second.model.start == "google/siglip2-base-patch16-naflex"
 
 
 @pytest.mark.parametrize("preset", ["paper", "fineloom"])

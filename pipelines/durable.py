@@ -71,8 +71,10 @@ def write_new(path: Path, write: Callable[[Path], None]) -> None:
         write(path)
         sync_file(path)
         sync_folder(path.parent)
-    except BaseException:
+    except BaseException as error:
         path.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in FULL and error.filename is None:
+            raise OSError(error.errno, error.strerror, str(path)) from error  # which the system does where it opens, not here
         raise
 
 

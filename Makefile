@@ -3,6 +3,8 @@
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 ROOT ?= runs
+# It is quoted below, for folders with spaces, and the shell fills in no ~ there.
+override ROOT := $(patsubst ~/%,$(HOME)/%,$(ROOT))
 RECIPE ?= demo
 STAGE ?= 1
 TRAIN ?= $(ROOT)/$(RECIPE)-stage$(STAGE)
@@ -37,7 +39,7 @@ demo: setup  ## the whole way on this machine: tables, shards, both training sta
 	.venv/bin/python -m demo.way
 
 data: .venv/ready  ## run a recipe up to its shards (RECIPE=, ROOT=, SET=)
-	$(RUN) run $(RECIPE) $(SET) --root $(ROOT)
+	$(RUN) run '$(RECIPE)' $(SET) --root '$(ROOT)'
 
 # What the cluster's machines call the command, and where their Ray answers: the dashboard's address, not the client's.
 ADDRESS ?= http://127.0.0.1:8265
@@ -48,19 +50,19 @@ submit: submit-$(RECIPE)  ## run a recipe on a Ray cluster, also as submit-RECIP
 
 $(SUBMITS): submit-%: .venv/ready
 	@[[ '$(ROOT)' == /* || '$(ROOT)' == *://* ]] || { echo "ROOT=$(ROOT): give the place as the cluster's machines see it, /… or s3://…" >&2; exit 2; }
-	.venv/bin/ray job submit --address $(ADDRESS) -- $(REMOTE) run $* $(SET) --root $(ROOT) --address auto
+	.venv/bin/ray job submit --address $(ADDRESS) -- $(REMOTE) run $* $(SET) --root '$(ROOT)' --address auto
 
 train: .venv/ready  ## train one stage on a recipe's shards (RECIPE=, STAGE=1|2, SET=)
-	.venv/bin/python -m fgclip2_train train stage=$(STAGE) data.shards='$(ROOT)/$(RECIPE)/shards/*.tar' out=$(TRAIN) $(SET)
+	.venv/bin/python -m fgclip2_train train stage=$(STAGE) data.shards='$(ROOT)/$(RECIPE)/shards/*.tar' out='$(TRAIN)' $(SET)
 
 eval: .venv/ready  ## evaluate a checkpoint (TRAIN=, SHARDS=)
-	.venv/bin/python -m fgclip2_train eval --checkpoint $(TRAIN) --shards '$(SHARDS)' --json $(TRAIN)/eval.json
+	.venv/bin/python -m fgclip2_train eval --checkpoint '$(TRAIN)' --shards '$(SHARDS)' --json '$(TRAIN)/eval.json'
 
 serve: setup  ## start vLLM with MODEL= under NAME= on this machine, or adopt the one that runs
 	$(RUN) serve start $(MODEL) --name $(NAME)
 
 report: .venv/ready  ## write the report of a run (RECIPE=, ROOT=)
-	$(RUN) report $(RECIPE) $(SET) --root $(ROOT)
+	$(RUN) report '$(RECIPE)' $(SET) --root '$(ROOT)'
 
 lint: .venv/ready  ## ruff and mypy
 	.venv/bin/ruff check .
@@ -97,6 +99,6 @@ chaos: .venv/ready  ## runs through faults at seeded instants on a Ray cluster (
 	.venv/bin/python -m benchmarks.chaos --seeds $(SEEDS)
 
 clean:  ## remove what runs made (ROOT=); environments stay
-	rm -rf $(ROOT)
+	rm -rf -- '$(ROOT)'
 
 .PHONY: browser chaos help setup demo data submit $(SUBMITS) train eval serve report lint test bench bench-quality docs screenshots clean

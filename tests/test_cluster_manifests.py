@@ -5,6 +5,7 @@ KubeRay's own schema is no Python package; the names of its fields are held here
 
 import ast
 import json
+import os
 import re
 import shlex
 import shutil
@@ -231,7 +232,10 @@ def test_every_recipe_has_a_target_that_submits_it():
     names = recipe_names()
     shown = call("-n", "ROOT=/shared/runs", "SET=select.keep='width >= 256'", *(f"submit-{name}" for name in names)).stdout
     for name in names:
-        end = f"-- fineloom run {name} select.keep='width >= 256' --root /shared/runs --address auto"
+        end = f"-- fineloom run {name} select.keep='width >= 256' --root '/shared/runs' --address auto"
         assert f"ray job submit --address http://127.0.0.1:8265 {end}" in shown
+    shown = call("-n", "clean", "data", "ROOT=~/my runs").stdout
+    home = os.environ["HOME"]
+    assert f"rm -rf -- '{home}/my runs'" in shown and f"--root '{home}/my runs'" in shown
     relative = call(f"submit-{names[0]}", "ROOT=runs")
     assert relative.returncode != 0 and "as the cluster's machines see it" in relative.stderr

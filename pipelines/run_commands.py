@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from typing import Annotated, Any
 
@@ -125,7 +126,7 @@ def plan(
         float | None, typer.Option(help="Output tokens per second of the server; measured by default.")
     ] = None,
     gpus: Annotated[
-        float | None, typer.Option(help="GPUs behind the server, for the bill; by default model.gpus of the recipe.")
+        float | None, typer.Option(min=0, help="GPUs behind the server, for the bill; by default model.gpus of the recipe.")
     ] = None,
     price: Annotated[
         list[str] | None, typer.Option(help="Of gpu_hour, gb_month or egress_gb, as in --price gpu_hour=2.5; may be repeated.")
@@ -145,6 +146,8 @@ def plan(
     from pipelines.plan import make_plan
     from pipelines.run import Options, chosen_shards, prepare
 
+    if tokens_per_second is not None and not 0 < tokens_per_second < math.inf:
+        raise ConfigError(f"--tokens-per-second {tokens_per_second:g}: expected a number above 0")
     loaded = load_recipe(recipe, overrides or [])
     options = Options(shards=_range(shards), limit=limit, prompts=prompts)
     chain = prepare(loaded, root, options)
@@ -323,7 +326,7 @@ def _prices(given: list[str]) -> dict[str, float]:
             found[name] = float(number)
         except ValueError:
             name = ""
-        if name not in PRICES:
+        if name not in PRICES or not 0 <= found[name] < math.inf:
             raise ConfigError(f"--price {text}: expected one of {', '.join(PRICES)}, as in {PRICES[0]}=2.5")
     return found
 

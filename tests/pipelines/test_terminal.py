@@ -180,6 +180,11 @@ def test_a_misspelt_reason_or_stage_is_told_and_not_taken_for_no_refusals(finish
     assert "no sample was refused for 'not_selected'" in str(elsewhere)
 
 
+@pytest.mark.parametrize("words", [("--price", "gpu_hour=nan"), ("--price", "gpu_hour=-1"), ("--tokens-per-second", "0")])
+def test_a_bill_is_made_of_numbers(finished, words):
+    assert " ".join(words) in str(call(finished, "plan", "RECIPE", *words).exception)
+
+
 COMPLETE = {
     "bash": (
         ["--norc"],

@@ -86,8 +86,10 @@ def sound(record: dict[str, Any]) -> bool:
     try:
         if min(int(record["uid"][:15], 16), int(record["sha256"][:15], 16)) < 0 or min(record["width"], record["height"]) < 1:
             return False
+        if not record["texts"]:
+            return False
         for text in record["texts"]:
-            _ = text["language"], text["origin"], text["text"].encode()  # half a character is no text to a tokenizer
+            _ = text["language"].encode(), text["origin"], text["text"].encode()  # half a character is no text to a tokenizer
             if text["length"] not in LENGTHS or not text["text"].strip():
                 return False
         for region in record.get("regions", ()):
@@ -95,6 +97,8 @@ def sound(record: dict[str, Any]) -> bool:
             if not (-EDGE <= x1 < x2 <= 1 + EDGE and -EDGE <= y1 < y2 <= 1 + EDGE):  # NaN is not
                 return False
             _ = region["language"], region["short"].encode(), region["long"].encode()
+            if not (region["short"].strip() and region["long"].strip()):
+                return False
             _ = [negative["text"].encode() for negative in region.get("negatives", ())]
         return True
     except (KeyError, TypeError, AttributeError, ValueError):

@@ -171,6 +171,8 @@ def _walk(text: dict[str, Any]):
 
 def _whole(record: dict[str, Any]) -> bool:
     try:
-        return sound(record) and all(negative["family"] for region in record["regions"] for negative in region["negatives"])
-    except KeyError:
+        return sound(record) and all(
+            negative["family"].strip() for region in record["regions"] for negative in region["negatives"]
+        )
+    except (KeyError, AttributeError):
         return False

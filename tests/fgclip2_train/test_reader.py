@@ -332,12 +332,15 @@ def test_another_format_version_is_refused_by_name(tmp_path):
 
 UNSOUND = {
     "no texts": {"texts": None},
+    "texts of which there are none": {"texts": []},
+    "a text of two languages": {"texts": [{"language": ["en"], "length": "short", "origin": "source", "text": "a cat"}]},
     "a text without words": {"texts": [{"language": "en", "length": "short", "origin": "source", "text": None}]},
     "a text of no known length": {"texts": [{"language": "en", "length": "medium", "origin": "source", "text": "a cat"}]},
     "a text of half a character": {"texts": [{"language": "en", "length": "short", "origin": "source", "text": "a \ud83d"}]},
     "a blank text": {"texts": [{"language": "en", "length": "short", "origin": "source", "text": " "}]},
     "regions that are no list": {"regions": 3},
     "a region without its box": {"regions": [{"language": "en", "short": "a", "long": "a", "negatives": []}]},
+    "a blank expression": {"regions": [{"box": [0, 0, 1, 1], "language": "en", "short": " ", "long": "a", "negatives": []}]},
     "a box turned over": {"regions": [{"box": [0.9, 0, 0.1, 1], "language": "en", "short": "a", "long": "a", "negatives": []}]},
     "a box in pixels": {"regions": [{"box": [0, 0, 60, 60], "language": "en", "short": "a", "long": "a", "negatives": []}]},
     "a box of nothing": {"regions": [{"box": [0, float("nan"), 1, 1], "language": "en", "short": "a", "long": "a"}]},

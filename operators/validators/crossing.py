@@ -41,12 +41,15 @@ DEGREES = (
     ("shallower", "浅", "深"),
 )
 """Comparatives, characters that say the same, and those that say the opposite: A is taller than B where B is shorter than A."""
+TO = frozenset(("on", "onto", "in", "into", "inside", "under", "behind", "over", "against", "above", "below", "upon", "to"))
+MOVED = re.compile("[把将](?:[^，。；把将]{0,6}的)?(?:[这那]?[一二两三四五六七八九十几][^，。；]|[他她它]的)?$")
+"""Before a noun: it is what is moved."""
 LESS = re.compile("没有?|不如|不及")
 
 
 def crossed(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | None:
     """doc: one parsed English sentence; paired: its nouns with their places in the Chinese."""
-    checks = (_descriptions, _partners, _owners, _ends)
+    checks = (_descriptions, _partners, _owners, _ends, _moved, _doers)
     return next((found for check in checks if (found := check(doc, paired, chinese))), None)
 
 
@@ -88,13 +91,13 @@ def _descriptions(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding
 def _gone(said: set[str], own: list[str], other: list[str]) -> bool:
     """Whether one of these stems is rendered in the other one's part and not in its own."""
     for stem in said:
-        here = any(_says(word, stem) or dictionary.means(word, dictionary.widened({stem})) for word in own)
-        if not here and any(_says(word, stem) for word in other):
+        here = any(says(word, stem) or dictionary.means(word, dictionary.widened({stem})) for word in own)
+        if not here and any(says(word, stem) for word in other):
             return True
     return False
 
 
-def _says(word: str, stem: str) -> bool:
+def says(word: str, stem: str) -> bool:
     """By its entry, or that of its first or last character: 年老 is "aged", and 老 old."""
     return any(dictionary.alike(stem, dictionary.every(part)) for part in {word, word[0], word[-1]})
 
@@ -112,7 +115,7 @@ def _doings(noun: Any) -> Iterator[str]:
     """The stem of what it does."""
     verb = noun.head
     if noun.dep_ in ("nsubj", "nsubjpass") and verb.pos_ == "VERB" and not any(c.dep_ == "agent" for c in verb.children):
-        yield dictionary.stem(verb.text)
+        yield from {dictionary.stem(verb.text), dictionary.stem(verb.lemma_)}
 
 
 def _own_part(at: int, things: list[Pairing], chinese: str) -> list[str]:
@@ -210,3 +213,54 @@ def _ends(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | None:
                 ):
                     return "swapped", f"“{subject.text}” and “{one.token.text}”, which it is like"
     return None
+
+
+def _moved(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | None:
+    """ "Puts the cup on the book" as 把书放在杯子上: what stands behind 把 is what is moved."""
+    for one in paired.values():
+        if one.token.dep_ != "dobj":
+            continue
+        preps = [prep for head in (one.token, one.token.head) for prep in head.rights if prep.dep_ == "prep"]
+        for end in (c for prep in preps if prep.lower_ in TO for c in prep.rights if c.dep_ == "pobj" and c.i in paired):
+            other = paired[end.i]
+            between = chinese[other.end : one.start]
+            if (
+                other.end <= one.start
+                and MOVED.search(chinese[: other.start])
+                and not STOP.search(between)
+                and "的" not in between
+            ):
+                return "swapped", f"“{one.token.text}” and “{end.text}”, to which it is moved"
+    return None
+
+
+def _doers(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | None:
+    """ "The boy who chases the dog" as 追着男孩的狗: who does it stands behind the 的, what it is done to before."""
+    for doer, done, words in _deeds(doc):
+        if doer.i not in paired or done.i not in paired:
+            continue
+        first, second = paired[doer.i], paired[done.i]
+        if not first.end < second.start or "的" not in chinese[first.end : second.start]:
+            continue
+        rest = re.sub("^的", "", chinese[first.end : second.start])
+        if any(flag[0] in "vnp" for _, flag in _tagged(rest)) or STOP.search(rest):
+            continue
+        own, before = _phrase_of(_clause(chinese[: first.start], -1))
+        verb = next((word for word, flag in reversed(before) if flag[0] in "va"), "")
+        full = not words and any("满" in word for word, _ in (*own, *before[-1:]))
+        if full or (verb and any(says(verb, stem) for stem in words)):
+            return "swapped", f"“{doer.text}” and “{done.text}”, to which it is done"
+    return None
+
+
+def _deeds(doc: Any) -> Iterator[tuple[Any, Any, list[str]]]:
+    """(who, to whom, stems of what) of verbs that describe a noun, and what is full of something."""
+    for token in doc:
+        if token.dep_ in ("relcl", "acl") and token.tag_ != "VBN":
+            doer = pairing.subject(token)
+            for child in token.rights:
+                if doer is not None and child.dep_ == "dobj":
+                    yield doer, child, [dictionary.stem(token.text), dictionary.stem(token.lemma_)]
+        if token.lower_ in ("full", "loaded", "packed", *pairing.FILLED):
+            preps = (prep for prep in token.rights if prep.lower_ in ("of", "with"))
+            yield from ((token.head, c, []) for prep in preps for c in prep.rights if c.dep_ == "pobj")

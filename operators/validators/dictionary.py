@@ -184,7 +184,9 @@ def alike(word: str, known: frozenset[str] | set[str]) -> bool:
         return True
     if word.endswith(("er", "or")) and word[:-2] in known:  # who skis
         return True
-    return len(word) > 3 and any(len(k) > 3 and (k[:5] == word[:5] or k.startswith(word) or word.startswith(k)) for k in known)
+    return len(word) > 3 and any(
+        len(k) > 3 and (k[:5] == word[:5] != "grand" or k.startswith(word) or word.startswith(k)) for k in known
+    )
 
 
 def means(word: str, wanted: set[str]) -> bool:

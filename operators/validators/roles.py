@@ -10,11 +10,12 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from operators import lexicon
 from operators.validators import Finding, crossing, dictionary, pairing, sentences, translation
-from operators.validators.pairing import NOUN, Pairing, is_thing, nlp
+from operators.validators.pairing import NOUN, Pairing, is_thing
 
 SIDES = {
-    "[头身]?上": r"on|above|over|atop|on top of|upon",
+    "[头身顶]?上": r"on|above|over|atop|on top of|upon",
     "[脚底]?下": r"under|below|beneath|underneath",
     "[身背]?后": r"behind|at the back of",
     "[面身跟]?前": r"in front of|before",
@@ -26,11 +27,9 @@ FIRM = tuple(side for side in SIDES if side[-1] in "后前左右")
 """Sides that Chinese names only where English does; 桌上 and 院子里 may render any preposition."""
 VOICE = re.compile("[被把由给让使将受]")
 ATTRIBUTE = re.compile(r"[红橙橘黄绿青蓝紫粉棕褐黑白灰金银米咖啡深浅淡暗亮]{1,3}色的?|[大小高长短老新旧]的|白的|黑的|红的")
-MUTUAL = frozenset(
-    re.findall(r"\w+", "with near beside by among between alongside along around as like next opposite during without about")
-)
+MUTUAL = frozenset(re.findall(r"\w+", "with near beside by among alongside along as like next opposite during without about"))
 """Prepositions whose two sides may change places, or name no second party."""
-PLACE = re.compile("的?[身左右最靠正对]?[上下左右前后里内中央旁边侧面间外尽附周四顶底脚沿处远]|[的、和与及]")
+PLACE = re.compile("(?!面[朝向对])的?[之身左右最靠正对]?[上下左右前后里内中央旁边侧面间外尽附周四顶底脚沿处远]|[的、和与及]")
 """After a noun: it is a place, belongs to what follows, or is one of a list."""
 PARTS = frozenset(
     re.findall(r"\w+", "side middle center centre edge end top front back corner left right bottom foot distance rest sides")
@@ -47,6 +46,7 @@ EXISTS = re.compile(
     "有|是|[站坐躺卧趴蹲睡停放摆挂贴立竖种长铺堆住游漂浮围排散插落伸开等写画印刻]着|[布坐站堆挤摆爬长落挂贴写画]满"
 )
 """A place, then 有 or a verb with 着: what is there comes last, the other way round than in English."""
+CAUSES = frozenset(("make", "let", "help", "ask", "tell", "order", "allow", "force", "teach"))
 FRONTED = re.compile("[从朝向往沿对给为把将用跟随比由在到着了过被是有和与及]$")
 """Before a noun: it is no topic but the object of a preposition or a verb."""
 
@@ -57,7 +57,7 @@ def swapped(english: str, chinese: str) -> Finding | None:
     # A noun is the only one of its kind more often in a sentence than in a text.
     pairs = list(zip(own, theirs, strict=True)) if len(own) == len(theirs) else [(english, chinese)]
     for en, zh in pairs:
-        doc = nlp()(en)
+        doc = pairing.parsed(en)
         paired = pairing.pair(doc, zh)
         if len(paired) > 1:
             sure = {i: p for i, p in paired.items() if p.sure}
@@ -77,7 +77,9 @@ def _attributes(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding |
         known = []
         for one in paired.values():
             mine = of_english(one.token)
-            there = of_chinese(_before(chinese, one, paired))
+            before, name = _before(chinese, one, paired), one.end - one.start
+            # before the noun, in it (红球, but 青蛙 has no colour of its own before it) or behind it
+            there = of_chinese(before[:-name]) or of_chinese(before) or of_chinese(_predicate(chinese, one))
             if len(mine) == 1 and there:
                 known.append((one, next(iter(mine)), there))
         for i, (a, of_a, zh_a) in enumerate(known):
@@ -90,6 +92,8 @@ def _attributes(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding |
 def _english_colours(noun: Any) -> set[str]:
     """Colours said of this noun itself."""
     modifiers = [child for child in noun.lefts if child.dep_ in ("amod", "compound", "nmod")]
+    if noun.dep_ == "nsubj" and noun.head.pos_ == "AUX":
+        modifiers += [child for child in noun.head.rights if child.dep_ in ("acomp", "attr")]
     return {name for child in modifiers for name in translation.colours_of_english(child.text)}
 
 
@@ -115,6 +119,12 @@ def _before(chinese: str, noun: Pairing, paired: dict[int, Pairing]) -> str:
     starts = [p.end for p in paired.values() if p.end <= noun.start]
     starts += [m.end() for m in re.finditer(r"[，。；、,;]|[和与及]|[上下里内中后前旁边侧面]", chinese[: noun.start])]
     return chinese[max(starts, default=0) : noun.end]
+
+
+def _predicate(chinese: str, noun: Pairing) -> str:
+    """What the Chinese says a noun is: 盘子是蓝色的."""
+    match = re.match("(?:[都全也则][都是]?|是)([^，。；、]+)的(?=[，。；]|$)", chinese[noun.end :])
+    return match[1] if match else ""
 
 
 def _roles(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | None:
@@ -198,8 +208,9 @@ def _order(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | None
             if how in LOCATIVE and EXISTS.search(between) and "在" not in between:
                 continue
             # What is done by somebody comes first in either language: 小岛通过石堤与陆地相连.
-            turned = how != "by" and second.end <= first.start and _begins(second, first, chinese)
+            turned = how != "by" and second.end <= first.start and _begins(second, first, chinese, verb.lemma_ in CAUSES)
             turned = turned or (how in ("object", "by") and _done(first, second, verb, chinese))
+            turned = turned or (how == "by" and _does(second, first, verb, chinese))
             if turned:
                 return "swapped", f"“{actor.text}” and “{target.text}” around “{verb.text}”"
     return None
@@ -227,9 +238,19 @@ def _whole(part: Any) -> Any:
 
 def _targets(verb: Any) -> Iterator[tuple[Any, str]]:
     """Objects, and what stands after the verb's prepositions or after "than"."""
+    whom = next((child for child in verb.children if child.dep_ == "dobj" and child.text.lower() in pairing.WHO), None)
+    if whom is not None and verb.dep_ == "relcl":
+        yield verb.head, "object"  # "the cat that the boy is stroking"
     for child in verb.rights:
         if child.dep_ in ("dobj", "obj", "dative") and is_thing(child):
             yield child, "dative" if child.dep_ == "dative" else "object"
+        if child.dep_ == "npadvmod" and any(c.dep_ == "det" for c in child.lefts):
+            yield child, "object"  # "climbs the mast", as the parser reads it
+        if child.dep_ in ("dobj", "ccomp"):
+            if child.pos_ in NOUN or verb.lemma_ in CAUSES:  # "shows his grandfather a drawing", "makes the children laugh"
+                yield from ((c, "dative") for c in child.lefts if c.dep_ == "nsubj" and is_thing(c))
+            preps = (c for c in child.rights if c.dep_ == "prep" and c.lower_ in ("to", "from", "for", "of"))
+            yield from ((c, prep.lower_) for prep in preps for c in prep.rights if c.dep_ == "pobj")
         elif child.dep_ in ("prep", "dative", "acomp", "advmod", "prt") and child.text.lower() not in MUTUAL:
             for target in _after(child):
                 yield target, child.text.lower()
@@ -243,17 +264,32 @@ def _after(word: Any, depth: int = 3) -> Iterator[Any]:
             yield from _after(child, depth - 1)
 
 
-def _begins(thing: Pairing, other: Pairing, chinese: str) -> bool:
+def _begins(thing: Pairing, other: Pairing, chinese: str, causes: bool = False) -> bool:
     """Whether a thing opens its Chinese clause as what the clause is about, with the other one behind its verb."""
     between = chinese[thing.end : other.start]
     named_place = chinese[thing.end - 1] in "上下里中内外前后旁边侧口处角顶底"
-    if named_place or re.search("[。！？；被由受遭让]", between) or PLACE.match(chinese, thing.end):
+    if (
+        named_place
+        or re.search("[。！？；被由受遭]" if causes else "[。！？；被由受遭让]", between)
+        or PLACE.match(chinese, thing.end)
+    ):
         return False
     before = re.split("[。！？；，,：:]", chinese[: thing.start])[-1]
     if FRONTED.search(re.sub(OWN, "", re.sub(OTHERS, "", before))):
         return False
     bare = ATTRIBUTE.sub("", between)
-    return bool(re.search("[对向朝比给跟把]", bare)) or any(flag[0] in "vp" for _, flag in dictionary.tagged(bare))
+    return bool(re.search("[对向朝比给跟把着]|正在", bare)) or any(flag[0] in "vp" for _, flag in dictionary.tagged(bare))
+
+
+def _does(other: Pairing, actor: Pairing, verb: Any, chinese: str) -> bool:
+    """Whether the Chinese has somebody do what is done to them in the English: 幼儿在喂奶奶 for "is fed by the grandmother"."""
+    between = chinese[other.end : actor.start]
+    if other.end > actor.start or VOICE.search(chinese) or not _begins(other, actor, chinese):
+        return False
+    stems = {dictionary.stem(verb.text), dictionary.stem(verb.lemma_)}
+    animate = "animate" in lexicon.load("en").classes(actor.token.lemma_.lower())
+    said = any(crossing.says(word, s) for word, _ in dictionary.tagged(ATTRIBUTE.sub("", between)) for s in stems)
+    return animate and said
 
 
 def _done(actor: Pairing, target: Pairing, verb: Any, chinese: str) -> bool:
@@ -268,7 +304,9 @@ def _done(actor: Pairing, target: Pairing, verb: Any, chinese: str) -> bool:
         return False
     if dictionary.stem(verb.text) == dictionary.stem("follow"):
         return re.match("的?[身]?后[面方边]?[^跟]{0,3}跟", between) is not None
-    at = max(between.rfind("被"), between.rfind("遭"))
+    if verb.lower_ in pairing.FILLED and re.match("[里中内上]", between) and "满" in between:
+        return True  # what fills it as what is filled: 郁金香里插满了花瓶
+    at = max(between.rfind("被"), between.rfind("遭"), between.rfind("由"))
     if at < 0 or PLACE.match(chinese, actor.end):
         return False
     return not any(flag[0] == "v" for _, flag in dictionary.tagged(ATTRIBUTE.sub("", between[at + 1 :])))

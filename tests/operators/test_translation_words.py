@@ -209,6 +209,34 @@ def test_what_belongs_to_one_and_is_given_to_the_other_is_a_swap(english, right,
 @pytest.mark.parametrize(
     ("english", "right", "wrong"),
     [
+        ("The boy who is chasing the dog wears a cap.", "追着狗的男孩戴着帽子。", "追着男孩的狗戴着帽子。"),
+        ("The cat that the boy is stroking is asleep.", "男孩抚摸的猫睡着了。", "猫抚摸的男孩睡着了。"),
+        ("A basket full of eggs stands on the table.", "桌上放着一个装满鸡蛋的篮子。", "桌上放着一个装满篮子的鸡蛋。"),
+        ("A vase is filled with tulips.", "花瓶里插满了郁金香。", "郁金香里插满了花瓶。"),
+        ("The boy puts the cup on the book.", "男孩把杯子放在书上。", "男孩把书放在杯子上。"),
+        ("The clown makes the children laugh.", "小丑逗孩子们笑。", "孩子们逗小丑笑。"),
+        ("A boy shows his grandfather a drawing.", "男孩给爷爷看一幅画。", "爷爷给男孩看一幅画。"),
+        ("A woman is painted by an artist.", "女人由画家描绘。", "画家由女人描绘。"),
+        ("The toddler is fed by the grandmother.", "奶奶在喂幼儿。", "幼儿在喂奶奶。"),
+        ("On top of the cupboard stands a suitcase.", "柜子顶上放着一个手提箱。", "手提箱顶上放着一个柜子。"),
+        ("A cat sits between a dog and a rabbit.", "一只猫坐在一只狗和一只兔子之间。", "一只狗坐在一只猫和一只兔子之间。"),
+        ("The cups are white, the plates are blue.", "杯子是白色的，盘子是蓝色的。", "盘子是白色的，杯子是蓝色的。"),
+        (
+            "A green frog sits by a yellow duckling.",
+            "一只绿色的青蛙坐在一只黄色的小鸭旁。",
+            "一只绿色的小鸭坐在一只黄色的青蛙旁。",
+        ),
+        ("A horse drinks behind a cow.", "一匹马在一头牛后面喝水。", "一头牛在一匹马后面喝水。"),
+    ],
+)
+def test_who_does_it_to_whom_in_turned_and_describing_clauses(english, right, wrong):
+    assert caught(english, right) is None
+    assert caught(english, wrong) == "swapped"
+
+
+@pytest.mark.parametrize(
+    ("english", "right", "wrong"),
+    [
         ("The tree is taller than the house.", ["树比房子高。", "房子比树矮。"], ["房子比树高。", "树比房子矮。"]),
         ("The bottle is smaller than the vase.", ["瓶子比花瓶小。", "花瓶比瓶子大。"], ["花瓶比瓶子小。", "瓶子比花瓶大。"]),
     ],

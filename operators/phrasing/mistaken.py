@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from operators import lexicon
 from operators.phrasing.words import words
 
 ONE = {"a", "an", "one", "this", "each", "every", "another"}
@@ -62,7 +63,7 @@ def _is_verb(token: Any) -> bool:
     before = token.nbor(-1)
     after = token.nbor() if token.i + 1 < len(doc) else None
     noun_after = after is not None and after.tag_.startswith("NN")
-    listed = token.lemma_ in lists["verb"] or (token.lemma_ in lists["deed"] and before.lemma_.lower() in lists["person"])
+    listed = token.lemma_ in lists["verb"] or (token.lemma_ in lists["deed"] and _can_do(before))
     if token.tag_ == "VBZ":  # "an elephant sprays water": seen as a verb, and then hung on the water as if it were a noun
         return token.dep_ == "compound" and before.tag_ in ("NN", "NNP")
     if after is not None and (after.tag_ == "POS" or after.text in ("-", "–")):
@@ -71,12 +72,18 @@ def _is_verb(token: Any) -> bool:
     if token.tag_ == "NNS" and token.lower_ not in NOT_PLURAL and article in ONE and not counted:
         return before.tag_ in ("NN", "NNP", "JJ") and before.lower_ != article and (listed or not noun_after)
     many = before.tag_ == "NNS" or before.lower_ in PLURALS
-    agree = token.tag_ == ("NN" if many else "NNS") and (many or before.tag_ in ("NN", "NNP"))
+    named = before.tag_ in ("NN", "NNP") or (before.tag_ == "JJ" and before.i > 0 and before.nbor(-1).tag_ == "DT")
+    agree = token.tag_ == ("NN" if many else "NNS") and (many or named)
     if not agree or _has_verb(token):
         return False
     if after is not None and after.tag_ in ("DT", "PRP$") and (many or article):
         return True
-    return listed and (after is None or after.is_punct or after.tag_ in AFTER)
+    return listed and (after is None or after.is_punct or after.tag_ in (*AFTER, "DT", "PRP$"))
+
+
+def _can_do(noun: Any) -> bool:
+    lemma = noun.lemma_.lower()
+    return lemma in words("en")["person"] or "animate" in lexicon.load("en").classes(lemma)
 
 
 def _article(token: Any) -> tuple[str, bool]:
@@ -97,8 +104,12 @@ def _has_verb(token: Any) -> bool:
     return any(word.tag_ in FINITE for word in (*_to_break(token, -1), *_to_break(token, 1)))
 
 
+def _joins(word: Any) -> bool:
+    return word.tag_ in ("CC", "WDT", "WP", "WRB") or word.lower_ in ("while", "as", "because", "although", "since", "so")
+
+
 def _to_break(token: Any, step: int) -> Iterator[Any]:
     k = token.i + step
-    while 0 <= k < len(token.doc) and not token.doc[k].is_punct and token.doc[k].tag_ != "CC":
+    while 0 <= k < len(token.doc) and not token.doc[k].is_punct and not _joins(token.doc[k]):
         yield token.doc[k]
         k += step

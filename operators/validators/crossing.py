@@ -76,7 +76,9 @@ def turned_comparison(actor: Any, target: Any, paired: dict[int, Pairing], chine
 
 def _descriptions(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | None:
     """Of two things each has in its own part of the Chinese what the English says only of the other."""
-    things = sorted((one for one in paired.values() if one.token.dep_ not in PARTS), key=lambda one: one.start)
+    # 洗碗 stands for the dishes and what is done to them
+    nouns = (one for one in paired.values() if one.token.dep_ not in PARTS)
+    things = sorted((one for one in nouns if not _does(chinese[one.start : one.end])), key=lambda one: one.start)
     parts = [_own_part(i, things, chinese) for i in range(len(things))]
     for said_of in (_qualities, _doings):
         known = [(one, set(said_of(one.token)), part) for one, part in zip(things, parts, strict=True)]
@@ -86,6 +88,10 @@ def _descriptions(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding
                 if _gone(of_a - of_b, part_a, part_b) and _gone(of_b - of_a, part_b, part_a):
                     return "swapped", f"what is said of “{a.token.text}” and of “{b.token.text}”"
     return None
+
+
+def _does(word: str) -> bool:
+    return len(word) > 1 and dictionary.is_deed(word)
 
 
 def _gone(said: set[str], own: list[str], other: list[str]) -> bool:

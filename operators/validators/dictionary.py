@@ -134,6 +134,11 @@ def entry(word: str) -> frozenset[str]:
     return frozenset(stem(w) for w in re.findall(r"[A-Za-z]{2,}", text) if w.lower() not in EMPTY_EN)
 
 
+def is_deed(word: str) -> bool:
+    """Whether the first meaning of the word is to do something."""
+    return _entries().get(word, "").startswith("/to ")
+
+
 @lru_cache(maxsize=50_000)
 def every(word: str) -> frozenset[str]:
     """Stems of all that the word's own entry says, also of what weighs nothing elsewhere (to stand, old)."""

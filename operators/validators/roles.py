@@ -78,8 +78,8 @@ def _attributes(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding |
         for one in paired.values():
             mine = of_english(one.token)
             before, name = _before(chinese, one, paired), one.end - one.start
-            # before the noun, in it (红球, but 青蛙 has no colour of its own before it) or behind it
-            there = of_chinese(before[:-name]) or of_chinese(before) or of_chinese(_predicate(chinese, one))
+            # before the noun, behind it, or in it, though 青蛙 and 奶牛 are not what their first characters say
+            there = of_chinese(before[:-name]) or of_chinese(_predicate(chinese, one)) or of_chinese(before)
             if len(mine) == 1 and there:
                 known.append((one, next(iter(mine)), there))
         for i, (a, of_a, zh_a) in enumerate(known):

@@ -191,6 +191,7 @@ def test_what_a_chinese_caption_denies_is_no_thing(caption, expected):
         ("A zebra crosses a stream.", ["A zebra", "a stream"]),
         ("A camel kneels. An elephant sprays water into a pool.", ["A camel", "An elephant", "water", "a pool"]),
         ("Clouds drift over the hills.", ["Clouds", "the hills"]),
+        ("A tiger sleeps while the monkey climbs.", ["A tiger", "the monkey"]),
         ("two rings lie on the table", ["two rings", "the table"]),
         ("the street lights on the road", ["the street lights on the road", "the road"]),
         ("a few table legs", ["a few table legs"]),

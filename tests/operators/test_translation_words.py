@@ -226,6 +226,8 @@ def test_what_belongs_to_one_and_is_given_to_the_other_is_a_swap(english, right,
             "一只绿色的青蛙坐在一只黄色的小鸭旁。",
             "一只绿色的小鸭坐在一只黄色的青蛙旁。",
         ),
+        ("The cow is brown and the goat is black.", "奶牛是棕色的，山羊是黑色的。", "山羊是棕色的，奶牛是黑色的。"),
+        ("The cook washes dishes while the waiter smiles.", "厨师在洗碗，服务员在微笑。", "服务员在洗碗，厨师在微笑。"),
         ("A horse drinks behind a cow.", "一匹马在一头牛后面喝水。", "一头牛在一匹马后面喝水。"),
     ],
 )

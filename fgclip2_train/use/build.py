@@ -61,7 +61,9 @@ class Report:
             f"{self.found} pictures found: {self.encoded} encoded, {self.copies} copies, {self.known} known, "
             f"{sum(self.bad.values())} bad, {self.gone} gone ({self.seconds:.1f} s{rate})"
         ]
-        lines += [f"  bad: {reason}: {count}" for reason, count in (self.bad + self.bad_shards).most_common()]
+        lines += [
+            f"  bad: {reason.removeprefix('bad: ')}: {count}" for reason, count in (self.bad + self.bad_shards).most_common()
+        ]
         lines += [f"    {item['place']}: {item['reason']}" for item in self.listed[:20]]
         if len(self.listed) > 20:
             lines.append(f"    … and {len(self.listed) - 20} more; --json FILE lists them all")

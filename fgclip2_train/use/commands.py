@@ -180,15 +180,16 @@ def search(
         raise ValueError(f"--kind {kind}: one of auto, exact, scan, ivf")
     if not text and not image:
         raise ValueError("nothing to search for: give --text or --image")
+    text = _texts(text) if text else []
     opened = Cache.open(cache)
     pictures = [_open(file) for file in image or ()]
     towers = _load(checkpoint, cast(Any, opened.identity["patches"]), opened.identity["precision"])
     opened.check(towers.identity())
-    _tell_cut(towers, text or [], "auto")
+    _tell_cut(towers, text, "auto")
     searcher = Searcher(opened, cast("Kind", kind), probes=probes, tell=lambda line: typer.echo(line, err=True))
     vectors = [towers.texts(text).numpy()] if text else []
     vectors += [towers.pictures(pictures).numpy()] if pictures else []
-    names = [*(text or ()), *map(str, image or ())]
+    names = [*text, *map(str, image or ())]
     results = searcher.hits(np.concatenate(vectors), k)
     on_terminal = str(json) == "-"
     for name, hits in zip(names, results, strict=True) if not on_terminal else ():

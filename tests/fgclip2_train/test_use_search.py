@@ -190,6 +190,7 @@ def test_score_dense_and_boxes_from_the_command_line(world):
         (["dense", "PICTURE", "--text", "a", "--out", "x.png", "--font", "no.ttf"], "no font file"),
         (["search", "nowhere", "--text", "a"], "no feature cache there"),
         (["search", "CACHE"], "nothing to search for"),
+        (["search", "CACHE", "--text", " "], "none of them empty"),
         (["search", "CACHE", "--text", "a", "--kind", "hnsw"], "exact, scan, ivf"),
         (["serve", "prot=1"], "Did you mean port?"),
         (["serve", "port=70000"], "port: "),

@@ -97,8 +97,11 @@ def _does(word: str) -> bool:
 def _gone(said: set[str], own: list[str], other: list[str]) -> bool:
     """Whether one of these stems is rendered in the other one's part and not in its own."""
     for stem in said:
-        here = any(says(word, stem) or dictionary.means(word, dictionary.widened({stem})) for word in own)
-        if not here and any(says(word, stem) for word in other):
+        wide = dictionary.widened({stem})
+        if any(says(word, stem) for word in own):
+            continue
+        freely = not any(dictionary.means(word, wide) for word in own) and any(says(w, one) for w in other for one in wide)
+        if freely or any(says(word, stem) for word in other):
             return True
     return False
 
@@ -134,7 +137,7 @@ def _own_part(at: int, things: list[Pairing], chinese: str) -> list[str]:
     own, _ = _phrase_of(before)
     _, rest = _phrase_of(after) if last < len(chinese) and chinese[one.end : last] == after else ([], _tagged(after))
     inside = chinese[one.start : one.end]
-    said = [word for word, flag in own + rest if flag[0] in "nvailzdbt" and not word.endswith("色")]
+    said = [re.sub("(?<=.)着$", "", word) for word, flag in own + rest if flag[0] in "nvailzdbt" and not word.endswith("色")]
     return said + ([inside[0]] if len(inside) > 1 and inside[0] in "大小老新旧高矮胖瘦长短黑白红木石铁" else [])
 
 

@@ -114,6 +114,8 @@ def stem(word: str) -> str:
             word = word[: -len(ending)]
             if ending == "s" and word.endswith("ing") and len(word) > 5:
                 word = word[:-3]
+            if ending in ("y", "ies"):
+                return word  # carr(y) is not car(e)
             break
     return word[:-1] if len(word) > 3 and word[-1] == word[-2] else word
 

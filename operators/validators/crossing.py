@@ -79,9 +79,9 @@ def _descriptions(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding
     # 洗碗 stands for the dishes and what is done to them
     nouns = (one for one in paired.values() if one.token.dep_ not in PARTS)
     things = sorted((one for one in nouns if not _does(chinese[one.start : one.end])), key=lambda one: one.start)
-    parts = [_own_part(i, things, chinese) for i in range(len(things))]
-    for said_of in (_qualities, _doings):
-        known = [(one, set(said_of(one.token)), part) for one, part in zip(things, parts, strict=True)]
+    doers = [one for one in things if one.token.dep_ in ("nsubj", "nsubjpass")]  # whose verbs stand behind other things, too
+    for said_of, some in ((_qualities, things), (_doings, doers)):
+        known = [(one, set(said_of(one.token)), _own_part(i, some, chinese)) for i, one in enumerate(some)]
         known = [(one, said, part) for one, said, part in known if said and part]
         for i, (a, of_a, part_a) in enumerate(known):
             for b, of_b, part_b in known[i + 1 :]:

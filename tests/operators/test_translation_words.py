@@ -229,6 +229,11 @@ def test_what_belongs_to_one_and_is_given_to_the_other_is_a_swap(english, right,
         ("The cow is brown and the goat is black.", "奶牛是棕色的，山羊是黑色的。", "山羊是棕色的，奶牛是黑色的。"),
         ("The cook washes dishes while the waiter smiles.", "厨师在洗碗，服务员在微笑。", "服务员在洗碗，厨师在微笑。"),
         ("A man carries a box while a woman watches.", "男人扛着箱子，女人在旁边看着。", "女人扛着箱子，男人在旁边看着。"),
+        (
+            "A man carries a box on his back while a woman reads.",
+            "男人背上扛着箱子，女人在看书。",
+            "女人背上扛着箱子，男人在看书。",
+        ),
         ("A horse drinks behind a cow.", "一匹马在一头牛后面喝水。", "一头牛在一匹马后面喝水。"),
     ],
 )

@@ -149,7 +149,9 @@ def ground(scene: Scene | None, language: str, rng: random.Random, other: Scene)
         fitting = [thing for thing in (scene.things if scene else ()) if fits(thing)]
         notes.append(Note(end, truth=bool(fitting), thing=fitting[0] if len(fitting) == 1 else None))
     for match in re.finditer(r'(\d+),"bbox_2d":\[(\d+),(\d+),(\d+),(\d+)', answer):
-        notes += [Note(match.end(side), answering=True, behind=ends[int(match[1]) - 1]) for side in (1, 2, 3, 4)]
+        # Where the number comes next, then the sides.
+        asked_for = (match.start(1) - 1, *(match.end(part) for part in (1, 2, 3, 4)))
+        notes += [Note(at, answering=True, behind=ends[int(match[1]) - 1]) for at in asked_for]
     return Lesson("ground", user, answer, notes=tuple(notes))
 
 

@@ -195,11 +195,11 @@ def test_notes_stand_where_something_can_be_known(tokenizer):
     lesson = lessons.ground(scene, "en", random.Random(1), other)
     row, notes, _ = noted(lesson)
     answer = json.loads(lesson.answer)["boxes"]
-    # Each of the four numbers is known where the phrase that it answers ends.
+    # The phrase's own number and the four of its box are known where it ends.
     behind = [int(note[1]) for note in row.notes if note[1] >= 0]
     ends = [number for number, end in enumerate(row.ids[: row.start]) if tokenizer.decode(end) in ("\n", "<|im_end|>")]
     ends = ends[-2 - len(lesson.user.split("\n")) : -2]
-    assert behind and behind == [ends[box["phrase"] - 1] for box in answer for _ in range(4)]
+    assert behind and behind == [ends[box["phrase"] - 1] for box in answer for _ in range(5)]
 
 
 def test_glances_are_where_the_layer_looks(tokenizer):

@@ -19,7 +19,7 @@ def quick(monkeypatch):
 
     tokenizer = train_vlm.make_tokenizer(scenes=20)
     monkeypatch.setattr(train_vlm, "make_tokenizer", lambda: tokenizer)
-    shape = {"hidden": 64, "layers": 1, "heads": 2, "vision_hidden": 64, "vision_depth": 1}
+    shape = {"hidden": 64, "layers": 2, "heads": 2, "vision_hidden": 64, "vision_depth": 1}
     monkeypatch.setattr(train_vlm, "SHAPES", {"small": shape})
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -63,7 +63,7 @@ import sys
 from demo import train_vlm
 tokenizer = train_vlm.make_tokenizer(scenes=20)
 train_vlm.make_tokenizer = lambda: tokenizer
-train_vlm.SHAPES = {"small": {"hidden": 64, "layers": 1, "heads": 2, "vision_hidden": 64, "vision_depth": 1}}
+train_vlm.SHAPES = {"small": {"hidden": 64, "layers": 2, "heads": 2, "vision_hidden": 64, "vision_depth": 1}}
 sys.argv += "--steps 100000 --scenes 2 --questions 1 --texts 1 --workers 1 --every 0 --threads 1".split()
 train_vlm.main()
 """

@@ -432,11 +432,12 @@ def test_room_that_is_used_again_shows_nothing_of_the_batch_before(tmp_path, tex
 def test_a_loader_that_nobody_closed_ends_with_the_program(shards, texts, monkeypatch):
     at_exit = []
     monkeypatch.setattr("atexit.register", lambda *call: at_exit.append(call))
+    before = set(multiprocessing.active_children())
     loader = Loader(reader(shards, texts), 1)
-    assert next(loader) and multiprocessing.active_children()
+    assert next(loader) and set(multiprocessing.active_children()) - before
     for call, *arguments in reversed(at_exit):
         call(*arguments)
-    assert not multiprocessing.active_children()
+    assert not set(multiprocessing.active_children()) - before
 
 
 def test_no_text_in_the_wanted_language_is_an_error_and_not_an_endless_search(tmp_path, texts):

@@ -155,7 +155,8 @@ def test_ctrl_c_saves_and_leaves_with_130(shards, stage1, tmp_path):
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])  # torchrun makes a SIGTERM of the second Ctrl-C
 def test_a_second_ctrl_c_ends_the_process_at_once(second):
     code = "import time\nfrom fgclip2_train.stopping import StopRequests\n"
-    code += "with StopRequests() as requests:\n print('ready', flush=True)\n time.sleep(100)"
+    # One long sleep would not see a signal that comes right before it, as a step's many calls do.
+    code += "with StopRequests() as requests:\n print('ready', flush=True)\n for _ in range(1000):\n  time.sleep(0.1)"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, **pipes)
     assert process.stdout.readline() == "ready\n"

@@ -106,17 +106,19 @@ class Settings(Strict):
 def load_settings(preset: str | Path, overrides: Sequence[str] = ()) -> Settings:
     """Settings of a preset (a name, or a YAML file) for the stage that the overrides or the preset choose.
 
-    A preset may `extend` another one and holds per-stage differences under `stages`. Raises ValueError naming file, key and the
-    nearest valid key.
+    A preset may `extend` another one, which it outranks in all that it says, and holds per-stage differences under `stages`. Raises
+    ValueError naming file, key and the nearest valid key.
     """
     file = find_preset(preset)
-    values = _read(file)
+    files = _read(file)
     given = dict(_parse(override) for override in overrides)
-    stage = given.get("stage", values.get("stage"))
-    stages = values.pop("stages", {})
+    stage = given.get("stage", next((values["stage"] for values in reversed(files) if "stage" in values), None))
     if stage not in (1, 2):
         raise ValueError(f"{file}: say which stage to train: stage=1 (global alignment) or stage=2 (regions), not {stage!r}")
-    merged = _merge(values, stages.get(stage, {}))
+    merged: dict[str, Any] = {}
+    for values in files:
+        stages = values.pop("stages", {})
+        merged = _merge(_merge(merged, values), stages.get(stage) or {})
     for key, value in given.items():
         merged = _merge(merged, _nest(key.split("."), value))
     return validate({"preset": str(preset), **merged}, str(file))
@@ -167,7 +169,8 @@ def find_preset(preset: str | Path) -> Path:
     return PRESETS / f"{preset}.yaml"
 
 
-def _read(file: Path, within: tuple[Path, ...] = ()) -> dict[str, Any]:
+def _read(file: Path, within: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
+    """What the file says, after what those say that it extends."""
     try:
         values = yaml.safe_load(file.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -177,10 +180,10 @@ def _read(file: Path, within: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise ValueError(f"{file}: settings are written `key: value`, and `stages` holds them by stage")
     parent = values.pop("extends", None)
     if parent is None:
-        return values
+        return [values]
     if find_preset(parent) in (*within, file):
         raise ValueError(f"{file}: extends {parent}, which extends it")
-    return _merge(_read(find_preset(parent), (*within, file)), values)
+    return [*_read(find_preset(parent), (*within, file)), values]
 
 
 def _parse(override: str) -> tuple[str, Any]:

@@ -72,6 +72,17 @@ def test_languages_are_replaced_and_not_merged():
     assert load_settings("official", [*NEEDED, "data.languages={en: 1}"]).data.languages == {"en": 1}
 
 
+@pytest.mark.parametrize("stage", [1, 2])
+def test_what_a_file_says_outranks_what_it_extends(stage, tmp_path):
+    """Also where that says it of one stage: whoever writes a language's share means it."""
+    (tmp_path / "base.yaml").write_text("extends: official\nstages: {1: {log_every: 3}, 2: {log_every: 4}}")
+    own = tmp_path / "own.yaml"
+    own.write_text(f"extends: {tmp_path / 'base.yaml'}\ndata: {{languages: {{en: 5, zh: 1}}}}\nstages: {{2: {{epochs: 9}}}}")
+    settings = load_settings(own, [f"stage={stage}", "out=x"])
+    assert settings.data.languages == {"en": 5, "zh": 1} and settings.log_every == stage + 2
+    assert settings.data.mixing == ("turns" if stage == 1 else "batch") and settings.epochs == (1 if stage == 1 else 9)
+
+
 def test_the_released_first_stage_takes_chinese_at_every_third_step_and_the_second_starts_from_siglip():
     first, second = (load_settings("official", [f"stage={stage}", "out=x"]) for stage in (1, 2))
     assert first.data.mixing == "turns" and [fixed_turn_at(step, first.data.languages) for step in range(4)] == [

@@ -299,6 +299,8 @@ def judge(scene: Scene, rng: random.Random) -> Lesson:
 def _phrases(scene: Scene | None, language: str, rng: random.Random, other: Scene) -> list[tuple[str, Fits]]:
     """At most eight phrases that are asked for together, none twice, and what each fits."""
     shown = scene or other
+    if rng.random() < 0.35:  # by itself, as the demo's recipe asks
+        return [_lone_phrase(shown, language, rng, other)]
     phrases = [_expression(shown, thing, language, rng) for thing in shown.things]
     if rng.random() < 0.5:  # each thing beside one that differs from it in a single word
         phrases += [near_miss(shown, thing, language, rng) for thing in shown.things if rng.random() < 0.85]
@@ -316,6 +318,17 @@ def _phrases(scene: Scene | None, language: str, rng: random.Random, other: Scen
         phrases = phrases[: rng.randint(1, 8)] if rng.random() < 0.4 else phrases
     distinct = {text.lower(): (text, fits) for text, fits in reversed(phrases[:8])}
     return [(text, fits) for text, fits in reversed(distinct.values())]
+
+
+def _lone_phrase(shown: Scene, language: str, rng: random.Random, other: Scene) -> tuple[str, Fits]:
+    thing, kind = rng.choice(shown.things), rng.random()
+    if kind < 0.55:
+        return _expression(shown, thing, language, rng)
+    if kind < 0.85:
+        return near_miss(shown, thing, language, rng)
+    if kind < 0.95:
+        return _claimed(claim_of(rng.choice(other.things)), language)
+    return rng.choice(_unthings(shown, language)), lambda _: False
 
 
 def near_miss(scene: Scene, thing: Thing, language: str, rng: random.Random) -> tuple[str, Fits]:

@@ -59,6 +59,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--max-pixels", type=int, default=28_224, help="picture budget of the served model; the default is that of demo/vlm"
     )
+    parser.add_argument(
+        "--phrases-per-request", type=int, default=1, help="asked together for boxes; the default is that of the demo's recipe"
+    )
     parser.add_argument("--concurrency", type=int, default=16)
     parser.add_argument(
         "--wrong-positives", type=float, default=0.1, help="share of expressions made wrong where the verifier is measured"

@@ -47,7 +47,7 @@ async def run(report: Report, scenes: Sequence[Unseen], given: Any) -> None:
 
             for language in given.languages:
                 await captions(report, scenes, ask_of, language)
-                await grounding(report, scenes, ask_of, language)
+                await grounding(report, scenes, ask_of, language, given.phrases_per_request)
                 await verifier(report, scenes, ask_of, language, given.seed)
                 await verified(report, scenes, ask_of, language, given)
                 await planted(report, scenes, ask_of, language, given.seed)
@@ -201,9 +201,9 @@ def _diversity(report: Report, texts: list[str], language: str) -> None:
 # Boxes.
 
 
-async def grounding(report: Report, scenes: Sequence[Unseen], ask_of: Ask, language: str) -> None:
+async def grounding(report: Report, scenes: Sequence[Unseen], ask_of: Ask, language: str, together: int) -> None:
     """Boxes of every thing's expression, and of as many things that are not there."""
-    operator = Ground.model_validate({"use_source_boxes": False, "languages": [language]})
+    operator = Ground(use_source_boxes=False, languages=(language,), phrases_per_request=together)
     column = f"phrases_{language}"
     asked: list[tuple[Unseen, dict[str, Thing | None]]] = []
     for one in scenes:

@@ -42,7 +42,7 @@ def test_a_perfect_answer_scores_one():
 
     def located(user):
         texts = [line.split(". ", 1)[1] for line in user.splitlines()]
-        assert texts[: len(boxes)] != list(boxes)  # the number of a phrase does not tell the thing
+        assert len(texts) == 1 or texts[: len(boxes)] != list(boxes)  # the number of a phrase does not tell the thing
         return {"boxes": [{"phrase": i, "bbox_2d": boxes[text]} for i, text in enumerate(texts, 1) if text in boxes]}
 
     answer = {
@@ -51,14 +51,16 @@ def test_a_perfect_answer_scores_one():
     }
     server = Known(lambda lesson: located(lesson.user) if lesson.prompt == "ground" else answer[lesson.prompt])
     check_vlm.check_captions(server, tally, pixels, number)
-    check_vlm.check_boxes(server, tally, pixels, number)
-    assert {"boxes: absent things without a box", "boxes: near misses without a box"} <= set(tally.values)
+    for together, group in ((1, "boxes, one by one"), (8, "boxes, 8 together")):
+        check_vlm.check_boxes(server, tally, pixels, number, together)
+        assert {f"{group}: absent things without a box", f"{group}: near misses without a box"} <= set(tally.values)
     assert all(tally.mean(name) == 1 for name in tally.values), list(tally.lines())
 
 
 def test_no_answer_scores_nothing_and_does_not_fail():
     tally = check_vlm.Tally()
     silent = Known(lambda lesson: None)
-    for check in (check_vlm.check_captions, check_vlm.check_boxes, check_vlm.check_verdicts, check_vlm.check_translation):
+    for check in (check_vlm.check_captions, check_vlm.check_verdicts, check_vlm.check_translation):
         check(silent, tally, 28_224, 3)
-    assert tally.mean("captions en: colour") == 0 and tally.mean("boxes: mean IoU") == 0
+    check_vlm.check_boxes(silent, tally, 28_224, 3, together=8)
+    assert tally.mean("captions en: colour") == 0 and tally.mean("boxes, 8 together: mean IoU") == 0

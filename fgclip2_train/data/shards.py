@@ -11,6 +11,7 @@ import errno
 import functools
 import json
 import os
+import re
 import tarfile
 import time
 from collections import Counter
@@ -34,6 +35,8 @@ OWN_FAULTS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQU
 """What an OSError says of this machine, not of the shard: it would be the same with any other."""
 PAUSE = 0.1
 """Seconds before a shard is tried once more."""
+NUMBERED = re.compile("[0-9a-f]{15}", re.IGNORECASE)
+"""How a uid and a digest begin: with the digits that numbers are made of. `int` would also take underscores, a sign, spaces."""
 EDGE = 1e-3
 """How far beyond the picture an edge may lie, for writers that round."""
 
@@ -84,7 +87,10 @@ def _size(shard: str) -> int | str:
 def sound(record: dict[str, Any]) -> bool:
     """Whether a record has what training and evaluation read of it, as the format promises; a foreign or damaged one may not."""
     try:
-        if min(int(record["uid"][:15], 16), int(record["sha256"][:15], 16)) < 0 or min(record["width"], record["height"]) < 1:
+        if (
+            not (NUMBERED.match(record["uid"]) and NUMBERED.match(record["sha256"]))
+            or min(record["width"], record["height"]) < 1
+        ):
             return False
         if not record["texts"]:
             return False

@@ -19,7 +19,7 @@ from operators.phrasing.words import words
 NUMBER = "一二两三四五六七八九十百千几数多半每某整双各0-9０-９"
 MEASURES = (
     "个只条辆张把本件位名棵朵艘架匹头块片支根座间扇盏杯瓶碗盘台幅顶枚颗粒束串袋盒箱栋幢株口道面尊套部封枝层排堆对组群双份壶篮筐桶盆罐"
-    "节段堵轮滴捆叠摞丛簇圈团股缕丝阵场种类些所家处栏副"
+    "节段堵轮滴捆叠摞丛簇圈团股缕丝阵场种类些所家处栏副款尾锅笼缸句沓勺"
 )
 MEASURED = re.compile(
     rf"(?:[这那此该]?(?:[{NUMBER}]+|好几|许)[{MEASURES}]|[这那][{MEASURES}]|一些|许多|很多|不少|大量|若干|数个|成群)"
@@ -34,10 +34,14 @@ JOINED = ("和", "与", "及", "以及", "、", "并")
 CLAUSE = re.compile(r"[，。；：！？,;:!?\n\r（）()…—]")
 QUOTED = re.compile(r"“[^“”]{0,80}”|‘[^‘’]{0,80}’|「[^「」]{0,80}」|《[^《》]{0,80}》|\"[^\"]{0,80}\"")
 HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]")
-WORN = re.compile(r"[头身脚手肩腰颈脖背腿胸臂][戴穿持背披系挂拿提握抱踩着扛挎缠]着?")
+WORN = re.compile(r"[头身脚手肩腰颈脖背腿胸臂][戴穿持背披系挂拿提握抱踩着扛挎缠捧拎牵撑]着?")
 """A part of the body with what it does, which jieba takes for one noun, one verb or two words: 头戴."""
+LATIN = re.compile(r"[A-Za-z][\w&'+-]*(?: [A-Z0-9][\w&'+-]*)+", re.ASCII)
+"""A name of several words, as brands and models have: iPhone 15 Pro."""
 COUNTED = re.compile(rf"[{NUMBER}]+[{MEASURES}](?=.)")
 PICTURES = ("照片", "相片", "图片", "图像")
+CAMERAS = ("无人机", "相机", "摄影师", "卫星", "航拍器")
+TAKES = ("拍", "拍摄", "拍下", "俯拍", "航拍", "俯瞰", "记录", "捕捉")
 TIME = re.compile(r".*(?:时候|季节|时分|时间|时刻)$")
 
 
@@ -100,12 +104,21 @@ def phrases(texts: Iterable[str], max_words: int) -> Iterator[list[Phrase]]:
 def _words(text: str) -> Iterator[Word]:
     position = 0
     quoted = [match.span() for match in QUOTED.finditer(text)]
-    for token in tagger().cut(text):
-        start, position = position, position + len(token.word)
+    for word, flag in _tagged(text):
+        start, position = position, position + len(word)
         if any(begin <= start < end for begin, end in quoted):
-            yield Word(token.word, "X", start)  # what a sign says
+            yield Word(word, "X", start)  # what a sign says
         else:
-            yield from _split(token.word, token.flag, start)
+            yield from _split(word, flag, start)
+
+
+def _tagged(text: str) -> Iterator[tuple[str, str]]:
+    at = 0
+    for name in LATIN.finditer(text):
+        yield from ((token.word, token.flag) for token in tagger().cut(text[at : name.start()]))
+        yield name[0], "eng"
+        at = name.end()
+    yield from ((token.word, token.flag) for token in tagger().cut(text[at:]))
 
 
 def _split(text: str, flag: str, start: int) -> Iterator[Word]:
@@ -294,6 +307,7 @@ class _Clause:
             or name in lists["abstract"]
             or TIME.match(name)
             or name.endswith("感")
+            or (name in CAMERAS and head + 1 < len(self.tokens) and self.tokens[head + 1].text in TAKES)
         ):
             return None
         if not HAN.search(name):
@@ -375,6 +389,8 @@ class _Clause:
             if self.tokens[end].kind == "D":
                 if not self._then(end, "AN"):
                     return inner
+                if end == at + 1 and self.tokens[at].kind == "V":
+                    return end  # 蜿蜒的: it describes by itself
                 if inner is not None or any(word.kind in "NV" for word in self.tokens[at + 1 : end]):
                     return end
                 inner = end

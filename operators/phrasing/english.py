@@ -42,6 +42,10 @@ NAMES = {"PERSON", "ORG", "EVENT"}
 BREAKS = {",", ";", ":", "(", ")", "—", "–", ".", "!", "?", "[", "]"}
 QUOTED = re.compile(r""""[^"]{1,80}"|“[^“”]{1,80}”|(?<!\w)'[^']{1,80}'(?!\w)""")
 SIMILES = {"like", "as"}
+ENDLESS = re.compile(r"\S{80,}")
+"""What no blank breaks is no word, and the tokenizer's time grows with its square."""
+CAMERAS = {"drone", "camera", "photographer", "satellite", "lens"}
+TAKES = {"capture", "photograph", "record", "shoot", "film"}
 LOOKING = {"at", "toward", "towards", "for", "into", "to", "from"}
 GATHERINGS = {"couple", "crowd", "team", "herd", "flock", "swarm"}
 """Of those that count what follows "of", the ones that say without it what they are of."""
@@ -61,7 +65,7 @@ def pipeline() -> Any:
 
 def phrases(texts: Iterable[str], max_words: int) -> Iterator[list[Phrase]]:
     """One list per text, in the order of the phrases' beginnings."""
-    for doc, text in pipeline().pipe(((_lowered(text), text) for text in texts), as_tuples=True, batch_size=64):
+    for doc, text in pipeline().pipe(((_readable(text), text) for text in texts), as_tuples=True, batch_size=64):
         again, moved = mistaken.rewritten(doc) or ("", [])
         found = []
         for phrase in _of_document(pipeline()(again) if again else doc, max_words):
@@ -70,24 +74,19 @@ def phrases(texts: Iterable[str], max_words: int) -> Iterator[list[Phrase]]:
         yield sorted(found, key=lambda phrase: (phrase.start, -phrase.end))
 
 
-def _lowered(text: str) -> str:
-    """A text in capitals in small letters, as long as it was: the tagger takes each capital word for a name."""
+def _readable(text: str) -> str:
+    """The text as long as it was, with a name for what a sign says and without what is no word, and in small letters where it is in
+    capitals: the tagger takes each capital word for a name."""
+    text = ENDLESS.sub(lambda match: " " * len(match[0]), QUOTED.sub(lambda match: "X" + "x" * (len(match[0]) - 1), text))
     if sum(map(str.isupper, text)) <= sum(map(str.islower, text)):
         return text
     return "".join(letter.lower() if len(letter.lower()) == 1 else letter for letter in text)
 
 
 def _of_document(doc: Any, max_words: int) -> Iterator[Phrase]:
-    quoted = [match.span() for match in QUOTED.finditer(doc.text)]
     for token in doc:
         head = _named(token)
-        if (
-            head is None
-            or any(start < token.idx < end for start, end in quoted)
-            or denied(token)
-            or _compared(token)
-            or _viewpoint(token)
-        ):
+        if head is None or mistaken.SAID.fullmatch(token.text) or denied(token) or _compared(token) or _viewpoint(token):
             continue
         start, end = _first(token), _last(token, max_words)
         while start < token.i and (
@@ -120,17 +119,17 @@ def _named(token: Any) -> str | None:
         and token.head.head.lemma_.lower() in lists["counted"] | lists["filled"]
     ):
         return None
-    described = any(child.dep_ in ("compound", "amod") and child.i < token.i for child in token.children)
+    described = any(child.dep_ in ("compound", "amod") and child.pos_ != "PROPN" for child in token.lefts)
     if lemma in lists["alone"]:
         if not any(
             child.dep_ == "compound" or (child.dep_ == "amod" and child.lower_ in lists["colour"]) for child in token.lefts
         ):
             return None
-    elif lemma in lists["meta"] | lists["abstract"] | lists["place"] | lists["colour"]:
+    elif lemma in lists["meta"] | lists["abstract"] | lists["place"] | lists["colour"] and not _grown(token):
         return None
     if lemma.endswith(("ness", "ity")) and lemma not in ("city", "witness", "harness", "university", "cavity", "facility"):
         return None
-    alone = next(token.lefts, None) is None
+    alone = all(child.dep_ == "compound" and child.pos_ == "PROPN" for child in token.lefts)
     if token.ent_type_ in NO_THING or (token.ent_type_ in NAMES and not described and alone):
         return None
     if lemma in lists["material"] and alone:
@@ -144,6 +143,12 @@ def _noun_in_disguise(token: Any) -> bool:
     return token.pos_ == "ADJ" and token.dep_ in ("nsubj", "nsubjpass", "dobj", "pobj", "ROOT") and {"det", "amod"} <= left
 
 
+def _grown(token: Any) -> bool:
+    """Oranges, and an orange: no colour."""
+    counted = token.tag_ == "NNS" or any(child.lower_ in ("a", "an", "one") for child in token.lefts)
+    return counted and token.lemma_.lower() in words("en")["grown"]
+
+
 def _object_of(token: Any) -> list[Any]:
     return [obj for prep in token.rights if prep.lower_ == "of" for obj in prep.children if obj.dep_ == "pobj"]
 
@@ -152,7 +157,8 @@ def _noun_after_of(objects: list[Any]) -> str | None:
     lists = words("en")
     for noun in objects:
         lemma = noun.lemma_.lower()
-        if noun.pos_ in ("NOUN", "PROPN") and lemma not in lists["abstract"] | lists["meta"] | lists["place"] | lists["colour"]:
+        unnamed = lists["abstract"] | lists["meta"] | lists["place"] | lists["colour"]
+        if noun.pos_ in ("NOUN", "PROPN") and (lemma not in unnamed or _grown(noun)):
             return lemma
     return None
 
@@ -176,7 +182,9 @@ def _compared(token: Any) -> bool:
 
 
 def _viewpoint(token: Any) -> bool:
-    """The camera that somebody looks at took the picture; it is not in it."""
+    """The camera that somebody looks at took the picture, and the drone that captured it; neither is in it."""
+    if token.dep_ == "nsubj" and token.lemma_.lower() in CAMERAS and token.head.lemma_ in TAKES:
+        return True
     if token.lemma_.lower() not in ("camera", "lens"):
         return False
     return (token.dep_ == "pobj" and token.head.lower_ in LOOKING) or (token.dep_ == "dobj" and token.head.lemma_ == "face")
@@ -187,7 +195,7 @@ def _first(token: Any) -> int:
     for child in reversed(list(token.lefts)):
         if child.dep_ not in LEFT or child.right_edge.i != start - 1 or child.text in BREAKS:
             break
-        if child.dep_ == "poss" and child.pos_ == "PRON":
+        if child.dep_ == "poss" and (child.pos_ == "PRON" or child.tag_ == "WP$"):
             break
         start = child.left_edge.i
     return start
@@ -247,14 +255,22 @@ def _cut(child: Any, start: int) -> int:
             break
         if token.dep_ == "prep" and token.i > start and _names_place_in_picture(token):
             break
+        if token.dep_ == "ccomp" and mistaken.SAID.fullmatch(token.nbor(-1).text):
+            break  # "signs that read “No” fill": what is read is taken for who fills
         if token.dep_ == "cc" and _another_thing(token, child, people):
             break
         end = token.i + 1
     while end > start and doc[end - 1].pos_ in ("CCONJ", "ADP", "DET", "SCONJ", "PRON", "AUX", "PUNCT", "PART"):
-        if doc[end - 1].pos_ == "PUNCT" and doc[end - 1].text in "\"'”’":
-            break
         end -= 1
-    return end
+    return _without_stump(doc, start, end)
+
+
+def _without_stump(doc: Any, start: int, end: int) -> int:
+    """The end before a "with" of which a comma has left no noun: "with red" of "with red, blue and green boxes"."""
+    if end == start or end >= len(doc) or doc[end].text != "," or doc[end - 1].pos_ != "ADJ":
+        return end
+    first = next((word.i for word in reversed(doc[start:end]) if word.pos_ not in ("ADJ", "ADV", "VERB")), start)
+    return int(first) if doc[first].lower_ == "with" else end
 
 
 def _another_thing(conjunction: Any, child: Any, people: frozenset[str]) -> bool:

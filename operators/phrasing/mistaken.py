@@ -1,12 +1,14 @@
-"""Verbs that the English tagger takes for nouns: "a girl waves at the camera" as waves of a kind, "two rings lie" as a lie.
+"""Verbs that the English tagger takes for nouns, "a girl waves at the camera" as waves of a kind, and nouns that it takes for verbs.
 
 The parser reads the same mistake, so no tree can mend it. The words around show it: "a" cannot belong to a plural, no article follows
 a noun without a verb or a comma between, and some words hardly ever end a compound (words_en.yaml, `verb`, `deed`). With "can"
-before it and its ending gone ("a girl can wave at the camera") a verb is a verb to any tagger.
+before it and its ending gone ("a girl can wave at the camera") a verb is a verb to any tagger, as is a participle after "that is";
+and with a hyphen a noun is one ("the lamp-shades are").
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,20 +31,41 @@ NOT_PLURAL = {
     "scissors",
     "glasses",
 }
-PLURALS = {"sheep", "deer", "fish", "people", "cattle", "bison", "police", "geese", "men", "women", "children", "mice"}
-"""Plurals without an s, some of which the tagger takes for singulars."""
+PLURALS = {
+    "sheep",
+    "deer",
+    "fish",
+    "people",
+    "cattle",
+    "bison",
+    "police",
+    "geese",
+    "men",
+    "women",
+    "children",
+    "mice",
+    "couple",
+}
+"""Plurals without an s, some of which the tagger takes for singulars, and the one singular that takes a verb of either number."""
+KINDS = {"sports", "clothes", "arms", "goods", "sales", "games", "drinks", "savings", "glasses", "jeans", "electronics", "toys"}
+"""Plurals that stand before a noun: a sports drink."""
 FINITE = {"VBZ", "VBP", "VBD", "MD"}
 AFTER = {"IN", "RB", "RP", "TO", "CC"}
+OBJECT = ("DT", "PRP$")
+SUBJECTS = {"nsubj", "nsubjpass"}
+NEVER_VERB = {"compound", "pobj", "dobj"}
+"""Places in a tree where no finite verb can hang."""
+SAID = re.compile("Xx+", re.IGNORECASE)
+"""What stands for a quotation: a name that no noun follows."""
 
 
 def rewritten(doc: Any) -> tuple[str, list[tuple[int, int]]] | None:
-    """The text with "can" before each verb taken for a noun, and per place (in order) where it ends in that text and by how many
-    characters what follows has moved; None where there is none."""
+    """The text with other words for what was mistaken, and per place (in order) where it ends in that text and by how many characters
+    what follows has moved; None where nothing was."""
     text, at, moved = "", 0, []
-    for token in _mistaken(doc):
-        verb = f"can {token.lemma_.lower() if token.tag_ != 'NN' else token.lower_}"
-        text += doc.text[at : token.idx] + verb
-        at = token.idx + len(token)
+    for start, end, instead in _edits(doc):
+        text += doc.text[at:start] + instead
+        at = end
         moved.append((len(text), len(text) - at))
     return (text + doc.text[at:], moved) if moved else None
 
@@ -52,38 +75,77 @@ def original(place: int, moved: list[tuple[int, int]]) -> int:
     return place - next((by for end, by in reversed(moved) if end <= place), 0)
 
 
-def _mistaken(doc: Any) -> Iterator[Any]:
+def _edits(doc: Any) -> Iterator[tuple[int, int, str]]:
+    """From where to where, and what to write instead."""
     for token in doc[1:]:
-        if token.is_alpha and token.is_lower and token.tag_ in ("NN", "NNS", "VBZ") and _is_verb(token):
-            yield token
+        if not (token.is_alpha and token.is_lower and token.tag_ in ("NN", "NNS", "VBZ")):
+            continue
+        before, end = token.nbor(-1), token.idx + len(token)
+        if token.tag_ == "VBZ" and token.dep_ in SUBJECTS and before.tag_ == "NN" and before.whitespace_ == " ":
+            yield token.idx - 1, token.idx, "-"  # "the lamp shades are": no finite verb is a subject
+        elif _is_participle(token):
+            yield token.idx, end, f"that is {token.lower_}"
+        elif _is_verb(token):
+            yield token.idx, end, f"can {token.lemma_.lower() if token.tag_ != 'NN' else token.lower_}"
+
+
+def _is_participle(token: Any) -> bool:
+    """ "A bus advertising a musical": no article follows a noun."""
+    named = token.nbor(-1).tag_ in ("NN", "NNS")
+    return token.tag_ == "NN" and token.lower_.endswith("ing") and named and _next_tag(token) in OBJECT
+
+
+def _next_tag(token: Any) -> str:
+    return str(token.nbor().tag_) if token.i + 1 < len(token.doc) else ""
 
 
 def _is_verb(token: Any) -> bool:
-    doc, lists = token.doc, words("en")
-    before = token.nbor(-1)
-    after = token.nbor() if token.i + 1 < len(doc) else None
-    noun_after = after is not None and after.tag_.startswith("NN")
-    listed = token.lemma_ in lists["verb"] or (token.lemma_ in lists["deed"] and _can_do(before))
+    before, after = token.nbor(-1), _next_tag(token)
     if token.tag_ == "VBZ":  # "an elephant sprays water": seen as a verb, and then hung on the water as if it were a noun
-        return token.dep_ == "compound" and before.tag_ in ("NN", "NNP")
-    if after is not None and (after.tag_ == "POS" or after.text in ("-", "–")):
+        return token.dep_ in NEVER_VERB and before.tag_ in ("NN", "NNP")
+    if after in ("POS", "HYPH") or (after and token.nbor().text == "–"):
         return False
+    if SAID.fullmatch(before.text):
+        return after in OBJECT or (token.lemma_ in words("en")["verb"] and after in AFTER)
+    if _worn(before):
+        before = before.nbor(-2)  # "a woman in red shops for fruit"
+    listed = token.lemma_ in words("en")["verb"] or (token.lemma_ in words("en")["deed"] and _can_do(before))
     article, counted = _article(token)
     if token.tag_ == "NNS" and token.lower_ not in NOT_PLURAL and article in ONE and not counted:
+        noun_after = after.startswith("NN")
         return before.tag_ in ("NN", "NNP", "JJ") and before.lower_ != article and (listed or not noun_after)
     many = before.tag_ == "NNS" or before.lower_ in PLURALS
     named = before.tag_ in ("NN", "NNP") or (before.tag_ == "JJ" and before.i > 0 and before.nbor(-1).tag_ == "DT")
-    agree = token.tag_ == ("NN" if many else "NNS") and (many or named)
+    agree = (token.tag_ == ("NN" if many else "NNS") and (many or named)) or (
+        many and token.tag_ == "NNS" and before.lower_ not in KINDS and _of_one(before)
+    )
     if not agree or _has_verb(token):
         return False
-    if after is not None and after.tag_ in ("DT", "PRP$") and (many or article):
+    if after in OBJECT and (many or article):
         return True
-    return listed and (after is None or after.is_punct or after.tag_ in (*AFTER, "DT", "PRP$"))
+    return listed and (not after or token.nbor().is_punct or after in (*AFTER, *OBJECT))
 
 
 def _can_do(noun: Any) -> bool:
+    """Whether it may be who does it; a plural, which hardly ever describes a noun, may."""
     lemma = noun.lemma_.lower()
+    if noun.tag_ == "NNS" or noun.lower_ in PLURALS:
+        return noun.lower_ not in KINDS
     return lemma in words("en")["person"] or "animate" in lexicon.load("en").classes(lemma)
+
+
+def _worn(colour: Any) -> bool:
+    """Red, where somebody is in it."""
+    return colour.i > 1 and colour.lower_ in words("en")["colour"] and colour.nbor(-1).lower_ == "in"
+
+
+def _of_one(noun: Any) -> bool:
+    """Whether a plural belongs to a single thing named before it: "a toddler in pajamas", "a flock of geese"."""
+    return any(_single(word) and _next_tag(word) in ("IN", "VBN", "VBG") for word in _to_break(noun, -1))
+
+
+def _single(noun: Any) -> bool:
+    return noun.tag_ == "NN" and _article(noun)[0] in ONE | {"the"}
 
 
 def _article(token: Any) -> tuple[str, bool]:
@@ -104,12 +166,17 @@ def _has_verb(token: Any) -> bool:
     return any(word.tag_ in FINITE for word in (*_to_break(token, -1), *_to_break(token, 1)))
 
 
-def _joins(word: Any) -> bool:
-    return word.tag_ in ("CC", "WDT", "WP", "WRB") or word.lower_ in ("while", "as", "because", "although", "since", "so")
+def _ends(word: Any) -> bool:
+    """Whether a clause ends before the word."""
+    return (
+        (word.is_punct and word.tag_ != "HYPH")
+        or word.tag_ in ("CC", "WDT", "WP", "WP$", "WRB")
+        or word.lower_ in ("while", "as", "because", "although", "since", "so")
+    )
 
 
 def _to_break(token: Any, step: int) -> Iterator[Any]:
     k = token.i + step
-    while 0 <= k < len(token.doc) and not token.doc[k].is_punct and not _joins(token.doc[k]):
+    while 0 <= k < len(token.doc) and not _ends(token.doc[k]):
         yield token.doc[k]
         k += step

@@ -100,6 +100,11 @@ def test_attributes_and_clauses_stay_on_their_noun():
 
 def test_what_a_sign_says_is_no_thing():
     assert texts('A wooden sign reading "Fresh Fish" hangs here.') == [['A wooden sign reading "Fresh Fish"']]
+    assert texts('Men with signs that read "NO" fill the square.') == [
+        ['Men with signs that read "NO"', 'signs that read "NO"', "the square"]
+    ]
+    assert texts('Price tags reading "$9.99" hang from every coat.') == [['Price tags reading "$9.99"', "every coat"]]
+    assert texts("A mug that says “Hi” sits on it.") == [["A mug that says “Hi”"]]
     assert texts("招牌上写着“新鲜水果”", language="zh") == [["招牌"]]
 
 
@@ -195,10 +200,58 @@ def test_what_a_chinese_caption_denies_is_no_thing(caption, expected):
         ("two rings lie on the table", ["two rings", "the table"]),
         ("the street lights on the road", ["the street lights on the road", "the road"]),
         ("a few table legs", ["a few table legs"]),
+        ("A woman in red shops for fruit.", ["A woman in red", "fruit"]),
+        ("a woman in red boots", ["a woman in red boots", "red boots"]),
+        ("A boy in a cap serves; the ball flies.", ["A boy in a cap", "a cap", "the ball"]),
+        ("A nurse in white shoes hugs a boy.", ["A nurse in white shoes", "white shoes", "a boy"]),
+        ("Two collies race across a field.", ["Two collies", "a field"]),
+        ("sports drinks on a shelf", ["sports drinks on a shelf", "a shelf"]),
+        ("A couple dance under a tree.", ["A couple", "a tree"]),
+        ("A red bus advertising a film stops.", ["A red bus advertising a film", "a film"]),
+        ("The lamp shades are made of frosted glass.", ["frosted glass"]),
     ],
 )
 def test_a_verb_after_its_subject_is_no_noun(caption, expected):
     assert texts(caption) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [
+        ("a port with red, blue and green boxes", ["a port", "red, blue and green boxes"]),
+        ("A rabbit whose ear is bent", ["A rabbit whose ear is bent", "ear"]),
+    ],
+)
+def test_no_phrase_ends_in_what_a_break_has_left_over(caption, expected):
+    assert texts(caption) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [
+        ("The drone captured a river.", ["a river"]),
+        ("A painting by Van Gogh hangs here.", ["A painting"]),
+        ("A close-up of a bee.", ["a bee"]),
+        ("Baskets of oranges and an orange ball", ["Baskets of oranges", "an orange ball"]),
+    ],
+)
+def test_who_took_or_made_the_picture_is_not_in_it_and_oranges_are_things(caption, expected):
+    assert texts(caption) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [
+        ("无人机俯拍，一条蜿蜒的公路穿过金黄色的麦田。", ["一条蜿蜒的公路", "金黄色的麦田"]),
+        ("货架上的饮料标价为5元。", []),
+        ("一款iPhone 15 Pro手机放在桌面上。", ["一款iPhone 15 Pro手机", "桌面"]),
+        ("穿校服的学生们排队走过斑马线。", ["穿校服的学生们", "校服", "斑马线"]),
+        ("工人在脚手架上施工，新娘手捧白玫瑰。", ["工人", "脚手架", "新娘", "白玫瑰"]),
+        ("雪山脚下有几只虾。", ["雪山", "几只虾"]),
+    ],
+)
+def test_chinese_heads_are_things_and_clauses_end_where_they_do(caption, expected):
+    assert texts(caption, language="zh") == [expected]
 
 
 def test_a_chinese_plural_keeps_its_ending():

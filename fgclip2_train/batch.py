@@ -99,9 +99,9 @@ class Batch:
 
 
 def pack_phrases(regions: Tensor, groups: Tensor, multiple: int = 1) -> tuple[Tensor, Tensor, Tensor]:
-    """Distinct rows among region phrases [R, L] and hard groups [H, 11, L], and where each one went.
+    """Distinct rows among region phrases [R, L] and hard groups [H, K, L], and where each one went.
 
-    -> phrases [U, L], region_phrase [R], hard_phrases [H, 11]; U as `pad_rows` has it.
+    -> phrases [U, L], region_phrase [R], hard_phrases [H, K]; U as `pad_rows` has it.
     """
     rows = torch.cat([regions, groups.flatten(0, 1)])
     place: dict[bytes, int] = {}
@@ -109,7 +109,7 @@ def pack_phrases(regions: Tensor, groups: Tensor, multiple: int = 1) -> tuple[Te
     where = torch.tensor([place.setdefault(row, len(place)) for row in whole], dtype=torch.int64)
     phrases = rows.new_empty(len(place), rows.shape[1])
     phrases[where] = rows  # equal rows, so it does not matter which of them is written last
-    return pad_rows(phrases, multiple), where[: len(regions)], where[len(regions) :].view(-1, TEXTS_PER_GROUP)
+    return pad_rows(phrases, multiple), where[: len(regions)], where[len(regions) :].view(groups.shape[:2])
 
 
 def pad_rows(rows: Tensor, multiple: int) -> Tensor:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from fgclip2_train.batch import Batch, pack_phrases, pad_rows
+from fgclip2_train.data.images import ENLARGED_SIDE, batch_patches, enlarge_small
 from fgclip2_train.model import Fgclip2Config, Fgclip2Model
 from fgclip2_train.objective import LossSettings, Weights
 
@@ -34,21 +39,45 @@ class Finding:
         return self.deviation <= self.tolerance  # false for NaN
 
 
+class Stored(dict[str, Any]):
+    """What lies under names in a file of the folder, which is told of a name that is not there."""
+
+    def __init__(self, file: Path, values: dict[str, Any]):
+        super().__init__(values)
+        self.file = file
+
+    def __missing__(self, name: str) -> Any:
+        raise ValueError(f"{self.file}: no {name!r} where there should be one")
+
+
 @dataclass
 class Golden:
     folder: Path
-    cache: dict[str, Any] = field(default_factory=dict)
+    cache: dict[str, Stored] = field(default_factory=dict)
 
-    def tensors(self, name: str) -> dict[str, Tensor]:
-        return self._once(name, lambda: load_file(self.folder / f"{name}.safetensors"))
+    def tensors(self, name: str) -> Stored:
+        """Tensor by name"""
+        return self._once(self.folder / f"{name}.safetensors", load_file)
 
-    def json(self, name: str) -> dict[str, Any]:
-        return self._once(f"{name}.json", lambda: json.loads((self.folder / f"{name}.json").read_text()))
+    def json(self, name: str) -> Stored:
+        """Every object in it is one that names the file for what it lacks."""
+        file = self.folder / f"{name}.json"
+        return self._once(file, lambda _: json.loads(file.read_text(), object_hook=lambda values: Stored(file, values)))
 
-    def _once(self, key, load):
-        if key not in self.cache:
-            self.cache[key] = load()
-        return self.cache[key]
+    def _once(self, file: Path, load: Callable[[Path], dict[str, Any]]) -> Stored:
+        if file.name not in self.cache:
+            try:
+                self.cache[file.name] = Stored(file, load(file))
+            except (ValueError, SafetensorError) as error:
+                raise ValueError(f"{file}: damaged ({error})") from error
+        return self.cache[file.name]
+
+    def patches(self, group: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, list[Image.Image]]:
+        """Patches [n, bucket, 768] and grids [n, 2] that this package makes of a group's files, and the pictures they are of."""
+        side = self.json("images").get("box_image_size", ENLARGED_SIDE)
+        opened = (Image.open(self.folder / "images" / name).convert("RGB") for name in group["files"])
+        pictures = [enlarge_small(picture, side) for picture in opened]
+        return *batch_patches(pictures), pictures
 
     @cached_property
     def settings(self) -> LossSettings:
@@ -64,7 +93,9 @@ class Golden:
 
     def model(self, dtype: torch.dtype) -> Fgclip2Model:
         config = self.json("config")
-        model = Fgclip2Model(Fgclip2Config(text_config=config["text_config"], vision_config=config["vision_config"]))
+        model = Fgclip2Model(
+            Fgclip2Config(text_config=dict(config["text_config"]), vision_config=dict(config["vision_config"]))
+        )
         torch.nn.Module.to(model, dtype)  # transformers wraps its own `to` in a way that type checkers cannot read
         state = {name: tensor.to(dtype) for name, tensor in self.tensors("weights").items()}
         missing, unexpected = model.load_state_dict(state, strict=False)
@@ -77,7 +108,8 @@ class Golden:
         self, images: list[int] | None = None, box_nums: list[int] | None = None, hard_nums: list[int] | None = None
     ) -> Batch:
         """The stored batch, or these images of it with only the first `box_nums`, `hard_nums` of each image's slots valid."""
-        stored, pixels = self.tensors("batch"), self.tensors("images")
+        stored = self.tensors("batch")
+        pixels, grids = self._batch_pixels
         all_hard = stored["hard_nums"].tolist()
         count = len(all_hard)
         images = list(range(count)) if images is None else images
@@ -85,7 +117,7 @@ class Golden:
         hard_nums = all_hard if hard_nums is None else hard_nums
         per_image = len(stored["box_infos"]) // count
         per_group = self.json("config")["texts_per_hard_group"]
-        groups = stored["hard_texts"].view(-1, per_group, stored["hard_texts"].shape[-1])
+        groups = stored["hard_texts"].unflatten(0, (sum(all_hard), per_group))
 
         region_slot, hard_slot, regions, hards = [], [], [], []
         for place, image in enumerate(images):
@@ -98,9 +130,9 @@ class Golden:
                 hards.append(sum(all_hard[:image]) + slot)
         phrases, region_phrase, hard_phrases = pack_phrases(stored["box_texts"][regions], groups[hards], PADDING)
         boxes = torch.cat([stored[name].view(count, per_image, 4) for name in ("box_infos", "hard_infos")], dim=1)
-        grid = pixels["batch.spatial_shapes"][images]
+        grid = grids[images]
         return Batch(
-            patches=pixels["batch.pixels_u8"][images],
+            patches=pixels[images],
             grid=grid,
             short=stored["text_short"][images],
             long=stored["text_long"][images],
@@ -117,6 +149,18 @@ class Golden:
             hard_valid=pad_rows(torch.ones(len(hard_slot), dtype=torch.bool), PADDING),
             extent=int(grid.max()),
         )
+
+    @cached_property
+    def _batch_pixels(self) -> tuple[Tensor, Tensor]:
+        """Bytes [B, bucket, 768] and grids [B, 2]. Bytes that a folder leaves out, as large ones, are made; their digest is checked."""
+        stored = self.tensors("images")
+        if "batch.pixels_u8" in stored:
+            return stored["batch.pixels_u8"], stored["batch.spatial_shapes"]
+        group = next((group for group in self.json("images")["groups"] if group["name"] == "batch"), None)
+        if group is None:
+            raise ValueError(f"{self.folder / 'images.json'}: no group named 'batch', of which the stored features are")
+        patches, grids, _ = self.patches(group)
+        return torch.from_numpy(patches), torch.from_numpy(grids)
 
 
 def furthest(ours: Tensor, theirs: Tensor) -> float:

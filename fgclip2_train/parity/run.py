@@ -14,11 +14,16 @@ from fgclip2_train.parity.steps import check_edges, check_step, check_synthetic,
 
 LOSS64, GRADIENT64 = 1e-9, 1e-8
 LOSS32, FEATURE32, GRADIENT32 = 1e-5, 5e-5, 2e-4
+FILES = (
+    *("config.json", "weights.safetensors", "init_config.json", "siglip2_base.safetensors", "after_init.safetensors"),
+    *("images.json", "images.safetensors", "batch.safetensors"),
+    *("expected.json", "expected.safetensors", "synthetic.safetensors"),
+)
 
 
 def check_folder(folder: Path) -> list[Finding]:
     """Every quantity of a folder in the golden format. Raises ValueError naming what a folder lacks."""
-    lacking = [name for name in ("config.json", "weights.safetensors", "expected.json") if not (folder / name).is_file()]
+    lacking = [name for name in FILES if not (folder / name).is_file()]
     if lacking:
         raise ValueError(f"{folder}: not a folder of reference numbers, no {', '.join(lacking)}")
     golden = Golden(folder)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from fgclip2_train.__main__ import app
@@ -30,9 +31,14 @@ def changed(folder: Path, name: str, change) -> Golden:
     folder.chmod(0o755)
     file = folder / name
     file.chmod(0o644)
-    content = json.loads(file.read_text())
-    change(content)
-    file.write_text(json.dumps(content))
+    if file.suffix == ".json":
+        content = json.loads(file.read_text())
+        change(content)
+        file.write_text(json.dumps(content))
+    else:
+        tensors = load_file(file)
+        change(tensors)
+        save_file(tensors, file)
     return Golden(folder)
 
 
@@ -59,6 +65,30 @@ def test_small_pictures_are_enlarged_to_the_size_that_a_folder_says(tmp_path):
     assert {"digest", "estimate"} <= wrong
 
 
+@needs_golden
+def test_a_wrong_mask_and_a_wrong_sampled_pixel_are_found(tmp_path):
+    def change(tensors):
+        tensors["batch.pixel_attention_mask"][0, 0] = 0
+        tensors["all.row_pixels"][3, 1, 5] += 1e-6
+
+    golden = changed(tmp_path / "golden", "images.safetensors", change)
+    wrong = [item.name for item in check_images(golden) if not item.ok]
+    assert wrong == ["batch pixel_attention_mask", "all row_pixels"]
+
+
+@needs_golden
+def test_bytes_of_the_batch_that_a_folder_leaves_out_are_made(tmp_path):
+    golden = changed(tmp_path / "golden", "images.safetensors", lambda tensors: tensors.pop("batch.pixels_u8"))
+    assert torch.equal(golden.batch().patches, Golden(GOLDEN).batch().patches)
+
+
+@needs_golden
+def test_what_a_file_lacks_is_named(tmp_path):
+    golden = changed(tmp_path / "golden", "expected.json", lambda expected: expected["edge_cases"][0].pop("box_nums"))
+    with pytest.raises(ValueError, match=r"golden/expected\.json: no 'box_nums'"):
+        check_edges(golden, 1e-9)
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"no config\.json, weights.safetensors, expected.json"):
+    with pytest.raises(ValueError, match=r"no config\.json, weights\.safetensors, .*, expected\.json, "):
         CliRunner().invoke(app, ["parity", str(tmp_path)], catch_exceptions=False)

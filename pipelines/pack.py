@@ -31,6 +31,7 @@ from operators.columns import BOX
 from operators.pictures import BadPicture
 from pipelines import blur, shard_card
 from pipelines.blur import blurred
+from pipelines.public_url import public
 from pipelines.shard_format import FORMAT, NEGATIVES, Record
 
 ROWS = 64
@@ -67,7 +68,7 @@ class Pack(Settings):
     blur: str | None = None
     """Column of boxes that are hidden in the packed pictures, such as `faces`; a picture without any is packed as it came."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     reasons: ClassVar[dict[str, str]] = {
         "no_text": "the sample has fewer texts than `min_texts`",
         "blank": "the text is empty",
@@ -196,7 +197,7 @@ class _Maker:
             "uid": row["uid"],
             "source": row["source"],
             "license": row.get("license"),
-            "url": row.get("url"),
+            "url": public(row.get("url")),
             "sha256": row["sha256"],
             "image_format": row["image_format"],
             "width": row["width"],

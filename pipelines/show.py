@@ -27,6 +27,7 @@ from pipelines.config import ConfigError, Stage
 from pipelines.durable import read_table
 from pipelines.ledger import Entry, shard_name
 from pipelines.model_client import ModelClient
+from pipelines.public_url import public
 from pipelines.report.page import clean
 from pipelines.run import reach
 from pipelines.view import View, read_columns
@@ -145,10 +146,14 @@ def _step(chain: Chain, stage: Stage, entry: Entry, uid: str) -> dict[str, Any]:
         "model": made.get("model") if prompts else None,
         "fingerprint": entry.fingerprint,
         "attempt": entry.attempt,
-        "columns": {name: value for name, value in rows[0].items() if name != "uid"} if rows else None,
+        "columns": {name: _shown(name, value) for name, value in rows[0].items() if name != "uid"} if rows else None,
         "refused": next(({"reason": r["reason"], "detail": r["detail"]} for r in refusals if r["item"] is None), None),
         "parts": [{key: r[key] for key in ("item", "reason", "detail")} for r in refusals if r["item"] is not None],
     }
+
+
+def _shown(name: str, value: Any) -> Any:
+    return public(value) if name == "url" else value
 
 
 def _picture(columns: dict[str, Any], entry: Entry) -> dict[str, Any]:

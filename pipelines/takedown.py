@@ -46,6 +46,7 @@ from pipelines.durable import (
     sha256_file,
 )
 from pipelines.ledger import Entry, shard_name
+from pipelines.public_url import public, public_column
 from pipelines.run import handoff, reach
 from pipelines.sources.cleaning import check_url
 from pipelines.stores import Place
@@ -118,7 +119,7 @@ def sort_out(asked: Iterable[str]) -> tuple[list[str], list[str], list[str]]:
         elif re.fullmatch(r"[0-9a-f]{64}", text.lower()):
             hashes.append(text.lower())
         elif "://" in text:
-            urls.append(check_url(text)[0] or text)  # as the tables' rows have it
+            urls.append(public(check_url(text)[0] or text))  # shards show no other form
         elif text:
             raise ConfigError(f"{text!r} is no uid (32 hex digits), no SHA-256 (64) and no address")
     return uids, urls, hashes
@@ -141,9 +142,10 @@ def _find(chain: Chain, asked: Mapping[str, set[str]]) -> tuple[dict[int, set[st
                 continue
             if column not in table.column_names:
                 continue
-            hits = table.filter(pc.is_in(table[column], value_set=pa.array(sorted(wanted), pa.string())))
-            found.setdefault(entry.shard, set()).update(hits["uid"].to_pylist())
-            met.update(hits[column].to_pylist())
+            values = public_column(table[column]) if column == "url" else table[column]
+            hits = pc.is_in(values, value_set=pa.array(sorted(wanted), pa.string()))
+            found.setdefault(entry.shard, set()).update(table["uid"].filter(hits).to_pylist())
+            met.update(values.filter(hits).to_pylist())
 
     for stage in chain.recipe.stages:
         columns = [c for c in {"source": ("uid", "url"), "download": ("sha256",)}.get(stage.kind, ()) if asked[c]]

@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.durable import files, open_read, read_table
+from pipelines.public_url import public
 
 if TYPE_CHECKING:
     from pipelines.tables import Tables
@@ -68,7 +69,7 @@ def all_taken(run: Path) -> Taken:
     for stone in tombstones(run):
         for shard, uids in stone["uids"].items():
             shards.setdefault(int(shard), set()).update(uids)
-        urls.update(stone.get("urls", ()))  # those of older versions name uids only
+        urls.update(map(public, stone.get("urls", ())))  # those of older versions name uids only
         hashes.update(stone.get("sha256", ()))
     return Taken({shard: frozenset(uids) for shard, uids in shards.items()}, frozenset(urls), frozenset(hashes))
 

@@ -31,6 +31,7 @@ from pipelines.durable import FULL, Damaged, Ranges, free_bytes, read_table, scr
 from pipelines.ledger import Entry, shard_name
 from pipelines.model_identity import ModelChanged, ServerUnavailable
 from pipelines.pixel_room import PixelRoom
+from pipelines.public_url import public_column
 from pipelines.sources import Slice, read_slice
 from pipelines.stores import Place, place
 from pipelines.tables import REQUEUED
@@ -200,8 +201,8 @@ class Worker:
             rows, rejects = read_slice(self.chain.sources[table.source], path, table.digest, cast(Slice, cut))
         taken = all_taken(self.run)
         gone = pc.is_in(rows["uid"], value_set=pa.array(sorted(taken.uids), pa.string()))
-        for column, named in (("url", taken.urls), ("source_sha256", taken.hashes)):
-            gone = pc.or_(gone, pc.is_in(rows[column], value_set=pa.array(sorted(named), pa.string())))
+        for values, named in ((public_column(rows["url"]), taken.urls), (rows["source_sha256"], taken.hashes)):
+            gone = pc.or_(gone, pc.is_in(values, value_set=pa.array(sorted(named), pa.string())))
         if pc.any(gone).as_py():
             again = rows["uid"].filter(gone).to_pylist()
             rejects = [*rejects, *(Reject(uid, TAKEN_DOWN, "taken down before") for uid in again)]

@@ -28,6 +28,7 @@ from pipelines.download.outage import DOUBTFUL
 from pipelines.download.reasons import REASONS, FetchError, NetworkDown, is_retryable
 from pipelines.download.tar import TarFile
 from pipelines.download.verify import Picture, verify
+from pipelines.public_url import public
 from pipelines.sources.refs import RefError, read_ref
 
 __all__ = ["REASONS", "Download", "FetchError", "NetworkDown", "is_retryable", "verify"]
@@ -188,7 +189,7 @@ class Download(Settings):
 def _meta(row: dict[str, Any], caption: str, picture: Picture) -> dict[str, Any]:
     """What img2dataset writes beside a picture, and where it came from."""
     return {
-        "url": row["url"],
+        "url": public(row["url"]),
         "caption": caption,
         "key": row["uid"],
         "status": "success",

@@ -7,6 +7,7 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from pipelines.download.network import Origin
 from pipelines.download.reasons import FetchError
+from pipelines.public_url import public
 
 
 def host_of(origin: Origin) -> str:
@@ -25,7 +26,7 @@ def joined(url: str, location: str) -> str:
         url = urljoin(url, location)
         urlsplit(url)
     except ValueError as error:
-        raise FetchError("redirect_refused", f"to {location[:200]}: {error}") from None
+        raise FetchError("redirect_refused", f"to {public(location)[:200]}: {error}") from None
     return url
 
 
@@ -35,10 +36,10 @@ def split(url: str) -> tuple[Origin, str]:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise FetchError("bad_url", f"{url[:200]}: {error}") from None
+        raise FetchError("bad_url", f"{public(url)[:200]}: {error}") from None
     scheme, host = parts.scheme.lower(), parts.hostname or ""
     if scheme not in ("http", "https") or not host or port == 0:
-        raise FetchError("bad_url", f"{url[:200]}: not an http(s) address with a host")
+        raise FetchError("bad_url", f"{public(url)[:200]}: not an http(s) address with a host")
     try:
         host = host if host.isascii() else host.encode("idna").decode("ascii")
     except UnicodeError as error:

@@ -29,6 +29,7 @@ import pyarrow as pa
 from pipelines.download.fetcher import Fetcher
 from pipelines.download.reasons import REASONS, FetchError
 from pipelines.download.verify import Picture, verify
+from pipelines.public_url import public
 
 
 @dataclass
@@ -86,7 +87,7 @@ def fetch_urls(urls: dict[int, str], fetcher: Fetcher, threads: int, max_pixels:
         raise spool.fatal
     for row in rows:
         if row not in spool.pictures and row not in spool.errors:
-            raise RuntimeError(f"img2dataset lost {urls[row]}")
+            raise RuntimeError(f"img2dataset lost {public(urls[row])}")
 
 
 def _run(urls: dict[int, str], rows: list[int], fetcher: Fetcher, threads: int, max_pixels: int, spool: Spool) -> None:

@@ -21,6 +21,7 @@ from pipelines.download.network import Clock, Connections, Origin, Resolver
 from pipelines.download.outage import SILENT, Network
 from pipelines.download.reasons import FetchError, is_retryable
 from pipelines.download.robots import MAX_BYTES
+from pipelines.public_url import public
 
 PIECE = 1 << 16
 LOOK = 0.5
@@ -198,8 +199,8 @@ class Fetcher:
                 return answer
             url = joined(url, answer)
             if urlsplit(url).scheme.lower() not in ("http", "https"):
-                raise FetchError("redirect_refused", f"to {url[:200]}")
-        raise FetchError("redirect_refused", f"more than {MAX_REDIRECTS} redirects, the last to {url[:200]}")
+                raise FetchError("redirect_refused", f"to {public(url)[:200]}")
+        raise FetchError("redirect_refused", f"more than {MAX_REDIRECTS} redirects, the last to {public(url)[:200]}")
 
     def _ask(self, origin: Origin, target: str, clock: Clock, max_bytes: int, rules: bool = False) -> bytes | str:
         """The body, or the address that a redirect names."""

@@ -21,6 +21,7 @@ from operators.pictures import decode
 from pipelines.chain import Chain
 from pipelines.durable import Ranges, read_table
 from pipelines.pack import TEXTS
+from pipelines.public_url import public
 from pipelines.report.way import Way
 from pipelines.view import View, read_columns
 from pipelines.worker import PictureReader
@@ -145,7 +146,8 @@ def _record(row: dict[str, Any], provenance: dict[str, Any]) -> dict[str, Any]:
         ]
     negatives, positives = (row.get(name) or [[]] * len(regions) for name in ("negatives", "positives"))
     return {
-        **{key: row.get(key) for key in ("uid", "source", "license", "url", "sha256", "image_format", "width", "height")},
+        **{key: row.get(key) for key in ("uid", "source", "license", "sha256", "image_format", "width", "height")},
+        "url": public(row.get("url")),
         "texts": texts,
         "regions": [
             {

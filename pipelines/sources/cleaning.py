@@ -17,6 +17,8 @@ from urllib.parse import urlsplit
 import ftfy
 from ftfy.badness import is_bad
 
+from pipelines.public_url import without_login
+
 MAX_URL = 4096
 MAX_SIDE = 100_000
 
@@ -118,7 +120,7 @@ def sha256_of(cell: Any) -> str | None:
 
 
 def check_url(cell: Any) -> tuple[str | None, str, str]:
-    """(address, "", "") or (None, reason, detail). Only what can never be fetched is refused here."""
+    """(address, "", "") or (None, reason, detail). What can never be fetched is refused, a login is left out."""
     cell = text_of(cell)
     if isinstance(cell, str) and _PLAIN_URL.fullmatch(cell) and len(cell) <= MAX_URL:
         return cell, "", ""
@@ -135,6 +137,7 @@ def check_url(cell: Any) -> tuple[str | None, str, str]:
         url = f"https:{url}"
     if _BLANKS.search(url):
         url = _BLANKS.sub("%20", url)
+    url = without_login(url)
     try:
         parts = urlsplit(url)
         port = parts.port

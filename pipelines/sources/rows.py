@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from operators.base import Reject
 from operators.columns import BASE
+from pipelines.public_url import without_logins
 from pipelines.sources.base import Source, bare, uid_of
 from pipelines.sources.boxes import regions_of
 from pipelines.sources.cleaning import (
@@ -62,7 +63,8 @@ def build(
     for i in range(rows):
         uid = uid_of(source.name, digest, first_row + i)
         if bad and i in bad:
-            rejects.append(Reject(uid, *bad[i]))
+            reason, detail = bad[i]
+            rejects.append(Reject(uid, reason, without_logins(detail)))
             continue
         url, ref = None, image_refs[i] if image_refs else None
         if columns.url:

@@ -6,6 +6,7 @@ from typing import Any
 
 from operators.columns import BASE, IMAGE
 from pipelines.pack import TEXTS
+from pipelines.public_url import public
 
 PLACES = {*IMAGE.names, *BASE.names, "shard_offset", "shard_size", "duplicate_of"}
 NAMES = {
@@ -20,7 +21,8 @@ NAMES = {
 def record(columns: dict[str, Any]) -> dict[str, Any]:
     """uid, texts by language, regions with what was made of them, and numbers. Any column may be missing or null."""
     return {
-        **{key: columns.get(key) for key in ("uid", "source", "license", "url", "sha256", "image_format", "width", "height")},
+        **{key: columns.get(key) for key in ("uid", "source", "license", "sha256", "image_format", "width", "height")},
+        "url": public(columns.get("url")),
         "has_picture": columns.get("image_offset") is not None,
         "texts": _texts(columns),
         "regions": _regions(columns),

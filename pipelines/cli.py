@@ -22,9 +22,9 @@ app = App(
 
     Examples:
         fineloom doctor                   # what this machine has and lacks
-        fineloom plan demo                # what would be done, asked and paid
-        fineloom run demo                 # do it; killed, it goes on where it was
-        fineloom view runs/demo           # look at it
+        fineloom plan pictures            # what would be done, asked and paid, with a folder of your pictures
+        fineloom run pictures             # do it; killed, it goes on where it was
+        fineloom view runs/pictures       # look at it
         fineloom completion bash --install
     """
 )

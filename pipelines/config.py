@@ -267,8 +267,13 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise ConfigError(f"override {override!r}: expected key.sub=value, for example shard_size=500")
     parts = key.split(".")
-    if parts[0] not in RecipeFile.model_fields and parts[0] in (raw.get("stages") or {}):
-        parts.insert(0, "stages")
+    if parts[0] not in RecipeFile.model_fields:
+        stages = raw.get("stages") or {}
+        if parts[0] in stages:
+            parts.insert(0, "stages")
+        elif len(parts) > 1:
+            names = [*RecipeFile.model_fields, *stages]
+            raise ConfigError(f"override {override!r}: no setting or stage {parts[0]!r}.{nearest(parts[0], names)}")
     at: Any = raw
     for i, part in enumerate(parts[:-1]):
         if part == "stages" or i != 1 or parts[0] != "stages":
@@ -279,9 +284,8 @@ def _apply(raw: dict[str, Any], override: str) -> None:
             raise ConfigError(f"override {override!r}: no stage {part!r}.{nearest(part, list(at))}")
         else:
             child = at[part] or {}
-        at[part] = at = (
-            dict(child) if isinstance(child, dict) else child
-        )  # YAML's aliases are one object: only this place changes
+        # YAML's aliases are one object: only this place changes.
+        at[part] = at = dict(child) if isinstance(child, dict) else child
         if not isinstance(at, dict):
             raise ConfigError(f"override {override!r}: {'.'.join(parts[: i + 1])} is {at!r}, which has no parts")
     try:

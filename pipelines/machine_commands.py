@@ -101,9 +101,7 @@ def gc(
     from pipelines.gc import collect
     from pipelines.run import lock
 
-    folder = place(root) / load_recipe(recipe, overrides or []).name
-    if not folder.is_dir():
-        raise ConfigError(f"{folder}: no such run")
+    folder = _run_of(recipe, overrides, root)
     with lock(folder):
         files, size = collect(folder, delete=not dry_run)
     if as_json:
@@ -123,14 +121,21 @@ def compact_(recipe: RecipeName, overrides: Overrides = None, root: Root = ROOT,
     from pipelines.compact import compact
     from pipelines.ledger import Ledger
 
-    folder = place(root) / load_recipe(recipe, overrides or []).name
-    if not folder.is_dir():
-        raise ConfigError(f"{folder}: no such run")
+    folder = _run_of(recipe, overrides, root)
     done = compact(Ledger(folder), warn if as_json else say)
     if as_json:
         print_json({"entries": done.taken, "files": done.segments})
     else:
         say(f"{done.taken:,} entries compacted, in {done.segments} files now")
+
+
+def _run_of(recipe: str, overrides: list[str] | None, root: Path) -> Path:
+    """The folder of a run that has begun."""
+    name = load_recipe(recipe, overrides or []).name
+    folder = place(root) / name
+    if not (folder / "tables").is_dir():
+        raise ConfigError(f"{folder}: no run of recipe {name} is here")
+    return folder
 
 
 def completion(
@@ -237,7 +242,7 @@ serve = App(
 )
 Model = Annotated[str, typer.Argument(help="Folder of the model, or its name on the hub.")]
 Name = Annotated[str, typer.Option(help="Name under which it is served: `model.name` of a recipe.")]
-Port = Annotated[int, typer.Option(help="Port; 0 takes any free one.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes any free one.")]
 
 
 @serve.command("start")

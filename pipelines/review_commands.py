@@ -131,7 +131,7 @@ def _book(recipe: str, root: Path, given: str | None, begin: bool = False) -> It
     name = load_recipe(recipe, []).name
     folder = place(root) / name
     where = book_of(folder, given)
-    if not is_begun(where) and not (begin and folder.is_dir()):
+    if not is_begun(where) and not (begin and (folder / "tables").is_dir()):
         at = f" --book {where}" if given else ""
         raise ConfigError(f"{where}: no review was begun; `fineloom review serve {recipe}{at}` begins one")
     opened = open_book(where, name)

@@ -225,7 +225,7 @@ def rejects(
 
     Examples:
         fineloom rejects demo
-        fineloom rejects demo --stage ground --reason no_phrase_found
+        fineloom rejects demo --stage select --reason not_selected
         fineloom rejects demo --requeue timeout
     """
     from pipelines import rejects as refusals

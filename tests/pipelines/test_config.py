@@ -143,6 +143,7 @@ def test_overrides_reach_every_level_and_are_checked_like_the_file(write):
     assert recipe.stage("ground").operator.max_regions == 3
     assert "no such setting. Did you mean shard_size" in wrong(path, "shard_sise=7")
     assert "no stage 'grond'. Did you mean ground?" in wrong(path, "stages.grond.max_regions=3")
+    assert "no setting or stage 'grond'. Did you mean ground?" in wrong(path, "grond.max_regions=3")
     assert "expected key.sub=value" in wrong(path, "shard_size")
 
 

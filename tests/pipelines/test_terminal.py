@@ -127,6 +127,13 @@ def test_json_is_all_that_stdout_holds(finished, words, expected):
             assert told[key] == value
 
 
+@pytest.mark.parametrize("command", ["gc", "compact"])
+def test_a_run_that_never_began_is_not_tidy_but_missing(finished, tmp_path, command):
+    (tmp_path / "tiny").mkdir()  # as a misspelt plan leaves it
+    done = CliRunner().invoke(app, [command, str(finished / "tiny.yaml"), "--root", str(tmp_path)])
+    assert f"{tmp_path / 'tiny'}: no run of recipe tiny is here" in str(done.exception)
+
+
 def test_a_pipe_gets_whole_lines_whatever_the_width(finished):
     done = call(finished, "report", "RECIPE", width=20)
     assert done.stdout.strip() == str(finished / "runs" / "tiny" / "report.html")

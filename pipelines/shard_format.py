@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Annotated, Any, Literal, Self
 
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 FORMAT = "fineloom/1"
 FAMILIES = ("colour", "material", "size", "pattern", "count", "state", "relation", "action")
@@ -146,6 +146,13 @@ class Record(Strict):
     long_negatives: list[LongNegative]
     scores: dict[str, Number | None]
     provenance: dict[str, Stage]
+
+    @field_validator("texts")
+    @classmethod
+    def _none_twice(cls, texts: list[Text]) -> list[Text]:
+        if len({text.text for text in texts}) < len(texts):
+            raise ValueError("texts repeat one another")
+        return texts
 
 
 @dataclass(frozen=True)

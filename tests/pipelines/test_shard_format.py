@@ -115,6 +115,7 @@ REGION, NEGATIVE = ("regions", 0), ("regions", 0, "negatives", 0)
         (("width",), "40", "json.width", "valid integer, found '40'"),
         (("height",), 0, "json.height", "greater than or equal to 1"),
         (("texts",), [], "json.texts", "at least 1 item"),
+        (("texts",), RECORD["texts"] * 2, "json.texts", "texts repeat one another"),
         (("texts", 0, "text"), " \n", "json.texts[0].text", "should match pattern"),
         (("texts", 0, "language"), "de", "json.texts[0].language", "'en' or 'zh', found 'de'"),
         (("texts", 0, "length"), "medium", "json.texts[0].length", "'short' or 'long'"),

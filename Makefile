@@ -18,7 +18,7 @@ export OMP_NUM_THREADS ?= 2
 unexport PYTHONDONTWRITEBYTECODE
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 setup: .venv/ready .venv-vllm/ready  ## make both environments (the pipelines and trainer; the model server)
 
@@ -56,10 +56,10 @@ train: .venv/ready  ## train one stage on a recipe's shards (RECIPE=, STAGE=1|2,
 	.venv/bin/python -m fgclip2_train train stage=$(STAGE) data.shards='$(ROOT)/$(RECIPE)/shards/*.tar' out='$(TRAIN)' $(SET)
 
 eval: .venv/ready  ## evaluate a checkpoint (TRAIN=, SHARDS=)
-	.venv/bin/python -m fgclip2_train eval --checkpoint '$(TRAIN)' --shards '$(SHARDS)' --json '$(TRAIN)/eval.json'
+	.venv/bin/python -m fgclip2_train eval --checkpoint '$(TRAIN)' --shards '$(or $(SHARDS),$(error give SHARDS=, as in SHARDS=runs/held-out/*.tar))' --json '$(TRAIN)/eval.json'
 
 serve: setup  ## start vLLM with MODEL= under NAME= on this machine, or adopt the one that runs
-	$(RUN) serve start $(MODEL) --name $(NAME)
+	$(RUN) serve start $(or $(MODEL),$(error give MODEL=, a folder or a name on the hub)) $(if $(NAME),--name $(NAME))
 
 report: .venv/ready  ## write the report of a run (RECIPE=, ROOT=)
 	$(RUN) report '$(RECIPE)' $(SET) --root '$(ROOT)'

@@ -64,7 +64,7 @@ def report(
 
     Examples:
         fineloom report demo
-        fineloom report demo --train runs/demo-stage2 --eval runs/demo-stage2/eval.json
+        fineloom report demo --train runs/demo-train/stage2 --eval runs/demo-train/eval.json
     """
     from pipelines.report import write_report
     from pipelines.run import look

@@ -1,6 +1,6 @@
 """Draw where in a picture a phrase fits, patch by patch, with a trained checkpoint.
 
-    python docs/examples/draw_a_dense_map.py runs/demo-stage2 cat.jpg maps.png "black cat" 窗户
+    python docs/examples/draw_a_dense_map.py runs/demo-train/stage2 cat.jpg maps.png "black cat" 窗户
 
 Every panel has its own range, printed under it: a map tells where a phrase fits best, not whether it fits.
 """

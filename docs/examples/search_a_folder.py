@@ -1,6 +1,6 @@
 """Search a folder of pictures by words, in English or Chinese, with a trained checkpoint.
 
-    python docs/examples/search_a_folder.py runs/demo-stage2 pictures/ "a red circle" 红色圆形
+    python docs/examples/search_a_folder.py runs/demo-train/stage2 pictures/ "a red circle" 红色圆形
 
 The vectors are kept in a cache beside the folder: the second call encodes only what is new.
 """

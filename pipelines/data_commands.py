@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 import typer
 
 from pipelines import machine_commands, review_commands
-from pipelines.config import ConfigError, Recipe, load_recipe
+from pipelines.config import ConfigError, load_recipe
 from pipelines.help_page import App
-from pipelines.terminal import ROOT, AsJson, Overrides, RecipeName, Root, print_json, say, warn
+from pipelines.terminal import ROOT, AsJson, Overrides, Prompts, RecipeName, Root, print_json, say, warn
 
 LOOK, DATA = "Look", "Data out and in"
 
@@ -48,68 +48,45 @@ def export_command(
         ),
     ] = None,
     root: Root = ROOT,
+    prompts: Prompts = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a run's shards in the layout that an existing reader expects. Killed, it goes on when called again.
+    """Write a run's shards in the layout that an existing reader expects. Killed, it goes on when called again. Of a run that is not
+    through, what is missing is told, here and in the card.
 
     Examples:
         fineloom export lit_cn --layout lit-cn --out LIT-CN
         fineloom export --shards FOLDER --layout huggingface --out hub
         fineloom export dci_cn --layout huggingface --out hub --contact data@example.org --quality verdicts.json
     """
-    from pipelines.exports import ExportSettings, export, shards_in
+    from pipelines.exports import About, ExportSettings, export
+    from pipelines.exports.of_run import of_run, shards_in
     from pipelines.exports.quality import read_quality
 
-    if (recipe is None) == (shards is None):
+    if shards is not None and recipe is None:
+        found = shards_in(shards)
+        if not found:
+            raise ConfigError(f"{shards}: no shards there")
+        about = About(
+            title or out.name, "Pictures with texts, regions and hard negatives, exported from fineloom shards.", {}, "1.0.0"
+        )
+    elif recipe is not None and shards is None:
+        found, about = of_run(load_recipe(recipe, overrides or []), root, prompts, title or out.name)
+    else:
         raise ConfigError("name either a recipe or --shards FOLDER")
-    folder = shards
-    about = _about(recipe, overrides or [], title or out.name, root)
     about = replace(about, contact=contact, quality=tuple(figure for file in quality or [] for figure in read_quality(file)))
-    if folder is None:
-        folder = root / load_recipe(str(recipe), overrides or []).name
-    found = list(shards_in(folder))
-    if not found:
-        raise ConfigError(f"{folder}: no shards there. Run the recipe to its `pack` stage first")
+    if about.missing.shards:
+        warn(f"warning: {about.missing}")
     settings = ExportSettings(language=language, pictures=pictures, title=title)
     tally = export(found, layout, out, settings, about, warn if as_json else say)
     if as_json:
-        print_json({"out": str(out), "layout": layout, "samples": tally.samples, **tally.counts})
+        missing = asdict(about.missing)
+        print_json({"out": str(out), "layout": layout, **tally.counts, "samples": tally.samples, "missing": missing})
         return
     for note, times in tally.counts["notes"].most_common():
         say(f"note: {note} ({times:,})")
     regions, groups = (sum(tally.counts[kind].values()) for kind in ("regions", "groups"))
     say(f"{tally.samples:,} samples · {regions:,} regions · {groups:,} groups of negatives · {out}")
-
-
-def _about(recipe: str | None, overrides: list[str], title: str, root: Path):  # type: ignore[no-untyped-def]
-    from pipelines.config import MANIFESTS
-    from pipelines.exports import About
-    from pipelines.sources import load_source
-
-    if recipe is None:
-        return About(title, "Pictures with texts, regions and hard negatives, exported from fineloom shards.", {}, "1.0.0")
-    loaded = load_recipe(recipe, overrides)
-    folders = [Path("manifests/sources"), MANIFESTS / "sources"]
-    sources = {source.name: source.about for source in (load_source(name, folders) for name in loaded.sources)}
-    return About(title, loaded.description or f"Made by the recipe {loaded.name}.", sources, "1.0.0", _process(loaded, root))
-
-
-def _process(loaded: Recipe, root: Path) -> tuple[tuple[str, str, int, str], ...]:
-    """Stage by stage what the run did, for the card; nothing where only the shards are here."""
-    from pipelines import rejects
-    from pipelines.run import look, reach
-
-    try:
-        chain = look(loaded, root)
-    except ConfigError:
-        return ()
-    after, refused = reach(chain, chain.shards()).counts(), rejects.count(chain)
-    rows = []
-    for stage in loaded.stages:
-        found = refused.get(stage.name, {}).get("samples")
-        why = ", ".join(f"{reason} {n:,}" for reason, n in found.most_common(3)) if found else ""
-        rows.append((stage.name, ", ".join(stage.operators), after.get(stage.name, {}).get("samples", 0), why))
-    return tuple(rows)
 
 
 def view_command(

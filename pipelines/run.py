@@ -51,6 +51,7 @@ from pipelines.sources import Source, index_table, load_source
 from pipelines.stores import Place, place
 from pipelines.tables import REQUEUED, Tables
 
+INDEX = pa.schema({"uid": pa.string(), "tar": pa.string(), "offset": pa.int64(), "size": pa.int64()})
 OF = b"fineloom.packed"
 """In the metadata of the index: the hash of what was committed when it was written."""
 
@@ -257,17 +258,30 @@ def _packed(chain: Chain, pack: Stage) -> dict[str, dict[str, str]]:
     return packed
 
 
-def _handed_over(chain: Chain) -> bool:
-    """Whether the index, which is written last, is of what is committed now: a run may end between its last commit and this."""
+def handed_over(chain: Chain) -> set[str] | None:
+    """The tars that the last run handed over, unless these settings have not committed them: a run with others has, or one that was
+    killed before its end. More may be committed by now."""
+    digest, names = _indexed(chain.run)
     pack = _pack_of(chain)
-    if pack is None:
-        return True
+    packed = _packed(chain, pack) if pack is not None else {}
+    return names if names <= set(packed) and digest == _digest({name: packed[name] for name in names}) else None
+
+
+def _handed_over(chain: Chain) -> bool:
+    """Whether the index is of all that is committed now: a run may end between its last commit and this."""
+    pack = _pack_of(chain)
+    return pack is None or _indexed(chain.run)[0] == _digest(_packed(chain, pack))
+
+
+def _indexed(run: Path) -> tuple[bytes | None, set[str]]:
+    """What the index, which is written last, was made of: the hash of what was committed then, and the tars."""
     try:
-        with open_read(chain.run / "index.parquet") as file:
-            known = (pq.read_schema(file).metadata or {}).get(OF)
+        with open_read(run / "index.parquet") as file:
+            index = pq.ParquetFile(file)
+            groups = (index.metadata.row_group(i).column(INDEX.names.index("tar")) for i in range(index.num_row_groups))
+            return (index.schema_arrow.metadata or {}).get(OF), {group.statistics.min for group in groups}
     except (FileNotFoundError, pa.ArrowInvalid):
-        return False
-    return known == _digest(_packed(chain, pack))
+        return None, set()
 
 
 def _digest(packed: dict[str, dict[str, str]]) -> bytes:
@@ -289,9 +303,8 @@ def _hand_over(run: Path, wanted: dict[str, str]) -> None:
 
 
 def _write_index(run: Path, packed: dict[str, dict[str, str]]) -> None:
-    """`index.parquet`: uid, tar, offset and size of every packed sample, for access by identity."""
-    columns = pa.schema({"uid": pa.string(), "tar": pa.string(), "offset": pa.int64(), "size": pa.int64()})
-    columns = columns.with_metadata({OF: _digest(packed)})
+    """`index.parquet`: uid, tar, offset and size of every packed sample, for access by identity; a row group is of one tar."""
+    columns = INDEX.with_metadata({OF: _digest(packed)})
 
     def places(paths: dict[str, str]) -> pa.Table:
         return read_table(run / paths["data"], columns=["uid", "shard_offset", "shard_size"])

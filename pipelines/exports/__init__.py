@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -77,8 +77,3 @@ def export(
             raise ConfigError(f"none of the samples fits the layout {layout_name}: {why or 'the shards are empty'}")
         job.publish()
     return whole
-
-
-def shards_in(folder: Path) -> Iterator[Path]:
-    """The shards of a run or of any folder, in order."""
-    yield from sorted((folder / "shards" if (folder / "shards").is_dir() else folder).glob("*.tar"))

@@ -43,6 +43,20 @@ class Shard:
 
 
 @dataclass(frozen=True)
+class Missing:
+    """What a run that is not through would still add: shards, of how many, and at most so many samples."""
+
+    shards: int = 0
+    of: int = 0
+    samples: int = 0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.shards:,} of {self.of:,} shards, at most {self.samples:,} samples, are not there: the run was not through"
+        )
+
+
+@dataclass(frozen=True)
 class About:
     """What is known beside the records: texts of the recipe and its source manifests, and what the publisher adds.
 
@@ -58,6 +72,7 @@ class About:
     process: tuple[tuple[str, str, int, str], ...] = ()
     quality: tuple[tuple[str, str, str, str], ...] = ()
     contact: str = ""
+    missing: Missing = Missing()
 
 
 class Layout:

@@ -84,6 +84,7 @@ def _text(layout: Layout, about: About, tally: Tally) -> str:
     parts = [
         f"# {about.title}",
         about.description,
+        f"**Not whole:** {about.missing}." if about.missing.shards else "",
         f"Layout `{layout.name}`: {layout.about}.",
         "## Composition",
         _composition(tally),

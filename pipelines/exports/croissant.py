@@ -89,7 +89,7 @@ def write_croissant(folder: Path, about: About, tally: Tally, published: str, li
         "@type": "sc:Dataset",
         "conformsTo": "http://mlcommons.org/croissant/1.0",
         "name": about.title,
-        "description": about.description,
+        "description": f"{about.description} Not whole: {about.missing}." if about.missing.shards else about.description,
         "license": license_name,
         "url": f"urn:fineloom:{about.title}",
         "version": about.version,

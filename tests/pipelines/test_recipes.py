@@ -12,7 +12,8 @@ from PIL import Image, ImageDraw
 from operators.decontaminate import caption_key
 from pipelines.compare import compare
 from pipelines.config import MANIFESTS, ConfigError, load_recipe, recipe_names
-from pipelines.exports import About, ExportSettings, export, shards_in
+from pipelines.exports import About, ExportSettings, export
+from pipelines.exports.of_run import shards_in
 from pipelines.plan import make_plan
 from pipelines.rejects import count
 from pipelines.review_file import agreement, export_doubtful, kappa, merge_reviews
@@ -89,7 +90,7 @@ def test_fineregion_cn_runs_from_pictures_to_its_layout(folder):
     with ModelServer(answer) as server:
         chain = run_here(load_recipe("fineregion_cn", overrides(folder, server)), folder / "runs")
     out = folder / "out"
-    tally = export(list(shards_in(chain.run)), "finehard", out, ExportSettings(language="zh"), About("x", "y", {}, "1.0.0"))
+    tally = export(shards_in(chain.run), "finehard", out, ExportSettings(language="zh"), About("x", "y", {}, "1.0.0"))
     records = [r for file in sorted((out / "jsonfiles").iterdir()) for r in json.loads(file.read_text("utf-8"))]
     assert tally.samples == len(records) > 0 and all("is_cn" in r and r["caption"] == CHINESE for r in records)
     assert all(len(b["short_expr_negs"]) == 10 * b["flag_short_neg"] for r in records for b in r["bbox_info"])
@@ -130,7 +131,7 @@ def test_boxclass_cn_runs_with_the_served_models_boxes(folder):
         raw["stages"]["categories"]["min_count"] = 1
         (folder / "boxclass.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
         chain = run_here(load_recipe(folder / "boxclass.yaml", overrides(folder, server)), folder / "runs")
-    export(list(shards_in(chain.run)), "boxclass-cn", folder / "out", ExportSettings(), About("x", "y", {}, "1.0.0"))
+    export(shards_in(chain.run), "boxclass-cn", folder / "out", ExportSettings(), About("x", "y", {}, "1.0.0"))
     coco = json.loads((folder / "out" / "jsonfile" / "valid_category_data_total_zh.json").read_text("utf-8"))
     names = {category["name"] for category in coco["categories"]}
     assert names and names <= set(WORDS.values()) | {"一座白色的房子", "一只黑色的小狗"} and coco["annotations"]

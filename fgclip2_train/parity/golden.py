@@ -68,7 +68,7 @@ class Golden:
         if file.name not in self.cache:
             try:
                 self.cache[file.name] = Stored(file, load(file))
-            except (ValueError, SafetensorError) as error:
+            except (ValueError, TypeError, SafetensorError) as error:
                 raise ValueError(f"{file}: damaged ({error})") from error
         return self.cache[file.name]
 

@@ -10,10 +10,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
-from torch import Tensor
+from torch import Tensor, nn
 
 from fgclip2_train import losses
-from fgclip2_train.model import Fgclip2Model
 from fgclip2_train.objective import Terms, compute
 from fgclip2_train.parity.golden import Finding, Golden, furthest
 
@@ -71,7 +70,7 @@ def _block(batch: Tensor, group: Tensor, rank: Tensor) -> Tensor:
     return 0.6 * batch + 3 * group + 0.4 * rank
 
 
-def compare_norms(model: Fgclip2Model, expected: dict[str, float | None], tolerance: float, area: str) -> list[Finding]:
+def compare_norms(model: nn.Module, expected: dict[str, float | None], tolerance: float, area: str) -> list[Finding]:
     """Relative deviation of every gradient's norm; of one that is zero but for round-off, as the key biases', the plain one."""
     findings = []
     least = SLIGHT * math.hypot(*(norm for norm in expected.values() if norm))

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from fgclip2_train.__main__ import app
 from fgclip2_train.parity.features import check_images
 from fgclip2_train.parity.golden import Golden
-from fgclip2_train.parity.steps import check_edges, check_step
+from fgclip2_train.parity.steps import check_edges, check_step, compare_norms
 
 GOLDEN = Path(__file__).parents[3] / "shared/reference/golden/public"
 needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no reference numbers at {GOLDEN}")
@@ -80,6 +80,24 @@ def test_a_wrong_mask_and_a_wrong_sampled_pixel_are_found(tmp_path):
 def test_bytes_of_the_batch_that_a_folder_leaves_out_are_made(tmp_path):
     golden = changed(tmp_path / "golden", "images.safetensors", lambda tensors: tensors.pop("batch.pixels_u8"))
     assert torch.equal(golden.batch().patches, Golden(GOLDEN).batch().patches)
+
+
+@needs_golden
+def test_a_set_may_hold_no_hard_group_at_all(tmp_path):
+    def change(tensors):
+        tensors |= {"hard_nums": tensors["hard_nums"] * 0, "hard_texts": tensors["hard_texts"][:0]}
+
+    batch = changed(tmp_path / "golden", "batch.safetensors", change).batch()
+    assert batch.region_valid.any() and not batch.hard_valid.any()
+
+
+def test_what_is_left_of_a_gradient_that_cancels_is_measured_by_the_whole_one():
+    model = torch.nn.ParameterDict({"whole": torch.zeros(1), "left": torch.zeros(1), "none": torch.zeros(1)})
+    for name, gradient in {"whole": 4.0, "left": 3e-5 + 1e-7, "none": 2e-9}.items():
+        model[name].grad = torch.tensor([gradient])
+    findings = compare_norms(model, {"whole": 4.0, "left": 3e-5, "none": 0.0}, 2e-4, "step")
+    found = {item.name.split()[1].strip("|"): item.deviation for item in findings}
+    assert found == {"whole": 0, "left": pytest.approx(1e-7 / 4e-3, rel=1e-2), "none": pytest.approx(2e-9)}
 
 
 @needs_golden

@@ -49,7 +49,7 @@ LESS = re.compile("没有?|不如|不及")
 
 def crossed(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | None:
     """doc: one parsed English sentence; paired: its nouns with their places in the Chinese."""
-    checks = (_descriptions, _partners, _owners, _ends, _moved, _doers)
+    checks = (_descriptions, _partners, _owners, _bearers, _ends, _moved, _doers)
     return next((found for check in checks if (found := check(doc, paired, chinese))), None)
 
 
@@ -193,6 +193,52 @@ def _owners(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | Non
             if second.start >= first.end and chinese[first.end : second.start] == "的":
                 return "swapped", f"“{owner.text}” and “{owned.text}”, which belongs to it"
     return None
+
+
+def _bearers(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | None:
+    """What somebody wears, holds or does stands in Chinese before who does: 穿校服的男孩 is no boy in a suit. What somebody owns stands
+    behind: 男孩的鼻子 is no nose of a girl."""
+    moved: dict[int, int] = {}  # bearer in the English → in the Chinese
+    for bearer, borne, sure in _borne(doc):
+        if bearer.i not in paired or borne.i not in paired:
+            continue
+        owns = bearer.dep_ == "poss" and bearer.head == borne
+        other = _owner_of(paired[borne.i], paired, chinese) if owns else _bearer_of(paired[borne.i], paired, chinese)
+        if other is None or other.token.i in (bearer.i, borne.i) or other.token in bearer.conjuncts:
+            continue
+        if (sure and not (owns and other.token.dep_ == "poss")) or moved.get(other.token.i) == bearer.i:
+            return "swapped", f"“{borne.text}” of “{bearer.text}” said of “{other.token.text}”"
+        moved[bearer.i] = other.token.i
+    return None
+
+
+def _borne(doc: Any) -> Iterator[tuple[Any, Any, bool]]:
+    """(who, what they wear, hold, own or do something to, whether the tree can be trusted by itself)."""
+    for token in doc:
+        if token.dep_ in ("acl", "relcl") and token.tag_ in ("VBG", "VBZ", "VBP") and pairing.subject(token) == token.head:
+            yield from ((token.head, child, token.dep_ == "relcl") for child in token.rights if child.dep_ == "dobj")
+        if token.dep_ == "pobj" and token.head.lower_ in pairing.WITH and token.head.head.pos_ in pairing.NOUN:
+            yield token.head.head, token, False
+        if token.dep_ == "poss" and token.pos_ in pairing.NOUN:
+            yield token, token.head, True
+
+
+def _owner_of(owned: Pairing, paired: dict[int, Pairing], chinese: str) -> Pairing | None:
+    """The thing right before it and 的."""
+    before = (one for one in paired.values() if one.end + 1 == owned.start and chinese[one.end] == "的")
+    return next(before, None) if owned.sure else None
+
+
+def _bearer_of(borne: Pairing, paired: dict[int, Pairing], chinese: str) -> Pairing | None:
+    """The thing whose describing clause ends in this one: after 的 and no more than adjectives."""
+    if chinese[borne.end : borne.end + 1] != "的":
+        return None
+    after = [one for one in paired.values() if one.start > borne.end]
+    first = min(after, key=lambda one: one.start, default=None)
+    if first is None or first.token.dep_ in PARTS:
+        return None
+    between = chinese[borne.end + 1 : first.start]
+    return first if all(flag[0] in "abmqn" or word == "的" for word, flag in _tagged(between)) else None
 
 
 def _ends(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | None:

@@ -67,12 +67,19 @@ def parsed(english: str) -> Any:
 
 def words(chinese: str) -> list[Token]:
     found, at = [], 0
-    for word, flag in dictionary.tagged(chinese):
-        found.append((word, flag, at, at + len(word)))
-        at += len(word)
+    for whole, flag in dictionary.tagged(chinese):
+        for word in _thing_and_place(whole, flag):
+            found.append((word, flag if word == whole else "n" if word[-1] not in PLACES else "f", at, at + len(word)))
+            at += len(word)
     return found
 
 
+def _thing_and_place(word: str, flag: str) -> tuple[str, ...]:
+    """山中 as 山 and 中."""
+    return (word[:-1], word[-1]) if flag == "s" and word[-1] in PLACES and dictionary.entry(word[:-1]) else (word,)
+
+
+PLACES = "上下里中内"
 WHO_DOES = ("者", "员", "手", "师", "家", "工")
 """What makes who does it of what is done: 滑冰者."""
 
@@ -110,6 +117,7 @@ def pair(doc: Any, chinese: str) -> dict[int, Pairing]:
     spans = [token for at, token in enumerate(tokens) if _may_name(tokens, at)] + _joined(tokens)
     nouns = [token for token in doc if is_thing(token)]
     meant = {noun.i: _spans_of(dictionary.stem(noun.text), spans) for noun in nouns if noun.pos_ != "NUM"}
+    _leave_to_surer(meant, doc)
     # What is only said of a noun ("stone" of a stone lion) takes no word from another noun.
     claimed = {span[2:] for noun in nouns if noun.dep_ != "compound" for span in meant.get(noun.i, ())}
     for noun in nouns:
@@ -142,6 +150,16 @@ def pair(doc: Any, chinese: str) -> dict[int, Pairing]:
                 found[noun.i] = Pairing(noun, start, end, sure=False)
     left = _last_pair(nouns, tokens, meant, found)
     return found | ({left.token.i: left} if left else {})
+
+
+def _leave_to_surer(meant: dict[int, list[Token]], doc: Any) -> None:
+    """The one word that may mean two nouns stands for the one of which its own entry speaks: 摄影师 is the photographer and not the
+    picture that is taken."""
+    alone = {i: spans[0] for i, spans in meant.items() if len(spans) == 1}
+    by_entry = {i for i, span in alone.items() if dictionary.alike(dictionary.stem(doc[i].text), dictionary.entry(span[0]))}
+    for i, span in alone.items():
+        if i not in by_entry and any(alone[j][2:] == span[2:] for j in by_entry):
+            meant[i] = []
 
 
 def _last_pair(
@@ -206,6 +224,7 @@ def _by_what_belongs(noun: Any, doc: Any, tokens: list[Token], found: dict[int, 
 def _belonging(noun: Any) -> Iterator[tuple[Any, bool]]:
     """Words that belong to a noun, and whether one may be all that the Chinese has of it."""
     yield from ((child, True) for child in noun.lefts if child.dep_ in ("amod", "compound", "nmod") and child.is_alpha)
+    yield from ((child, False) for child in noun.lefts if child.dep_ == "poss" and child.pos_ in NOUN)
     for wanted, alone in ((WITH, False), (("of",), True)):  # "a ray of light" stands where the light does
         for child in noun.rights:
             if child.dep_ == "prep" and child.text.lower() in wanted:

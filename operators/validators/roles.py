@@ -42,6 +42,8 @@ LOCATIVE = frozenset(
 )
 OTHERS = re.compile("[^，。从朝向往对给为把用跟比由在被遭着了]{1,3}的$")
 """An adjective right before a noun."""
+DESCRIBED = re.compile("^[^，。从朝向往对给为把用跟和与比由在被遭]*的$")
+"""A clause that describes a noun, where the sentence begins with it: 戴着围巾的老师."""
 EXISTS = re.compile(
     "有|是|[站坐躺卧趴蹲睡停放摆挂贴立竖种长铺堆住游漂浮围排散插落伸开等写画印刻]着|[布坐站堆挤摆爬长落挂贴写画]满"
 )
@@ -61,11 +63,21 @@ def swapped(english: str, chinese: str) -> Finding | None:
         paired = pairing.pair(doc, zh)
         if len(paired) > 1:
             sure = {i: p for i, p in paired.items() if p.sure}
-            finding = _attributes(doc, sure, zh) or _roles(doc, sure, zh) or _sides(doc, paired, zh) or _order(doc, paired, zh)
+            finding = (
+                _attributes(doc, {**sure, **_owned(paired)}, zh)
+                or _roles(doc, sure, zh)
+                or _sides(doc, paired, zh)
+                or _order(doc, paired, zh)
+            )
             finding = finding or crossing.crossed(doc, paired, zh)
             if finding:
                 return finding
     return None
+
+
+def _owned(paired: dict[int, Pairing]) -> dict[int, Pairing]:
+    """Of several of one kind those that are told apart by whose they are: the mother's hat."""
+    return {i: p for i, p in paired.items() if any(c.dep_ == "poss" and c.i in paired for c in p.token.lefts)}
 
 
 def _attributes(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | None:
@@ -193,8 +205,8 @@ def _order(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | None
     """Who does something stands before whom it is done to, or than whom, to whom, behind whom: the Chinese begins with the other
     one, and nothing there (被, a place, 的) gives it another part; or it has 被 before the wrong one."""
     for verb in doc:
-        if verb.pos_ not in ("VERB", "AUX"):
-            continue
+        if verb.pos_ not in ("VERB", "AUX") and not {"nsubj", "dobj"} <= {child.dep_ for child in verb.children}:
+            continue  # "thanks" may be tagged as anything
         for actor, target, how in _relations(verb):
             first, second = paired.get(actor.i), paired.get(target.i)
             if first is None or second is None or target.text.lower() in PARTS:
@@ -275,10 +287,12 @@ def _begins(thing: Pairing, other: Pairing, chinese: str, causes: bool = False) 
     ):
         return False
     before = re.split("[。！？；，,：:]", chinese[: thing.start])[-1]
+    if before.endswith("的") and sum(flag[0] == "v" for _, flag in dictionary.tagged(before)) == 1:
+        before = DESCRIBED.sub("", before)
     if FRONTED.search(re.sub(OWN, "", re.sub(OTHERS, "", before))):
         return False
     bare = ATTRIBUTE.sub("", between)
-    return bool(re.search("[对向朝比给跟把着]|正在", bare)) or any(flag[0] in "vp" for _, flag in dictionary.tagged(bare))
+    return bool(re.search("[对向朝比给跟把着]|正在|.在$", bare)) or any(flag[0] in "vp" for _, flag in dictionary.tagged(bare))
 
 
 def _does(other: Pairing, actor: Pairing, verb: Any, chinese: str) -> bool:

@@ -207,6 +207,28 @@ def test_words_that_weigh_nothing_still_account_for_what_renders_them(english, c
             "女人背上扛着箱子，男人在看书。",
         ),
         ("A horse drinks behind a cow.", "一匹马在一头牛后面喝水。", "一头牛在一匹马后面喝水。"),
+        # what is worn, held or owned, said of another one
+        (
+            "A man in a suit shakes hands with a boy in a uniform.",
+            "一名穿西装的男子与一名穿校服的男孩握手。",
+            "一名穿校服的男子与一名穿西装的男孩握手。",
+        ),
+        ("A kitten sleeps beside a puppy that chews a shoe.", "小猫睡在咬着鞋子的小狗旁边。", "小狗睡在咬着鞋子的小猫旁边。"),
+        (
+            "A bee lands on a girl's nose while a boy reads.",
+            "蜜蜂落在女孩的鼻子上，男孩在看书。",
+            "蜜蜂落在男孩的鼻子上，女孩在看书。",
+        ),
+        ("The cat's tail touches the dog's ear.", "猫的尾巴碰到了狗的耳朵。", "狗的尾巴碰到了猫的耳朵。"),
+        (
+            "The mother's hat is blue and the daughter's hat is yellow.",
+            "母亲的帽子是蓝色的，女儿的帽子是黄色的。",
+            "女儿的帽子是蓝色的，母亲的帽子是黄色的。",
+        ),
+        ("The teacher, who wears a scarf, listens to the student.", "戴着围巾的老师听学生说话。", "戴着围巾的学生听老师说话。"),
+        ("A mountain is reflected in the lake.", "山倒映在湖中。", "湖倒映在山中。"),
+        ("A photographer takes a picture of a dancer.", "摄影师在给舞者拍照。", "舞者在给摄影师拍照。"),
+        ("The actress thanks the director on stage.", "女演员在台上感谢导演。", "导演在台上感谢女演员。"),
     ],
 )
 def test_what_belongs_to_one_and_is_given_to_the_other_is_a_swap(english, right, wrong):

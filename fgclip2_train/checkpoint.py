@@ -214,12 +214,25 @@ def resolve(path: str | Path) -> Path:
 
 def load_trainer(folder: Path) -> dict[str, Any]:
     """What a run goes on with. Raises ValueError for a damaged file."""
+    trainer = read_trainer(folder)
     try:
-        trainer = json.loads((folder / "trainer.json").read_text())
         _ = trainer["step"], trainer["readers"], trainer["workers"], trainer["settings"]["stage"]
         return trainer
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise ValueError(_damaged(folder / "trainer.json", error)) from error
+
+
+def read_trainer(folder: Path) -> dict[str, Any]:
+    """What trainer.json says; nothing where there is none, as beside the released weights. Raises ValueError for a damaged file."""
+    file = folder / "trainer.json"
+    if not file.is_file():
+        return {}
+    try:
+        said = json.loads(file.read_text())
+        _ = said.keys()
+        return said
+    except (OSError, ValueError, AttributeError) as error:
+        raise ValueError(_damaged(file, error)) from error
 
 
 def load_optimizer(folder: Path, empty: dict[str, Tensor]) -> set[str]:

@@ -115,8 +115,11 @@ def to_patches(image: Image.Image, rows: int, columns: int, out: np.ndarray | No
 def batch_patches(images: list[Image.Image], bucket: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """A batch of upright RGB pictures: uint8 patches [B, bucket, 768] and grids [B, 2].
 
-    Without a bucket the official rule chooses it from the largest picture of this batch.
+    Without a bucket the official rule chooses it from the largest picture of this batch. Raises ValueError for another kind of picture.
     """
+    for image in images:
+        if image.mode != "RGB":
+            raise ValueError(f"a picture of mode {image.mode}, where RGB ones are taken: image.convert('RGB')")
     images = [enlarge_small(image) for image in images]
     bucket = bucket or official_bucket(max(map(patch_estimate, images)))
     patches = np.zeros((len(images), bucket, PATCH * PATCH * 3), dtype=np.uint8)

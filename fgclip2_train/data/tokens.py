@@ -38,7 +38,7 @@ class Texts:
             raise ValueError("the tokenizer tells upper from lower case after lower-casing")
 
     def __call__(self, texts: Sequence[str], length: int) -> Tensor:
-        """int64 [len(texts), length]"""
+        """int64 [len(texts), length]. Raises ValueError for what is no text."""
         if not texts:
             return torch.zeros(0, length, dtype=torch.int64)
         texts = [text.lower() for text in texts] if self.lower else list(texts)
@@ -46,7 +46,11 @@ class Texts:
         core = self.tokenizer.backend_tokenizer
         core.no_padding()
         core.enable_truncation(length, direction="right")
-        rows = [encoding.ids for encoding in core.encode_batch_fast(texts)]
+        try:
+            rows = [encoding.ids for encoding in core.encode_batch_fast(texts)]
+        except TypeError:
+            refuse_half_characters(texts)
+            raise
         filled = np.arange(length) < np.fromiter(map(len, rows), np.int64, len(rows))[:, None]
         ids = np.full(filled.shape, self.tokenizer.pad_token_id, dtype=np.int64)
         ids[filled] = np.fromiter(itertools.chain.from_iterable(rows), np.int64)
@@ -57,6 +61,15 @@ class Texts:
 
     def save(self, folder: Path) -> None:
         self.tokenizer.save_pretrained(str(folder))
+
+
+def refuse_half_characters(texts: Iterable[str]) -> None:
+    """What JSON and command lines can hold for a text, and no tokenizer takes for one."""
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"a text with half a surrogate pair: {text[:80]!r}") from None
 
 
 def load_texts(folder: str | Path) -> Texts:

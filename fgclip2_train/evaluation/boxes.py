@@ -27,6 +27,7 @@ from fgclip2_train.evaluation.task import (
     prompts,
     read_json,
     read_json_lines,
+    told,
 )
 
 
@@ -67,10 +68,13 @@ class BoxesTask(RegionTask):
         find = Folder(self.folder)
         value, self.digest = read_json(self.file)
         categories, labels = self._categories(value)
-        images = {image.get("id"): image for image in list_of(self.file, value, "images")}
         of_image: dict[Any, list[tuple[list[float], int]]] = defaultdict(list)
-        for box, number, label in self._boxes(value, images, labels):
-            of_image[number].append((box, label))
+        try:
+            images = {image.get("id"): image for image in list_of(self.file, value, "images")}
+            for box, number, label in self._boxes(value, images, labels):
+                of_image[number].append((box, label))
+        except TypeError as error:
+            raise ValueError(f"{self.file}: an id is a number or a text ({error})") from error
         self.labels: list[int] = []
         for number in list(of_image)[: settings.limit]:
             self.want(find(*self._names(images[number])), [box for box, _ in of_image[number]])
@@ -87,10 +91,12 @@ class BoxesTask(RegionTask):
             labels = {category["id"]: place for place, category in enumerate(found)}
             if self.settings.category == "position":
                 labels = {place + 1: place for place in range(len(found))}
-        except KeyError as error:
-            raise ValueError(f"{self.file}: a category without {error}") from error
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{self.file}: categories: {told(error)}") from error
         if not names:
             raise ValueError(f"{self.file}: its list of categories is empty")
+        if len(labels) < len(names):
+            raise ValueError(f"{self.file}: categories: two of them have one id")
         return names, labels
 
     def _boxes(self, value: Any, images: dict, labels: dict) -> Iterator[tuple[list[float], Any, int]]:
@@ -184,7 +190,10 @@ class FgovdTask(RegionTask):
 def _fgovd_row(row: Any) -> list[str]:
     """The group's texts, the positive first."""
     _ = row["img_path"].strip(), row["bbox"]
-    texts = [*row["pos_expression"][:1], *row["neg_expression"]]
-    if not row["pos_expression"] or not all(isinstance(text, str) for text in texts):
+    positive, negatives = row["pos_expression"], row["neg_expression"]
+    if not (isinstance(positive, list) and positive and isinstance(negatives, list)):
         raise TypeError("pos_expression and neg_expression are lists of texts, the first not empty")
+    texts = [positive[0], *negatives]
+    if not all(isinstance(text, str) for text in [*texts, row.get("test_type", "")]):
+        raise TypeError("pos_expression and neg_expression hold texts, and test_type is one")
     return texts

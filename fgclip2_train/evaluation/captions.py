@@ -31,6 +31,7 @@ from fgclip2_train.evaluation.task import (
     read_json,
     read_json_lines,
     read_text,
+    told,
 )
 
 _NUMBERED = re.compile(r"(\S+?)(?:#\w+)?#\d+\s+(.*)")
@@ -88,15 +89,21 @@ def read_captions(file: Path, split: str) -> tuple[list[tuple[str, str]], str]:
             text, digest = read_text(file)
             return list(_lines(file, text)), digest
         case ".jsonl" | ".jsonlines":
-            rows, digest = read_json_lines(file, lambda row: (row["image_file"], row["description"].strip()))
+            rows, digest = read_json_lines(file, lambda row: _pair(row["image_file"], row["description"]))
             return [(row["image_file"], row["description"]) for row in rows if row.get("split", split) == split], digest
         case ".json":
             value, digest = read_json(file)
             try:
-                return list(_json(file, value, split)), digest
+                return [_pair(*found) for found in _json(file, value, split)], digest
             except (KeyError, TypeError, AttributeError, IndexError) as error:
                 raise ValueError(f"{file}: a row is not as its layout has it ({type(error).__name__}: {error})") from error
     raise ValueError(f"{file}: captions come as .txt, .tsv, .json, .jsonl, or a folder of .json files")
+
+
+def _pair(picture: Any, caption: Any) -> tuple[str, str]:
+    if not (isinstance(picture, str) and isinstance(caption, str)):
+        raise TypeError(f"a picture's name and a caption are texts, not {picture!r} and {caption!r}"[:200])
+    return picture, caption
 
 
 def _lines(file: Path, text: str) -> Iterator[tuple[str, str]]:
@@ -114,7 +121,7 @@ def _lines(file: Path, text: str) -> Iterator[tuple[str, str]]:
         yield name, " ".join(caption.split("\t")).strip()
 
 
-def _json(file: Path, value: Any, split: str) -> Iterator[tuple[str, str]]:
+def _json(file: Path, value: Any, split: str) -> Iterator[tuple[Any, Any]]:
     if isinstance(value, dict) and "annotations" in value:
         names = {image["id"]: image["file_name"] for image in list_of(file, value, "images")}
         captions: dict[Any, list[str]] = {}
@@ -145,7 +152,7 @@ def _json(file: Path, value: Any, split: str) -> Iterator[tuple[str, str]]:
                 for caption in [captions_of] if isinstance(captions_of, str) else captions_of:
                     yield row["image"], caption
     else:
-        raise ValueError(f"{file}: neither COCO's, Karpathy's nor a list of captions; see docs/trainer.md for the layouts")
+        raise ValueError(f"{file}: neither COCO's, Karpathy's nor a list of captions; see docs/evaluation.md for the layouts")
 
 
 def _dci(folder: Path) -> tuple[list[tuple[str, str]], str]:
@@ -158,9 +165,9 @@ def _dci(folder: Path) -> tuple[list[tuple[str, str]], str]:
         value, digest = read_json(file)
         whole.update(digest.encode())
         try:
-            found.append((value["image"], value["extra_caption"] or ""))
+            found.append(_pair(value["image"], value["extra_caption"] or ""))
         except (KeyError, TypeError) as error:
-            raise ValueError(f"{file}: no {error} in it") from error
+            raise ValueError(f"{file}: {told(error)}") from error
     return found, f"sha256:{whole.hexdigest()}"
 
 
@@ -198,8 +205,14 @@ class MugeTask(Task):
                 if not tab and line.strip():
                     raise ValueError(f"{self.table}:{number}: a line is ID<TAB>BASE64, this one has no tab")
                 if tab:
-                    yield name.decode().strip(), File(str(self.table), start + len(name) + 1, len(data.rstrip()))
+                    yield self._id(name, number), File(str(self.table), start + len(name) + 1, len(data.rstrip()))
                 start += len(line)
+
+    def _id(self, name: bytes, line: int) -> str:
+        try:
+            return name.decode("utf-8-sig").strip()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{self.table}:{line}: a line is ID<TAB>BASE64, and this id is no text ({error})") from error
 
     def score(self, seen: Seen, words: Words, sigmoid: Scorer, skipped: Counter[str]) -> dict[str, Any]:
         readable = (seen.state == READ).nonzero().flatten().tolist()
@@ -229,6 +242,6 @@ class MugeTask(Task):
 def _query(row: Any) -> tuple[str, list[str]]:
     text = row["query_text"] if "query_text" in row else row["text"]
     items = row["item_ids"] if "item_ids" in row else row["image_ids"]
-    if not isinstance(text, str):
-        raise TypeError("the query is no text")
+    if not isinstance(text, str) or not isinstance(items, list):
+        raise TypeError("a query is a text and a list of pictures")
     return text, [str(item) for item in items]

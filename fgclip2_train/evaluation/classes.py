@@ -68,10 +68,10 @@ class ClassesTask(Task):
             lines = [line.strip("\r\n") for line in text.split("\n") if line.strip()]
             value = dict(line.split("\t", 1) for line in lines) if lines and all("\t" in line for line in lines) else lines
         if isinstance(value, list):
-            return self._in_order([_first(name) for name in value], folders, str(self.file))
+            return self._in_order([_first(name, self.file) for name in value], folders, str(self.file))
         if not isinstance(value, dict) or not value:
             raise ValueError(f"{self.file}: class names are a list, or an object from folder to name")
-        return {folder: _first(name) for folder, name in value.items()}
+        return {folder: _first(name, self.file) for folder, name in value.items()}
 
     def _in_order(self, names: list[str], folders: list[str], where: str) -> dict[str, str]:
         if len(names) != len(folders):
@@ -97,8 +97,8 @@ def _order(name: str) -> tuple[int, int, str]:
     return (0, int(name), "") if name.isdigit() else (1, 0, name)
 
 
-def _first(name: Any) -> str:
+def _first(name: Any, file: Path) -> str:
     found = name[0] if isinstance(name, list) and name else name
     if not isinstance(found, str):
-        raise ValueError(f"a class name is a text, not {found!r}")
+        raise ValueError(f"{file}: a class name is a text, not {found!r}")
     return found

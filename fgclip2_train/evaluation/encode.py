@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fgclip2_train.checkpoint import resolve
+from fgclip2_train.checkpoint import read_trainer, resolve
 from fgclip2_train.data import images
 from fgclip2_train.data.tokens import Texts, load_texts
 from fgclip2_train.model import Fgclip2Model
@@ -42,11 +41,11 @@ class Encoder:
         batch: int = 64,
     ) -> Encoder:
         """From a checkpoint's or run's folder, or a hub name. `patches` defaults to what the checkpoint was trained with."""
-        folder = resolve(checkpoint) if Path(checkpoint).exists() else checkpoint
+        folder = _folder(checkpoint)
         model = load_model(folder).eval()
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         torch.nn.Module.to(model, device)
-        return cls(model, load_texts(folder), patches or _trained_patches(folder), batch)
+        return cls(model, load_texts(folder), patches or trained_patches(folder), batch)
 
     def bucket(self, picture: Image.Image) -> int:
         if self.patches != "official":
@@ -139,9 +138,15 @@ class Encoder:
         return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.half)
 
 
-def _trained_patches(folder: str | Path) -> int | Literal["official"]:
-    file = Path(folder) / "trainer.json"
-    return own_patches(json.loads(file.read_text())["settings"]["data"]["patches"]) if file.is_file() else "official"
+def _folder(checkpoint: str | Path) -> str | Path:
+    """Of a checkpoint or a run's newest one; a hub name stays one."""
+    return resolve(checkpoint) if Path(checkpoint).exists() else checkpoint
+
+
+def trained_patches(checkpoint: str | Path) -> int | Literal["official"]:
+    """Of a picture by itself, as the checkpoint was trained; "official" where it does not say."""
+    said = read_trainer(Path(_folder(checkpoint)))
+    return own_patches(said["settings"]["data"]["patches"]) if "settings" in said else "official"
 
 
 def own_patches(trained: int | str) -> int | Literal["official"]:

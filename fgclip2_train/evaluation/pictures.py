@@ -7,7 +7,6 @@ bit of the vectors, does not depend on how many ranks there are.
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -134,7 +133,7 @@ def prepare(wanted: Wanted) -> _Ready:
         data = wanted.picture.read()
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         return _Ready(MISSING)
-    except (OSError, binascii.Error):
+    except (OSError, ValueError):  # no base64, or a name that no file can have
         return _Ready(BROKEN)
     try:
         view = wanted.view

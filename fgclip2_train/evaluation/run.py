@@ -12,12 +12,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from fgclip2_train.checkpoint import resolve
+from fgclip2_train.checkpoint import read_trainer, resolve
+from fgclip2_train.data.tokens import refuse_half_characters
 from fgclip2_train.errors import writing
 from fgclip2_train.evaluation.boxes import BoxesTask, FgovdTask
 from fgclip2_train.evaluation.captions import CaptionsTask, MugeTask
 from fgclip2_train.evaluation.classes import ClassesTask
-from fgclip2_train.evaluation.encode import Encoder
+from fgclip2_train.evaluation.encode import Encoder, trained_patches
 from fgclip2_train.evaluation.pictures import Seen, Words, encode_all, encode_texts, from_rank_0
 from fgclip2_train.evaluation.scores import Scorer, sigmoid_scores
 from fgclip2_train.evaluation.settings import EvaluationSettings, Patches
@@ -49,14 +50,19 @@ def evaluate(
     suite: str | Path | None = None,
     overrides: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Everything measured, with what is needed to read it. `shards` and `fgovd` are short for sets of these names."""
+    """Everything measured, with what is needed to read it. `shards` and `fgovd` are short for sets of these names, of which `limit` and
+    `pictures` are."""
+    if limit is not None and not shards:
+        raise ValueError("--limit is of --shards; another set has its own: sets.NAME.limit=N")
+    if pictures and not fgovd:
+        raise ValueError("--pictures is of --fgovd; another set has its own: sets.NAME.pictures=DIR")
     sets: dict[str, Any] = {}
     if shards:
         found = [str(Path(p).absolute()) if "://" not in p else p for p in ([shards] if isinstance(shards, str) else shards)]
         sets["shards"] = {"kind": "shards", "shards": found, "limit": limit}
     if fgovd:
         sets["fgovd"] = {"kind": "fgovd", "file": str(fgovd.absolute()), "pictures": str((pictures or fgovd.parent).absolute())}
-    if patches:
+    if patches is not None:
         overrides = [f"patches={patches}", *overrides]
     settings = load_suite(suite, overrides, sets)
     if not settings.sets:
@@ -65,13 +71,14 @@ def evaluate(
         )
     device = _join(settings)
     with ending_together():
+        evaluation = Evaluation(settings, trained_patches(checkpoint))
         encoder = Encoder.load(checkpoint, settings.patches, str(device), settings.batch)
         encoder.half = settings.precision == "bf16"
-        return Evaluation(settings, encoder.patches)(encoder, origin(checkpoint))
+        return evaluation(encoder, origin(checkpoint))
 
 
 class Evaluation:
-    """Sets with their files read, so that what is wrong with them shows before anything is encoded."""
+    """Sets with their files read, so that what is wrong with them shows before a model is loaded, and anything encoded."""
 
     def __init__(self, settings: EvaluationSettings, patches: Patches):
         """patches: for sets without a choice of their own, where the settings make none either"""
@@ -82,7 +89,9 @@ class Evaluation:
             if settings.only is not None and name not in settings.only:
                 continue
             try:
-                self.tasks.append(TASKS[chosen.kind](name, chosen, Path(settings.root), settings.patches or patches))
+                task = TASKS[chosen.kind](name, chosen, Path(settings.root), settings.patches or patches)
+                refuse_half_characters(text for _, text in task.texts)
+                self.tasks.append(task)
             except FileNotFoundError as error:
                 if settings.absent == "error":
                     raise FileNotFoundError(f"set {name}: {error}") from error
@@ -170,11 +179,9 @@ def origin(checkpoint: str | Path) -> dict[str, Any]:
     """What a checkpoint says of itself: step, stage and preset where it was trained here."""
     about: dict[str, Any] = {"checkpoint": str(checkpoint), "step": None, "stage": None, "preset": None}
     if Path(checkpoint).exists():
-        file = resolve(checkpoint) / "trainer.json"
-        if file.is_file():
-            trainer = json.loads(file.read_text())
-            settings = trainer.get("settings", {})
-            about |= {"step": trainer.get("step"), "stage": settings.get("stage"), "preset": settings.get("preset")}
+        trainer = read_trainer(resolve(checkpoint))
+        settings = trainer.get("settings", {})
+        about |= {"step": trainer.get("step"), "stage": settings.get("stage"), "preset": settings.get("preset")}
     return about
 
 

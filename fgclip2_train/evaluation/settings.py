@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Patches = int | Literal["official"]
+Patches = Annotated[int, Field(ge=1)] | Literal["official"]
 
 
 class Strict(BaseModel):
@@ -37,7 +37,7 @@ class RetrievalSettings(PictureSettings):
 
 
 class CaptionsSet(RetrievalSettings):
-    """Pictures and texts that find each other. The layout is seen from the file; docs/trainer.md lists the known ones."""
+    """Pictures and texts that find each other. The layout is seen from the file; docs/evaluation.md lists the known ones."""
 
     kind: Literal["captions"] = "captions"
     file: str

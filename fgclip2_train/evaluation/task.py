@@ -84,12 +84,13 @@ def read_json_lines(file: Path, check: Callable[[Any], Any]) -> tuple[list[Any],
             row = json.loads(line)
             check(row)
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-            raise ValueError(f"{file}:{number}: {_told(error)}") from error
+            raise ValueError(f"{file}:{number}: {told(error)}") from error
         rows.append(row)
     return rows, digest
 
 
-def _told(error: Exception) -> str:
+def told(error: Exception) -> str:
+    """What a row lacks, or is instead of what its layout says."""
     return f"no {error} there" if isinstance(error, KeyError) else f"not a row of this layout ({error})"
 
 

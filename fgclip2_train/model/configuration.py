@@ -6,9 +6,11 @@ ours load in their code.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import cast
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import Siglip2Config, Siglip2TextConfig, Siglip2VisionConfig
 
 
@@ -53,6 +55,14 @@ class Fgclip2Config(Siglip2Config):
     @property
     def vision(self) -> Fgclip2VisionConfig:
         return cast(Fgclip2VisionConfig, self.vision_config)
+
+
+def read_config(start: str | Path) -> Fgclip2Config:
+    """Of a folder or hub name. Raises ValueError for a value of another kind than its key takes."""
+    try:
+        return Fgclip2Config.from_pretrained(start)
+    except StrictDataclassError as error:
+        raise ValueError(f"{start}/config.json: {' '.join(str(error).split())}") from error
 
 
 def _plain(config) -> dict:

@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig, Siglip2Config, Siglip2Model, SiglipCo
 from transformers.utils import logging
 
 from fgclip2_train.data.images import PATCH
-from fgclip2_train.model.configuration import Fgclip2Config
+from fgclip2_train.model.configuration import Fgclip2Config, read_config
 from fgclip2_train.model.model import TEMPERATURE, Fgclip2Model
 
 
@@ -100,7 +100,7 @@ def from_scratch(config: Fgclip2Config, seed: int, logit_scale: float, logit_bia
 def load_model(start: str | Path) -> Fgclip2Model:
     """A model from a folder or hub name: an FG-CLIP 2 checkpoint (ours or a released one) or a plain SigLIP 2 one."""
     logging.disable_progress_bar()
-    kind = _model_type(start)
+    kind = model_type(start)
     if kind == "siglip2":
         siglip = Siglip2Model.from_pretrained(str(start))
         return from_siglip2(siglip.state_dict(), siglip.config)
@@ -110,7 +110,9 @@ def load_model(start: str | Path) -> Fgclip2Model:
     if kind != "fgclip2":
         raise ValueError(f"{start}: model_type is {kind!r}; expected 'fgclip2', 'siglip2' or 'siglip'")
     try:
-        loaded: Any = Fgclip2Model.from_pretrained(str(start), output_loading_info=True, ignore_mismatched_sizes=True)
+        loaded: Any = Fgclip2Model.from_pretrained(
+            str(start), config=read_config(start), output_loading_info=True, ignore_mismatched_sizes=True
+        )
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{start}: weights missing or damaged ({error})") from error
     model, report = loaded
@@ -128,10 +130,14 @@ _MAY_LACK = ("logit_scale_finegraind", "logit_scale_hardneg", "rank_threshold")
 """The released model class has no place for the first two, and no checkpoint but ours has the third."""
 
 
-def _model_type(start: str | Path) -> str:
+def model_type(start: str | Path) -> str:
+    """What config.json calls the model. Raises FileNotFoundError, or ValueError for a damaged file."""
     file = Path(start) / "config.json"
     if file.is_file():
-        return json.loads(file.read_text()).get("model_type", "")
+        try:
+            return json.loads(file.read_text()).get("model_type", "")
+        except (ValueError, AttributeError) as error:
+            raise ValueError(f"{file}: not a model's description ({error})") from error
     if Path(start).exists() or str(start).startswith((".", "/")):
         raise FileNotFoundError(
             f"{start}: no config.json there. Give a checkpoint's folder, for instance <out>/checkpoints/last"

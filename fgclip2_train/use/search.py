@@ -62,6 +62,8 @@ class Searcher:
 
     def search(self, queries: np.ndarray, k: int = 10) -> tuple[np.ndarray, np.ndarray]:
         """Unit queries float32 [Q, D] -> cosines [Q, k] and rows of the cache [Q, k], best first; fewer than k rows: all of them."""
+        if queries.shape[1:] != (self.cache.width,) or k < 1:
+            raise ValueError(f"queries are [Q, {self.cache.width}] and k is 1 or more, not {list(queries.shape)} and {k}")
         k = min(k, len(self.rows))
         queries = np.ascontiguousarray(queries, dtype=np.float32)
         if self.kind == "exact":

@@ -29,6 +29,7 @@ import numpy as np
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from fgclip2_train.data.tokens import refuse_half_characters
 from fgclip2_train.use.batching import Busy
 from fgclip2_train.use.pictures import BadPicture
 from fgclip2_train.use.service import Service
@@ -159,8 +160,10 @@ class Server:
                 raise Refused(413, f"a text of {len(text)} characters, {self.settings.characters} are allowed")
             if not text.strip():
                 raise Refused(400, "an empty text")
-            if not text.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in text):
-                raise Refused(400, "a text with half a surrogate pair")
+        try:
+            refuse_half_characters(texts)
+        except ValueError as error:
+            raise Refused(400, str(error)) from None
         return texts
 
     def _pictures(self, body: dict[str, Any]) -> list[bytes]:

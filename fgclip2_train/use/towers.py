@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +19,9 @@ from torch import Tensor
 from fgclip2_train.checkpoint import resolve
 from fgclip2_train.data import images
 from fgclip2_train.evaluation.encode import Encoder
-from fgclip2_train.model import Fgclip2Config, Fgclip2Model
+from fgclip2_train.model import Fgclip2Model
+from fgclip2_train.model.configuration import read_config
+from fgclip2_train.model.initialise import model_type
 
 Walk = Literal["auto", "short", "long", "box"]
 WALKS: tuple[Walk, ...] = ("auto", "short", "long", "box")
@@ -121,7 +122,7 @@ def load(
     if isinstance(patches, int) and not 1 <= patches <= MAX_PATCHES:
         raise ValueError(f"{patches} patches per picture: 1 to {MAX_PATCHES} are possible")
     folder = find(checkpoint)
-    if json.loads((folder / "config.json").read_text()).get("model_type") == "fgclip2":
+    if model_type(folder) == "fgclip2":
         check_weights(folder)
     try:
         encoder = Encoder.load(folder, patches, device, batch)
@@ -164,7 +165,7 @@ def check_weights(folder: Path) -> None:
         except SafetensorError as error:
             raise ValueError(f"{file}: damaged or cut short ({error}); take an earlier checkpoint or copy it again") from error
     with torch.device("meta"):
-        model = Fgclip2Model(Fgclip2Config.from_pretrained(folder))
+        model = Fgclip2Model(read_config(folder))
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     wrong = [f"{name}: missing" for name in sorted(set(expected) - set(found) - set(MAY_LACK))]
     wrong += [f"{name}: unknown" for name in sorted(set(found) - set(expected) - set(MAY_HAVE))]

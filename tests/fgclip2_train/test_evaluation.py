@@ -1,5 +1,7 @@
 """Scores on vectors whose answer is known, FG-OVD files, and starting from a plain SigLIP 2 folder."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from PIL import Image
@@ -7,6 +9,7 @@ from transformers import Siglip2Config, Siglip2Model
 
 from fgclip2_train.data.tokens import train_tokenizer
 from fgclip2_train.evaluation.encode import Encoder
+from fgclip2_train.evaluation.run import evaluate
 from fgclip2_train.evaluation.scores import classify, picks_positive, recall
 from fgclip2_train.model.configuration import sized
 from fgclip2_train.model.initialise import from_scratch, load_model
@@ -53,6 +56,24 @@ def test_features_do_not_depend_on_what_else_is_in_the_batch(encoder):
         alone, (own,) = encoder.pictures([picture], [boxes[index]])
         torch.testing.assert_close(whole[index], alone[0], rtol=0, atol=1e-5)
         torch.testing.assert_close(parts[index], own, rtol=0, atol=1e-5)
+
+
+def test_missing_sets_are_told_before_a_model_is_loaded(tmp_path):
+    with pytest.raises(FileNotFoundError, match="set shards: no shard matches"):
+        evaluate(tmp_path / "no model", str(tmp_path / "*.tar"))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"limit": 3}, "--limit is of --shards"),
+        ({"pictures": Path("p")}, "--pictures is of --fgovd"),
+        ({"shards": "*.tar", "patches": 0}, r"patches.*greater than or equal to 1"),
+    ],
+)
+def test_an_option_that_would_change_nothing_is_refused(options, said, tmp_path):
+    with pytest.raises(ValueError, match=said):
+        evaluate(tmp_path, **options)
 
 
 def test_a_plain_siglip2_folder_is_a_start(tmp_path):

@@ -120,6 +120,8 @@ def test_caption_layouts_are_told_by_their_files(tmp_path):
         ),
         ("c.json", '{"images": [{"filename": "a.jpg", "split": "val", "sentences": []}]}', "no split 'test'; it has val"),
         ("c.json", "[{}]", "a row is not as its layout has it"),
+        ("c.json", '[{"image": "0.jpg", "caption": ["a", null]}]', "a row is not as its layout has it .*not '0.jpg' and None"),
+        ("c.json", '[{"image": "0.jpg", "caption": "\\ud83d"}]', "half a surrogate pair"),
         ("c.json", "3", "neither COCO's, Karpathy's nor a list"),
         ("c.jsonl", '{"image_file": "a.jpg"}', r"c\.jsonl:1: no 'description' there"),
         ("c.txt", "", "no caption in it"),
@@ -222,14 +224,16 @@ def test_pictures_of_a_table_have_the_vectors_of_their_files(encoder, folder):
     [
         ('{"query_text": "a"}', "1\tAAAA", "q.jsonl:1: no 'image_ids' there"),
         ("{", "1\tAAAA", "q.jsonl:1: not a row"),
+        ('{"query_text": "a", "item_ids": "12"}', "1\tAAAA", "q.jsonl:1: not a row .*a list of pictures"),
         ('{"query_text": "a", "item_ids": [1]}', "1 AAAA", "imgs.tsv:1: a line is ID<TAB>BASE64"),
         ('{"query_text": "a", "item_ids": [5]}', "1\tAAAA", "no query with a picture"),
+        ('{"query_text": "a", "item_ids": [1]}', "1\tAAAA\n\udcff\tAAAA", r"imgs\.tsv:2: .*this id is no text"),
         ('{"query_text": "a", "item_ids": [5]}', "", "no line of id<TAB>base64"),
     ],
 )
 def test_a_damaged_query_set_is_an_error_that_names_it(encoder, folder, queries, pictures, said):
     (folder / "q.jsonl").write_text(queries)
-    (folder / "imgs.tsv").write_text(pictures)
+    (folder / "imgs.tsv").write_bytes(pictures.encode(errors="surrogateescape"))
     with pytest.raises(ValueError, match=said):
         one(encoder, folder, kind="muge", file="q.jsonl", pictures="imgs.tsv")
 
@@ -321,7 +325,12 @@ def test_cut_out_boxes_are_pictures_of_their_own(encoder, folder):
     [
         ({"images": None}, "no list of objects under 'images'"),
         ({"categories": []}, "list of categories is empty"),
-        ({"categories": [{"id": 3}]}, "a category without 'name'"),
+        ({"categories": [{"id": 3}]}, r"boxes\.json: categories: no 'name' there"),
+        ({"categories": [{"id": 3, "name": "a"}, {"id": 3, "name": "b"}]}, r"boxes\.json: categories: two of them have one id"),
+        (
+            {"annotations": [{"image_id": [0], "bbox": [0, 0, 9, 9], "category_id": 3}]},
+            r"boxes\.json: an id is a number or a text",
+        ),
         ({"annotations": []}, "no box to classify"),
         ({"images": [{"id": 0}, {"id": 1}]}, "has neither file_name nor coco_url"),
     ],
@@ -375,7 +384,14 @@ def test_a_tied_positive_is_a_hit_in_the_released_protocol_only(encoder, folder)
 
 
 @pytest.mark.parametrize(
-    "row", ['{"img_path": "0.jpg"}', "{", '{"img_path": "0.jpg", "bbox": [], "pos_expression": [], "neg_expression": []}']
+    "row",
+    [
+        '{"img_path": "0.jpg"}',
+        "{",
+        '{"img_path": "0.jpg", "bbox": [], "pos_expression": [], "neg_expression": []}',
+        '{"img_path": "0.jpg", "bbox": [0, 0, 9, 9], "pos_expression": "red", "neg_expression": ["blue"]}',
+        '{"img_path": "0.jpg", "bbox": [0, 0, 9, 9], "pos_expression": ["red"], "neg_expression": "blue"}',
+    ],
 )
 def test_a_damaged_fgovd_row_is_an_error_with_its_line(encoder, folder, row):
     (folder / "rows.jsonl").write_text(json.dumps(group("0.jpg", 3)) + "\n" + row)

@@ -22,6 +22,11 @@ def test_token_rows_are_those_of_the_tokenizers_own_call(texts):
     assert texts(said, 16).tolist() == own
 
 
+def test_half_a_character_is_no_text(texts):
+    with pytest.raises(ValueError, match=r"half a surrogate pair: 'red \\udcff'"):
+        texts(["a", "red \udcff"], 12)
+
+
 def test_a_tokenizer_whose_texts_do_not_end_is_refused_by_its_folder(texts, tmp_path):
     texts.save(tmp_path)
     file = tmp_path / "tokenizer.json"

@@ -68,6 +68,11 @@ def test_vectors_do_not_depend_on_the_other_pictures_of_a_batch(towers):
     torch.testing.assert_close(together, towers.encoder.pictures([wide, small, picture(2)])[0], rtol=0, atol=1e-5)
 
 
+def test_a_picture_of_another_mode_is_refused(towers):
+    with pytest.raises(ValueError, match=r"mode RGBA, where RGB ones are taken"):
+        towers.pictures([picture(0).convert("RGBA")])
+
+
 @pytest.mark.parametrize("patches", [16, 64, 400])
 def test_dense_maps_come_in_any_resolution_and_are_drawn(towers, patches):
     image = picture(3, (320, 200))
@@ -250,3 +255,22 @@ def test_a_missing_tokenizer_is_said(own):
 def test_too_many_patches_are_refused(checkpoint):
     with pytest.raises(ValueError, match="1 to 16384"):
         load(checkpoint, patches=1_000_000)
+
+
+WIDTH_OF_WORDS = '{"model_type": "fgclip2", "text_config": {"hidden_size": "wide"}}'
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("config.json", "{"),
+        ("config.json", "[]"),
+        ("config.json", WIDTH_OF_WORDS),
+        ("trainer.json", "{"),
+        ("trainer.json", "[]"),
+    ],
+)
+def test_a_damaged_description_is_named(name, text, own):
+    (own / name).write_text(text)
+    with pytest.raises(ValueError, match=rf"/{name}: "):
+        load(own)

@@ -63,7 +63,7 @@ class Settings(Strict):
 
     stage: Literal[1, 2]
     out: str
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     model: ModelSettings = ModelSettings()
     data: DataSettings = DataSettings()
     loss: LossSettings = LossSettings()
@@ -96,6 +96,12 @@ class Settings(Strict):
             raise ValueError(
                 "data.augment.crop is for stage 1: in stage 2 the boxes would not move along with a cropped picture"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _parts_are_equal(self) -> Settings:
+        if self.batch % self.accumulate:
+            raise ValueError(f"batch={self.batch} cannot be cut into accumulate={self.accumulate} equal parts")
         return self
 
     @property

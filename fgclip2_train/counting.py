@@ -1,6 +1,6 @@
 """How many samples the shards of a run hold: read from their records once, and kept beside the run's checkpoints.
 
-<out>/samples.json   {shard: {"version": of the file that was counted, "languages": {"en": 1000, …}}}
+<out>/samples.json   {shard: {"version": of the file that was counted, "languages": {"en": 1000, …}, "bad": {reason: 3, …}}}
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import fsspec
 import torch.distributed as dist
 
 from fgclip2_train.data.loader import DataSettings
-from fgclip2_train.data.shards import read_shard, sound
+from fgclip2_train.data.shards import UNSOUND, read_shard, sound, unreadable
 from fgclip2_train.errors import writing
 from fgclip2_train.evaluation.pictures import from_rank_0
 from fgclip2_train.ring import rank, world
@@ -28,7 +28,7 @@ def count_samples(data: DataSettings, out: Path | None = None) -> int:
     """Samples with a text in a wanted language, each once for every language that it is trained in. All ranks call it together.
 
     Each rank counts its share: one alone would take longer over millions of records than the others would wait. With `out`, a shard
-    that was counted there before and has not changed is not read again.
+    that was counted there before and has not changed is not read again. Raises ValueError where there is none.
     """
     known: dict[str, Any] = from_rank_0(_read(out) if rank() == 0 else {})
     found = data.found()
@@ -40,12 +40,20 @@ def count_samples(data: DataSettings, out: Path | None = None) -> int:
         counted = {shard: one for part in parts for shard, one in part.items()}
     if out and rank() == 0 and counted != known:
         _write(out, counted)
-    return sum(
+    samples = sum(
         counted[shard]["languages"].get(language, 0)
         for source, (several, _) in found.items()
         for language in data.spoken(source)
         for shard in several
     )
+    if not samples:
+        wanted = sorted({language for source in found for language in data.spoken(source)})
+        bad = sum((Counter(one["bad"]) for one in counted.values()), Counter[str]())
+        why = ", ".join(f"{reason.removeprefix('bad: ')} {count}" for reason, count in bad.most_common(3))
+        raise ValueError(
+            f"no sample with a text in {' or '.join(wanted)} in {len(shards)} shards" + (f": {why}" if why else "")
+        )
+    return samples
 
 
 def _counted(shard: str, before: dict[str, Any] | None) -> dict[str, Any]:
@@ -53,18 +61,20 @@ def _counted(shard: str, before: dict[str, Any] | None) -> dict[str, Any]:
     if before and version and before["version"] == version:
         return before
     languages: Counter[str] = Counter()
+    bad: Counter[str] = Counter()
 
     def note(place: int, record: dict) -> bool:
         if sound(record):
             languages.update({text["language"] for text in record["texts"]})
+        else:
+            bad[UNSOUND] += 1
         return False
 
-    try:
-        for _ in read_shard(shard, Counter(), note):
-            pass
-    except OSError:  # a hole for now, as the reader will say; counted again another time
+    for _ in read_shard(shard, bad, note, holes=True):
+        pass
+    if unreadable(shard, bad):  # for now: counted again another time
         version = None
-    return {"version": version, "languages": dict(languages)}
+    return {"version": version, "languages": dict(languages), "bad": dict(bad)}
 
 
 def _version(shard: str) -> str | None:
@@ -81,7 +91,7 @@ def _version(shard: str) -> str | None:
 def _read(out: Path | None) -> dict[str, Any]:
     try:
         known = json.loads((out / FILE).read_text()) if out else {}
-        return {shard: one for shard, one in known.items() if {"version", "languages"} <= one.keys()}
+        return {shard: one for shard, one in known.items() if {"version", "languages", "bad"} <= one.keys()}
     except (OSError, ValueError, AttributeError):  # none yet, or no such file as is written here
         return {}
 

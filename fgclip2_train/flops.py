@@ -17,7 +17,7 @@ PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "B200": 
 
 
 def layer_flops(tokens: float, context: float, width: int, mlp: int) -> float:
-    """Forward of one encoder layer over `tokens`, each attending to `context` tokens."""
+    """Forward of one encoder layer over `tokens`, each attending to `context` tokens in the mean."""
     return tokens * (8 * width**2 + 4 * width * mlp + 4 * context * width)
 
 
@@ -32,14 +32,13 @@ def text_flops(text: Fgclip2TextConfig, number: int, length: int) -> float:
 def step_flops(config: Fgclip2Config, batch: Batch, regional: bool) -> float:
     """Forward and backward of one rank's batch, by the tokens that count. Waits for the device if the batch is there."""
     vision, text = config.vision, config.text
-    counts = batch.grid.prod(1).double().tolist()
-    total = 0.0
-    for count in counts:
-        total += vision.num_hidden_layers * layer_flops(count, count, vision.hidden_size, vision.intermediate_size)
-        total += count * 2 * 3 * vision.patch_size**2 * vision.hidden_size  # type: ignore[operator]
-        total += count * 4 * vision.hidden_size**2  # keys and values of the pooling head
-        if regional:
-            total += layer_flops(count, count, vision.hidden_size, vision.intermediate_size)
+    counts = batch.grid.prod(1).double()
+    tokens = counts.sum().item()
+    context = counts.square().sum().item() / tokens  # a picture's tokens attend to each other
+    layers = vision.num_hidden_layers + regional  # the dense head is one more
+    total = layers * layer_flops(tokens, context, vision.hidden_size, vision.intermediate_size)
+    total += tokens * 2 * 3 * vision.patch_size**2 * vision.hidden_size  # type: ignore[operator]
+    total += tokens * 4 * vision.hidden_size**2  # keys and values of the pooling head
     short, long = text.max_position_embeddings, text.longtext_len
     texts = len(batch) + (batch.distinct_phrases if regional else 0)
     total += text_flops(text, texts, short) + text_flops(text, len(batch), long)

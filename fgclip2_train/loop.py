@@ -19,11 +19,9 @@ from fgclip2_train.checkpoint import Saver, latest, load_optimizer, load_trainer
 from fgclip2_train.config import Settings, changed
 from fgclip2_train.data.loader import Loader, Reader
 from fgclip2_train.data.order import START
-from fgclip2_train.data.tokens import Texts
 from fgclip2_train.errors import NonFinite, writing
 from fgclip2_train.evaluation.during import InTraining
 from fgclip2_train.evaluation.pictures import from_rank_0
-from fgclip2_train.model import Fgclip2Model
 from fgclip2_train.optim import load_named_state, make_optimizer, named_state
 from fgclip2_train.parallel import full, spread
 from fgclip2_train.ring import rank, world
@@ -57,21 +55,29 @@ def _train(settings: Settings, device: torch.device, stop: Path | None) -> Path:
         box = [checkpoint]
         dist.broadcast_object_list(box, src=0)
         checkpoint = box[0]
-    model, texts = start_from(settings, checkpoint)
-    torch.nn.Module.to(model, device)
-    run = Run(settings, model, texts, checkpoint)
+    run = Run(settings, device, checkpoint)
     with StopRequests(stop) as requests:
         return run.to_the_end(requests)
 
 
 class Run:
-    def __init__(self, settings: Settings, model: Fgclip2Model, texts: Texts, checkpoint: Path | None):
-        self.settings, self.model, self.texts = settings, model, texts
-        self.out = Path(settings.out)
+    def __init__(self, settings: Settings, device: torch.device, checkpoint: Path | None):
+        self.settings, self.out = settings, Path(settings.out)
+        # What is not there is told before a model is loaded, and a model that is not before records are counted: both may take long.
+        settings.data.found()
         trainer = load_trainer(checkpoint) if checkpoint else None
+        if trainer:
+            self._refuse_another_stage(trainer["settings"]["stage"])
         self.step: int = trainer["step"] if trainer else 0
         self.pairs = _pairs(trainer) if trainer else 0
+        self.evaluation: InTraining | None = None
+        if settings.evaluate:
+            about = {"checkpoint": settings.out, "stage": settings.stage, "preset": settings.preset}
+            self.evaluation = InTraining(settings.evaluate, self.out, self.step, settings.data.patches, about)
+        self.model, self.texts = start_from(settings, checkpoint)
         self.steps = total_steps(settings, world(), self.step, self.pairs, self.out)
+        model = self.model
+        torch.nn.Module.to(model, device)
         model.freeze_unused(settings.regional)
         model.train()
         if settings.checkpoint_layers:
@@ -90,10 +96,6 @@ class Run:
         self.stepper = Stepper(model, runner, self.optimizer, settings, self.steps)
         self.watch = Watch(self.out, model, settings, self.steps, self.step)
         self.saver = Saver(self.out / "checkpoints", settings.save.keep)
-        self.evaluation: InTraining | None = None
-        if settings.evaluate:
-            about = {"checkpoint": settings.out, "stage": settings.stage, "preset": settings.preset}
-            self.evaluation = InTraining(settings.evaluate, self.out, self.step, settings.data.patches, about)
         # As far back as the device's verdict may lie.
         self.recent: deque[tuple[int, list[str], dict[str, Tensor]]] = deque(maxlen=settings.log_every + 1)
         if rank() == 0:
@@ -104,8 +106,6 @@ class Run:
 
     def _reader(self, step: int = 0, positions: dict[str, Any] | None = None) -> Reader:
         settings = self.settings
-        if settings.batch % settings.accumulate:
-            raise ValueError(f"batch={settings.batch} cannot be cut into accumulate={settings.accumulate} equal parts")
         return Reader(
             settings.data,
             self.texts,
@@ -119,13 +119,14 @@ class Run:
             parts=settings.accumulate,
         )
 
-    def _resume(self, checkpoint: Path, trainer: dict[str, Any], names: list[str]) -> Reader:
-        before = trainer["settings"]["stage"]
+    def _refuse_another_stage(self, before: int) -> None:
         if before != self.settings.stage:
             raise ValueError(
                 f"{self.out} holds a run of stage {before}. Give stage {self.settings.stage} an out= of its own; "
                 f"model.start={self.out}/checkpoints/last lets it start from those weights"
             )
+
+    def _resume(self, checkpoint: Path, trainer: dict[str, Any], names: list[str]) -> Reader:
         now = self.settings.model_dump(mode="json")
         other = list(changed(trainer["settings"], now))
         if other:

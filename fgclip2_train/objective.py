@@ -36,7 +36,7 @@ class LossSettings(BaseModel):
 
     weights: Weights = Weights()
     tic_remove_above: float = 0.95
-    tic_hardest: int = 10
+    tic_hardest: int = Field(default=10, ge=1)
     tic_removed: Literal["zeroed", "dropped"] = "zeroed"
     tic_reduce: Literal["mean", "sum"] = "mean"
     tic_within_language: bool = False

@@ -124,8 +124,6 @@ def total_steps(settings: Settings, ranks: int, step: int = 0, pairs: int | None
     if not settings.epochs:
         raise ValueError("say how long to train: steps=N or epochs=N")
     samples = count_samples(settings.data, out)
-    if not samples:
-        raise ValueError(f"no sample with a text in a wanted language in the shards of {settings.data.shards}")
     size = settings.batch * ranks
     if pairs is None or pairs == step * size:
         return max(1, round(settings.epochs * samples / size))

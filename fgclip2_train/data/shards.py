@@ -52,12 +52,15 @@ class Raw:
 
 
 def find_shards(patterns: str | list[str]) -> list[str]:
-    """Sorted shard paths or addresses. An address (s3://…) is taken as it is unless it holds a wildcard."""
+    """Sorted shard paths or addresses. An address (s3://…) is taken as it is unless it holds a wildcard.
+
+    Raises OSError for a pattern that nothing matches, no pattern at all, and a store that cannot be listed.
+    """
     found: list[str] = []
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         if "://" in pattern:
-            files = fsspec.open_files(pattern)
-            matches = [file.full_name for file in files] if "*" in pattern else [pattern]
+            listed = _listed(pattern)
+            matches = listed if "*" in pattern else [pattern]
         else:
             matches = [str(Path(pattern) / "*.tar")] if Path(pattern).is_dir() else [pattern]
             matches = sorted(glob(matches[0]))
@@ -66,7 +69,17 @@ def find_shards(patterns: str | list[str]) -> list[str]:
                 f"no shard matches {pattern!r}. Give a folder of .tar files or a pattern like 'shards/*.tar'"
             )
         found += matches
+    if not found:
+        raise FileNotFoundError("no shards: the list of their patterns is empty")
     return sorted(set(found))
+
+
+def _listed(pattern: str) -> list[str]:
+    """Addresses that match; of one without wildcard only whether there is a client for it."""
+    try:
+        return [file.full_name for file in fsspec.open_files(pattern)]
+    except Exception as error:  # stores' clients raise many kinds; all mean that it cannot be listed
+        raise OSError(f"{pattern}: cannot be listed ({type(error).__name__}: {error})") from error
 
 
 def fingerprint(shards: list[str]) -> str:

@@ -215,14 +215,21 @@ IsNew = Callable[[str, int, int, str | None], bool]
 
 def find(source: str, bad_shards: Counter[str], is_new: IsNew) -> Iterator[Item]:
     """All new pictures of a source, in order of their names."""
+    shards = shards_of(source)
+    if shards is None:
+        yield from _of_folder(Path(source), is_new)
+    for shard in shards or ():
+        yield from _of_shard(shard, source, bad_shards, is_new)
+
+
+def shards_of(source: str) -> list[str] | None:
+    """The shards that a source is, or None for a folder of pictures. Raises FileNotFoundError for what is neither."""
     folder = Path(source)
     if folder.is_dir() and not any(folder.glob("*.tar")):
-        yield from _of_folder(folder, is_new)
-    elif "://" in source or folder.is_dir() or source.endswith(".tar"):
-        for shard in find_shards(source):
-            yield from _of_shard(shard, source, bad_shards, is_new)
-    else:
-        raise FileNotFoundError(f"{source}: give a folder of pictures, or shards as DIR or 'DIR/*.tar'")
+        return None
+    if "://" in source or folder.is_dir() or source.endswith(".tar"):
+        return find_shards(source)
+    raise FileNotFoundError(f"{source}: give a folder of pictures, or shards as DIR or 'DIR/*.tar'")
 
 
 def _of_folder(folder: Path, is_new: IsNew) -> Iterator[Item]:

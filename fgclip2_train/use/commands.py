@@ -144,7 +144,10 @@ def index(
       python -m fgclip2_train index pictures/ 'shards/*.tar' --checkpoint runs/stage2 --cache features
     """
     from fgclip2_train.use.build import index as run
+    from fgclip2_train.use.build import shards_of
 
+    for source in sources:
+        shards_of(source)  # what is not there is told before the model is loaded
     towers = _load(checkpoint, patches, precision, batch)
     report = run(towers, sources, cache, made_by=checkpoint, threads=threads, tell=typer.echo)
     typer.echo(report.text())

@@ -103,6 +103,11 @@ def test_a_second_stage_that_goes_on_from_the_first_must_be_told_from_which(pres
         start_from(load_settings(preset, NEEDED), None)
 
 
+def test_a_batch_is_cut_into_equal_parts_only():
+    with pytest.raises(ValueError, match="batch=10 cannot be cut into accumulate=4 equal parts"):
+        load_settings("official", [*NEEDED, "batch=10", "accumulate=4"])
+
+
 def test_paper_and_official_differ_where_the_paper_does():
     official, paper = load_settings("official", NEEDED), load_settings("paper", NEEDED)
     assert (official.loss.weights.fgv, paper.loss.weights.fgv) == (0.2, 0.1)

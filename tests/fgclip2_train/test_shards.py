@@ -292,3 +292,7 @@ def test_headers_of_every_kind_are_read_as_tarfile_reads_them(format, tmp_path):
 def test_a_pattern_without_shards_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="no shard matches"):
         find_shards(str(tmp_path / "*.tar"))
+    with pytest.raises(FileNotFoundError, match="the list of their patterns is empty"):
+        find_shards([])
+    with pytest.raises(OSError, match=r"nostore://shards/\*\.tar: cannot be listed \(ValueError: Protocol not known"):
+        find_shards("nostore://shards/*.tar")

@@ -306,6 +306,19 @@ def test_a_stage_without_data_or_length_is_refused(tmp_path, shards):
         train(settings(shards, tmp_path, "stage=1", "steps=null"))
 
 
+def test_missing_data_is_told_before_a_model_is_loaded(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no shard matches"):
+        train(settings(tmp_path / "none" / "*.tar", tmp_path / "out", "stage=1", f"model.start={tmp_path}/nothing"))
+
+
+def test_shards_without_a_sample_to_count_say_why(tmp_path):
+    (tmp_path / "0.tar").mkdir()
+    with pytest.raises(
+        ValueError, match=r"no sample with a text in en or zh in 1 shards: shard cannot be read \(Is a dir.*0\.tar 1"
+    ):
+        total_steps(settings(tmp_path, tmp_path / "out", "stage=1", "steps=null", "epochs=1"), 1)
+
+
 def test_epochs_are_counted_in_samples_once_for_each_shard(tmp_path, monkeypatch):
     pattern = write_scenes(tmp_path / "shards", shards=3, per_shard=10, side=64)
     read: list[str] = []

@@ -106,6 +106,13 @@ def test_more_wanted_than_there_is_gives_all(tmp_path):
     assert [len(own) for own in hits] == [4]
 
 
+def test_queries_of_another_width_and_none_wanted_are_refused(tmp_path):
+    searcher = Searcher(grow(tmp_path, 4))
+    for queries, k in ((some(1, 9)[:, 1:], 3), (some(1, 9), 0)):
+        with pytest.raises(ValueError, match=r"queries are \[Q, \d+\] and k is 1 or more"):
+            searcher.search(queries, k)
+
+
 def test_an_empty_cache_is_said(tmp_path):
     with Writer(tmp_path, IDENTITY):
         pass
@@ -192,6 +199,7 @@ def test_score_dense_and_boxes_from_the_command_line(world):
         (["search", "CACHE"], "nothing to search for"),
         (["search", "CACHE", "--text", " "], "none of them empty"),
         (["search", "CACHE", "--text", "a", "--kind", "hnsw"], "exact, scan, ivf"),
+        (["index", "nowhere", "--cache", "new"], "nowhere: give a folder of pictures"),
         (["serve", "prot=1"], "Did you mean port?"),
         (["serve", "port=70000"], "port: "),
         (["serve", "cache=nowhere"], "no feature cache there"),

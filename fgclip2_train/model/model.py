@@ -90,11 +90,6 @@ class Fgclip2Model(Siglip2PreTrainedModel):
         valid = torch.arange(patches.shape[1], device=grid.device) < grid.prod(-1, keepdim=True)
         return torch.where(valid[..., None], values, 0).to(self.logit_scale.dtype)
 
-    def encode_image(self, patches: Tensor, grid: Tensor) -> Tensor:
-        """Global image vector [B, D], not normalised."""
-        tokens, _, pad = self.vision(patches, grid)
-        return self.vision_model.head(tokens, pad)
-
     def encode_dense(self, patches: Tensor, grid: Tensor) -> Tensor:
         """The dense map [B, T, D], not normalised; rows of padding tokens are meaningless."""
         tokens, _, pad = self.vision(patches, grid)

@@ -26,7 +26,7 @@ from pydantic import Field
 
 from operators.base import Operator, Outcome, Reject, keep
 from operators.columns import NEGATIVES, REGIONS
-from operators.perturb import chinese, english, regions
+from operators.perturb import addition, chinese, english, regions
 from operators.perturb.group import SIZE, Plan, Sampler, build
 from operators.perturb.negation import denials
 from operators.perturb.phrase import Option, Phrase
@@ -46,13 +46,14 @@ class HardNegatives(Words, Operator):
     max_same: int = Field(2, ge=1, le=SIZE)
     """Most negatives of one slot that share a root meaning (huge, enormous)."""
     insert_when_bare: bool = False
-    """Give a phrase without attributes ("a dog") a colour that such things hardly ever have ("a blue dog"), flagged "inserted". Likely
-    false, not surely; and easily told without the picture."""
+    """Give a phrase without attributes ("a dog") a colour that such things hardly ever have ("a blue dog"), flagged "inserted": likely
+    false, not surely. And one whose only attribute has just an opposite or two ("an open door") that opposite with colours that such
+    things do have ("a closed red door"): surely false, and a second family. Both are easily told without the picture."""
     negations: int = Field(0, ge=0, le=3)
     """How many of the ten deny what the expression says ("a ball that is not red"), flagged "negation", where it has a form for that.
     Who has no picture can leave them out of the question: they are for models that read past "not"."""
 
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     reasons: ClassVar[dict[str, str]] = {
         **regions.UNFIT,
         "no_attribute": "the expression has no attribute that can be changed safely",
@@ -111,9 +112,21 @@ class HardNegatives(Words, Operator):
         records = [setting.record(change, ["inserted"] if inserted else []) for change in build(sampler)]
         negatives = {normal(record["text"]): record for record in records}
         negatives.pop(normal(phrase.text), None)
+        if len(negatives) < SIZE and self.insert_when_bare and not inserted:
+            negatives = {normal(record["text"]): record for record in self._opposites(setting, choices, rng)}
         if len(negatives) < SIZE:
             return self._too_few(phrase, choices, sampler)
         return self._with_denials(setting, list(negatives.values()), rng)
+
+    def _opposites(self, setting: Setting, choices: list[list[Option]], rng: random.Random) -> list[dict[str, Any]]:
+        """Of an expression whose only attribute has fewer than ten rivals: these, alone and with a colour."""
+        phrase = setting.phrase
+        wider = addition.with_place(phrase, phrase.slots[0]) if len(phrase.slots) == 1 and choices[0] else None
+        if wider is None or "colour" not in self.families:
+            return []
+        setting = replace(setting, phrase=wider)
+        made = addition.changes(wider, 0, choices[0], rng)
+        return [setting.record(change, ["inserted"] if len(change) > 1 else []) for change in made]
 
     def _with_denials(self, setting: Setting, group: list[dict[str, Any]], rng: random.Random) -> list[dict[str, Any]]:
         made = denials(setting.phrase, self.families, rng)[: self.negations]

@@ -149,10 +149,15 @@ class _Tokens:
         self.start: list[int] = []
         at = 0
         for pair in tagger().cut(text):
-            self.words.append(pair.word)
-            self.flags.append(pair.flag)
-            self.start.append(at)
-            at += len(pair.word)
+            # 坐在 is an action and what leads to its place
+            parts = (
+                [pair.word[:-1], "在"] if len(pair.word) == 2 and pair.word[1] == "在" and pair.flag[0] == "v" else [pair.word]
+            )
+            for part in parts:
+                self.words.append(part)
+                self.flags.append("p" if part == "在" else pair.flag)
+                self.start.append(at)
+                at += len(part)
         self.starts = {start: i for i, start in enumerate(self.start)}
         self.bounds = set(self.start) | {at}
 
@@ -166,8 +171,10 @@ class _Tokens:
         for i, start in enumerate(self.start):
             if start < end:
                 continue
+            describes = self.flags[i][0] in "li" and self.words[i + 1 : i + 2] == ["的"]  # 黑白相间的猫
             if (
-                self.flags[i].startswith(("n", "l", "i"))
+                self.flags[i].startswith(("n", "l", "i", "eng"))
+                and not describes
                 and self.words[i] not in ("颜色", "材质", "材料", "图案", "花纹")
                 and not _is_attribute(self.words[i])
             ):
@@ -180,7 +187,7 @@ class _Tokens:
 
     def noun_before(self, start: int) -> str:
         for i in reversed(range(len(self.words))):
-            if self.start[i] < start and self.flags[i].startswith("n") and not _is_attribute(self.words[i]):
+            if self.start[i] < start and self.flags[i].startswith(("n", "eng")) and not _is_attribute(self.words[i]):
                 return self.words[i]
         return ""
 

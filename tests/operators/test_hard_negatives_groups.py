@@ -1,7 +1,11 @@
 import random
+import re
 
+import pyarrow as pa
 import pytest
 
+from operators.columns import REGIONS
+from operators.hard_negatives import HardNegatives
 from operators.perturb import chinese, english
 from operators.perturb.group import SIZE, Plan, Sampler, _systematic, around_another, build
 
@@ -127,3 +131,43 @@ def test_short_is_the_opposite_of_tall_for_people_and_of_long_for_hair():
 def test_chinese_slots(text, slots):
     phrase = chinese.parse([text])[0]
     assert [(slot.family, text[slot.start : slot.end]) for slot in phrase.slots] == slots
+
+
+def negatives(text, **settings):
+    region = {"box": [0.0, 0.0, 1.0, 1.0], "score": None, "short": text, "long": text, "language": None, "origin": "human"}
+    outcome = HardNegatives(**settings)(pa.table({"uid": ["0"], "regions": pa.array([[region]], REGIONS)}))
+    return outcome.kept["negatives"].to_pylist()[0][0]
+
+
+@pytest.mark.parametrize(
+    ("text", "opposites", "added"),
+    [
+        ("an open door", {"closed", "half-open"}, r"a (closed|half-open) [\w ]+ door"),
+        ("the dirty shirts", {"clean"}, r"the clean [\w ]+ shirts"),
+        ("一扇开着的窗", {"关着"}, r"一扇关着的\w+窗"),
+        ("一只湿漉漉的狗", {"干燥"}, r"一只干燥的\w+狗"),
+    ],
+)
+def test_the_opposite_of_an_only_attribute_is_given_colours_on_request(text, opposites, added):
+    assert negatives(text) == []
+    made = negatives(text, insert_when_bare=True)
+    alone = [negative for negative in made if not negative["flags"]]
+    assert len({negative["text"] for negative in made}) == SIZE and len(alone) == len(opposites)
+    assert all(any(word in negative["text"] for word in opposites) for negative in made)
+    assert all(re.fullmatch(added, n["text"]) and n["flags"] == ["inserted"] for n in made if n not in alone)
+    assert {negative["family"] for negative in made} == {"state"}
+
+
+@pytest.mark.parametrize("text", ["an empty street", "an old man", "a small dog on a large sofa"])
+def test_nothing_is_added_where_no_colour_fits_or_more_is_said(text):
+    assert negatives(text, insert_when_bare=True) == []
+
+
+def test_what_somebody_does_before_a_place_is_an_action_in_chinese():
+    made = negatives("坐在长椅上的老人")
+    assert len(made) == SIZE and all(re.fullmatch(r"\w{1,2}在长椅上的老人", negative["text"]) for negative in made)
+
+
+def test_a_latin_name_is_what_a_chinese_attribute_describes():
+    (phrase,) = chinese.parse(["一辆白色SUV"])
+    assert phrase.head == "SUV" and phrase.slots[0].noun == "SUV"

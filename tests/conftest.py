@@ -42,10 +42,10 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("RAY_worker_niceness", "0")
     # xdist tells its workers how wide its own screen is, which a console would take for its own for good.
     os.environ.pop("COLUMNS", None)
+    os.environ.pop("LINES", None)
     # A shell lets what it puts into the background ignore Ctrl-C, and so would all commands that tests start and stop by it.
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.environ.pop("LINES", None)
     if not hasattr(config, "workerinput"):
         os.environ[RUN] = str(os.getpid())
 

@@ -67,8 +67,10 @@ def texts_of(cell: Any) -> list[str]:
     waiting = [cell]
     while waiting:
         part = text_of(waiting.pop())
-        if isinstance(part, list | tuple):
+        if isinstance(part, list):
             waiting += reversed(part)
+        elif isinstance(part, tuple):  # an entry of a Parquet map
+            waiting.append(part[1])
         elif isinstance(part, str):
             found.append(part)
         elif isinstance(part, int | float) and not isinstance(part, bool) and part == part:  # NaN is not

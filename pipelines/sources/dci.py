@@ -82,8 +82,12 @@ class DciSource(Source):
         try:
             with Image.open(ref.removeprefix("file:")) as picture:
                 width, height = picture.size
-        except Exception:
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError):
             return []  # the download stage refuses the picture and says why
+        except Exception as error:  # Pillow's readers raise many kinds on broken bytes, which the download stage refuses, too
+            if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno):
+                raise  # not the picture's fault: tried again it has its boxes
+            return []
         found = []
         for mask in masks.values():
             bounds = mask.get("bounds") if isinstance(mask, dict) else None

@@ -1,15 +1,19 @@
-"""Parquet tables (LAION, GRIT, COYO), read by row group in bounded memory."""
+"""Parquet tables (LAION, GRIT, COYO), read by row group in bounded memory.
+
+Column names may point into structs with dots (`meta.url`), as in JSON lines.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from operators.base import Reject
@@ -26,7 +30,7 @@ class ParquetSource(Source):
 
     def index(self, path: str, shard_size: int) -> TableIndex:
         with _open(self, path) as file:
-            check_columns(self, path, file.schema_arrow.names)
+            check_columns(self, path, paths_of(file.schema_arrow))
             sizes = [file.metadata.row_group(k).num_rows for k in range(file.metadata.num_row_groups)]
         starts = np.concatenate(([0], np.cumsum(sizes, dtype=np.int64)))
         rows = int(starts[-1])
@@ -59,8 +63,23 @@ class ParquetSource(Source):
             _cursors.popitem(last=False)
         if len(table) != piece["rows"]:
             raise changed(self, path, piece, f"only {len(table)} rows")
-        cells = {name: table[name].to_pylist() for name in table.column_names}
+        cells = {name: _column(table, name).to_pylist() for name in cursor.names}
         return build(self, digest, piece["first_row"], piece["rows"], cells)
+
+
+def paths_of(fields: Iterable[pa.Field], before: str = "") -> Iterator[str]:
+    """Names of columns, and of the fields of structs behind their column's name and a dot."""
+    for field in fields:
+        yield before + field.name
+        if pa.types.is_struct(field.type):
+            yield from paths_of(field.type, f"{before}{field.name}.")
+
+
+def _column(table: pa.Table, path: str) -> pa.ChunkedArray:
+    if path in table.column_names:
+        return table[path]
+    first, *inner = path.split(".")
+    return pc.struct_field(table[first], inner)
 
 
 class _Cursor:
@@ -72,7 +91,7 @@ class _Cursor:
         sizes = [self.file.metadata.row_group(k).num_rows for k in range(self.file.metadata.num_row_groups)]
         self.starts = np.concatenate(([0], np.cumsum(sizes, dtype=np.int64)))
         self.at = int(self.starts[group])
-        there = self.file.schema_arrow.names
+        there = set(paths_of(self.file.schema_arrow))
         self.names = [name for name in source.columns.names() if name in there]
         self.batches: Iterator[pa.RecordBatch] = self.file.iter_batches(
             BATCH, row_groups=list(range(group, len(sizes))), columns=self.names, use_threads=False

@@ -1,7 +1,8 @@
-"""Manifests, slices and the base columns, format by format; the ugly rows included."""
+"""Slices and the base columns, format by format; the ugly rows included."""
 
 import base64
 import csv
+import errno
 import gzip
 import io
 import json
@@ -19,18 +20,6 @@ from operators.columns import BASE
 from pipelines.sources import SourceError, index_table, load_source, read_slice, records, uid_of
 from pipelines.sources.base import Slice
 from pipelines.sources.records import SplitCsv, index_records, read_piece, record_bytes
-
-
-@pytest.fixture
-def make(tmp_path):
-    """A function that writes a manifest and loads it; `tables` defaults to the named file in the test's folder."""
-
-    def make(**content):
-        path = tmp_path / "thing.yaml"
-        path.write_text(yaml.safe_dump({"base": str(tmp_path), "language": "en", **content}, allow_unicode=True))
-        return load_source(str(path), [])
-
-    return make
 
 
 def read_all(source, shard_size=3):
@@ -57,17 +46,17 @@ URL = "http://example.org/{}.jpg"
 # --- CSV ---
 
 
-def wukong(make, tmp_path, data, **more):
+def wukong(make_source, tmp_path, data, **more):
     (tmp_path / "w.csv").write_bytes(data)
-    return make(format="csv", tables="w.csv", columns={"url": "url", "captions": "caption"}, **more)
+    return make_source(format="csv", tables="w.csv", columns={"url": "url", "captions": "caption"}, **more)
 
 
-def test_csv_cells_may_hold_anything(make, tmp_path):
+def test_csv_cells_may_hold_anything(make_source, tmp_path):
     text = (
         '\ufeffurl,caption\r\nhttp://h/0,"一只猫, ""黑""\n在沙发上"\r\n\r\nhttp://h/1,a\x00b &amp;amp; c\r\n'
         'http://h/2,5" pipe and 6" pipe\r\nhttp://h/3,schÃ¶n\r\n  http://h/4 ,  a \t b\u200b \r\nhttp://h/5,"a" literal "rest"\n'
     )
-    rows, rejects = read_all(wukong(make, tmp_path, text.encode()))
+    rows, rejects = read_all(wukong(make_source, tmp_path, text.encode()))
     assert not rejects
     assert [r["captions"] for r in rows] == [
         ['一只猫, "黑" 在沙发上'],
@@ -80,12 +69,12 @@ def test_csv_cells_may_hold_anything(make, tmp_path):
     assert rows[4]["url"] == "http://h/4"
 
 
-def test_bad_csv_rows_are_refused_one_by_one(make, tmp_path):
+def test_bad_csv_rows_are_refused_one_by_one(make_source, tmp_path):
     text = (
         "url,caption\nhttp://h/0\nhttp://h/1,a,b\nftp://h/2,x\n,x\nhttp://h/4,\nhttp://h/5,NULL\n"
         'http://h/6,"never closed\nhttp://h/7,fine\nnonsense,x\nhttp://h/9,\ufffd\n'
     )
-    rows, rejects = read_all(wukong(make, tmp_path, text.encode()))
+    rows, rejects = read_all(wukong(make_source, tmp_path, text.encode()))
     assert [r["row"] for r in rows] == [7]
     assert rejects == [
         (0, "bad_row", None),
@@ -100,41 +89,43 @@ def test_bad_csv_rows_are_refused_one_by_one(make, tmp_path):
     ]
 
 
-def test_csv_in_another_encoding_and_damaged_utf8(make, tmp_path):
+def test_csv_in_another_encoding_and_damaged_utf8(make_source, tmp_path):
     table = "url,caption\nhttp://h/0,雪山下的湖泊\n".encode("gb18030")
-    rows, _ = read_all(wukong(make, tmp_path, table, encoding="gb18030"))
+    rows, _ = read_all(wukong(make_source, tmp_path, table, encoding="gb18030"))
     assert rows[0]["captions"] == ["雪山下的湖泊"]
-    rows, rejects = read_all(wukong(make, tmp_path, b"url,caption\nhttp://h/0,\xff\xfe\xfa\nhttp://h/1,ok\n"))
+    rows, rejects = read_all(wukong(make_source, tmp_path, b"url,caption\nhttp://h/0,\xff\xfe\xfa\nhttp://h/1,ok\n"))
     assert [r["row"] for r in rows] == [1] and rejects == [(0, "no_caption", None)]
 
 
-def test_a_huge_cell_is_bounded(make, tmp_path):
+def test_a_huge_cell_is_bounded(make_source, tmp_path):
     table = b"url,caption\nhttp://h/0," + b"x" * 5_000_000 + b"\nhttp://h/1," + b"y " * 10_000 + b"\nhttp://h/2,ok\n"
-    rows, rejects = read_all(wukong(make, tmp_path, table))
+    rows, rejects = read_all(wukong(make_source, tmp_path, table))
     assert [r["row"] for r in rows] == [2]
     assert [(i, reason) for i, reason, item in rejects if item is None] == [(0, "row_too_long"), (1, "no_caption")]
 
 
-def test_gzip_is_read_like_the_plain_file(make, tmp_path):
+def test_gzip_is_read_like_the_plain_file(make_source, tmp_path):
     plain = "".join(f'{URL.format(i)},"a ""{i}"", \n b"\n' for i in range(50))
     (tmp_path / "w.csv.gz").write_bytes(gzip.compress(("url,caption\n" + plain).encode()))
-    source = make(format="csv", tables="w.csv.gz", columns={"url": "url", "captions": "caption"})
+    source = make_source(format="csv", tables="w.csv.gz", columns={"url": "url", "captions": "caption"})
     rows, rejects = read_all(source, 7)
     assert not rejects and [r["captions"][0] for r in rows] == [f'a "{i}", b' for i in range(50)]
 
 
-def test_a_cut_gzip_file_stops(make, tmp_path):
+def test_a_cut_gzip_file_stops(make_source, tmp_path):
     whole = gzip.compress("".join(f"{URL.format(i)},{random.random()}\n" for i in range(5000)).encode())
     (tmp_path / "w.csv.gz").write_bytes(whole[: len(whole) // 2])
-    source = make(format="csv", tables="w.csv.gz", header=["url", "caption"], columns={"url": "url", "captions": "caption"})
+    source = make_source(
+        format="csv", tables="w.csv.gz", header=["url", "caption"], columns={"url": "url", "captions": "caption"}
+    )
     with pytest.raises(SourceError, match=r"w\.csv\.gz: (broken gzip file|cannot be read)"):
         index_table(source, source.tables()[0], 100)
 
 
-def test_rows_end_where_pythons_csv_module_ends_them(make, tmp_path, monkeypatch):
+def test_rows_end_where_pythons_csv_module_ends_them(make_source, tmp_path, monkeypatch):
     """Random tables made of the characters that matter, read in blocks of any size."""
     rng = random.Random(7)
-    source = wukong(make, tmp_path, b"")
+    source = wukong(make_source, tmp_path, b"")
     split = SplitCsv()
     compared = 0
     for _ in range(1500):
@@ -158,11 +149,11 @@ def test_rows_end_where_pythons_csv_module_ends_them(make, tmp_path, monkeypatch
     assert compared > 500
 
 
-def test_a_stray_quote_does_not_swallow_the_file(make, tmp_path, monkeypatch):
+def test_a_stray_quote_does_not_swallow_the_file(make_source, tmp_path, monkeypatch):
     """Whatever the size of the blocks, and wherever the next quote is."""
     monkeypatch.setattr(records, "MAX_QUOTED", 40)
     rng = random.Random(8)
-    source = wukong(make, tmp_path, b"")
+    source = wukong(make_source, tmp_path, b"")
     for _ in range(300):
         lines = [rng.choice(["aaaa,bbbb", '"c,c",d', 'e,"f', "g" * 30, 'h"h,i', '"j""j",k']) for _ in range(rng.randint(1, 30))]
         data = "\n".join(lines).encode()
@@ -180,7 +171,7 @@ def test_a_stray_quote_does_not_swallow_the_file(make, tmp_path, monkeypatch):
 # --- JSON ---
 
 
-def test_every_text_of_a_zero_row_is_kept(make, tmp_path):
+def test_every_text_of_a_zero_row_is_kept(make_source, tmp_path):
     lines = [
         {"ImageUrl": URL.format(0), "Title": "标题", "Content": None, "ImageQuery": ["一", "二", "标题"], "Url": "http://page"},
         {"ImageUrl": URL.format(1), "Title": "", "ImageQuery": "三"},
@@ -190,7 +181,7 @@ def test_every_text_of_a_zero_row_is_kept(make, tmp_path):
     ]
     text = "\n".join(json.dumps(line) for line in lines) + '\n{"ImageUrl": broken\n[1, 2]\n\n"text"\n' + "[" * 5000 + "\n"
     (tmp_path / "z.jsonl").write_text("\ufeff" + text)
-    source = make(
+    source = make_source(
         format="jsonl", tables="z.jsonl", columns={"url": "ImageUrl", "captions": ["Title", "Content?", "ImageQuery?"]}
     )
     rows, rejects = read_all(source)
@@ -199,22 +190,22 @@ def test_every_text_of_a_zero_row_is_kept(make, tmp_path):
     assert rejects == [(i, reason, None) for i, reason in enumerate(reasons, 2)]
 
 
-def test_nested_fields_and_hints_of_any_type(make, tmp_path):
+def test_nested_fields_and_hints_of_any_type(make_source, tmp_path):
     sizes = [640, 640.0, "640", None, "n/a", float("nan"), 1e300, -5, True, [640]]
     lines = [{"meta": {"u": URL.format(i)}, "t": f"t{i}", "w": w, "sim": str(w), "lang": "zh-CN"} for i, w in enumerate(sizes)]
     (tmp_path / "n.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
     columns = {"url": "meta.u", "captions": "t", "width": "w", "similarity": "sim", "language": "lang"}
-    rows, rejects = read_all(make(format="jsonl", tables="n.jsonl", columns=columns))
+    rows, rejects = read_all(make_source(format="jsonl", tables="n.jsonl", columns=columns))
     assert not rejects and {r["language"] for r in rows} == {"zh"}
     assert [r["source_width"] for r in rows] == [640, 640, 640] + [None] * 7
     assert rows[2]["source_similarity"] == 640 and rows[5]["source_similarity"] is None
 
 
-def test_cells_of_odd_types_are_texts_or_say_what_they_are(make, tmp_path):
+def test_cells_of_odd_types_are_texts_or_say_what_they_are(make_source, tmp_path):
     deep = "[" * 900 + '"deep"' + "]" * 900
     cells = ['["a", ["b", true, 3, NaN]]', deep, "7" * 400, "true", '{"en": "a"}', '"half \\ud83d"']
     (tmp_path / "o.jsonl").write_text("".join(f'{{"u": "http://h/{i}", "t": {cell}}}\n' for i, cell in enumerate(cells)))
-    source = make(format="jsonl", tables="o.jsonl", columns={"url": "u", "captions": "t"})
+    source = make_source(format="jsonl", tables="o.jsonl", columns={"url": "u", "captions": "t"})
     rows, rejects = read_all(source)
     assert [r["captions"] for r in rows] == [["a", "b", "3"], ["deep"], ["7" * 400], ["half"]]
     assert rejects == [(3, "no_caption", None), (4, "no_caption", None)]
@@ -223,23 +214,23 @@ def test_cells_of_odd_types_are_texts_or_say_what_they_are(make, tmp_path):
     assert [r.detail for r in refused] == ["bool instead of a text", "dict instead of a text"]
 
 
-def test_a_json_list_is_read_element_by_element(make, tmp_path):
+def test_a_json_list_is_read_element_by_element(make_source, tmp_path):
     items = [{"image_id": f"{i}.jpg", "url": URL.format(i), "caption": ['a "q" \\', "],[{ é 图", f"{i}"]} for i in range(40)]
     for name, text in {
         "compact": json.dumps(items),
         "indented": "\ufeff \n" + json.dumps(items, indent=2, ensure_ascii=False),
     }.items():
         (tmp_path / f"{name}.json").write_text(text + "\n")
-        source = make(format="json_list", tables=f"{name}.json", columns={"url": "url", "captions": "caption"})
+        source = make_source(format="json_list", tables=f"{name}.json", columns={"url": "url", "captions": "caption"})
         rows, rejects = read_all(source, 7)
         assert not rejects and [r["captions"] for r in rows] == [item["caption"] for item in items]
 
 
-def test_a_json_list_in_blocks_of_any_size(make, tmp_path):
+def test_a_json_list_in_blocks_of_any_size(make_source, tmp_path):
     items = [{"u": '\\"' * (i % 5) + "\\\\" * (i % 3), "n": [{"x": ["]", "}", ","]}, i]} for i in range(60)]
     data = json.dumps(items, indent=1).encode()
     (tmp_path / "l.json").write_bytes(data)
-    source = make(format="json_list", tables="l.json", columns={"url": "u"})
+    source = make_source(format="json_list", tables="l.json", columns={"url": "u"})
     for block in (1, 5, 64, 10_000):
         index = index_records(source, str(tmp_path / "l.json"), 7, records.SplitJsonList(), 1, block)
         assert index.rows == 60
@@ -253,13 +244,13 @@ def test_a_json_list_in_blocks_of_any_size(make, tmp_path):
 # --- Parquet ---
 
 
-def test_parquet_texts_may_be_stored_as_bytes_and_damage_names_the_rows(make, tmp_path):
+def test_parquet_texts_may_be_stored_as_bytes_and_damage_names_the_rows(make_source, tmp_path):
     columns = {
         name: [value] * 3 for name, value in {"u": b"http://h/1", "t": "猫".encode(), "l": b"CC0", "s": bytes(32)}.items()
     }
     pq.write_table(pa.table(columns), tmp_path / "b.parquet", compression="zstd", use_dictionary=False)
     mapping = {"url": "u", "captions": "t", "license": "l", "sha256": "s"}
-    source = make(format="parquet", tables="b.parquet", columns=mapping)
+    source = make_source(format="parquet", tables="b.parquet", columns=mapping)
     rows, rejects = read_all(source)
     assert not rejects and {(r["url"], r["captions"][0], r["license"], r["source_sha256"]) for r in rows} == {
         ("http://h/1", "猫", "CC0", "00" * 32)
@@ -272,7 +263,7 @@ def test_parquet_texts_may_be_stored_as_bytes_and_damage_names_the_rows(make, tm
         read_slice(source, str(tmp_path / "b.parquet"), index.digest, index.slices[0])
 
 
-def test_laion_columns_of_any_type(make, tmp_path):
+def test_laion_columns_of_any_type(make_source, tmp_path):
     table = {
         "URL": [URL.format(0), URL.format(1), None, "not a link", URL.format(4)],
         "TEXT": ["a cat &amp; dog", None, "x", "y", "Ã©tÃ© <b>bold</b>"],
@@ -289,7 +280,7 @@ def test_laion_columns_of_any_type(make, tmp_path):
         "similarity": "similarity?",
         "nsfw": "NSFW?",
     }
-    rows, rejects = read_all(make(format="parquet", tables="l.parquet", columns=columns), 2)
+    rows, rejects = read_all(make_source(format="parquet", tables="l.parquet", columns=columns), 2)
     assert [(r["captions"], r["source_width"], r["source_nsfw"]) for r in rows] == [
         (["a cat & dog"], 640, "UNLIKELY"),
         (["été bold"], None, "NSFW"),
@@ -297,7 +288,20 @@ def test_laion_columns_of_any_type(make, tmp_path):
     assert rejects == [(1, "no_caption", None), (2, "no_url", None), (3, "bad_url", None)]
 
 
-def test_boxes_come_with_the_words_they_belong_to(make, tmp_path):
+def test_a_parquet_column_may_lie_in_a_struct_and_a_map_holds_texts_by_name(make_source, tmp_path):
+    meta = [{"url": URL.format(0), "alt": {"en": "a cat"}}, {"url": URL.format(1), "alt": None}, None]
+    others = pa.array([None, [("en", "a dog"), ("de", "ein Hund")], None], pa.map_(pa.string(), pa.string()))
+    pq.write_table(pa.table({"meta": meta, "others": others}), tmp_path / "s.parquet")
+    columns = {"url": "meta.url", "captions": ["meta.alt.en", "others"], "width": "meta.width?"}
+    source = make_source(format="parquet", tables="s.parquet", columns=columns)
+    rows, rejects = read_all(source)
+    assert [row["captions"] for row in rows] == [["a cat"], ["a dog", "ein Hund"]] and rejects == [(2, "no_url", None)]
+    columns["url"] = "meta.ulr"
+    with pytest.raises(SourceError, match=r"no column 'meta.ulr'.* Did you mean meta.url\?"):
+        read_all(make_source(format="parquet", tables="s.parquet", columns=columns))
+
+
+def test_boxes_come_with_the_words_they_belong_to(make_source, tmp_path):
     caption = "&lt; a red cat on a mat"  # spans count the characters of the raw text
     good = [7.0, 14.0, 0.1, 0.2, 0.5, 0.6, 0.9]
     bad = [
@@ -312,7 +316,7 @@ def test_boxes_come_with_the_words_they_belong_to(make, tmp_path):
     columns = {"url": [URL.format(0)], "caption": [caption], "ref_exps": [[good, *bad]], "noun_chunks": [[good, slightly_over]]}
     pq.write_table(pa.table(columns), tmp_path / "g.parquet")
     mapping = {"url": "url", "captions": "caption", "regions": ["ref_exps", "noun_chunks"]}
-    (row,), rejects = read_all(make(format="parquet", tables="g.parquet", columns=mapping))
+    (row,), rejects = read_all(make_source(format="parquet", tables="g.parquet", columns=mapping))
     first, second = row["source_regions"]
     assert (first["text"], first["box"], first["score"]) == ("red cat", pytest.approx([0.1, 0.2, 0.5, 0.6]), pytest.approx(0.9))
     assert (second["text"], second["box"], second["score"]) == ("mat", [0.0, 0.0, 1.0, 0.5], None)
@@ -323,7 +327,7 @@ def test_boxes_come_with_the_words_they_belong_to(make, tmp_path):
 # --- local pictures ---
 
 
-def test_muge_joins_pictures_and_queries(make, tmp_path):
+def test_muge_joins_pictures_and_queries(make_source, tmp_path):
     lines = [f"{key}\t{base64.urlsafe_b64encode(picture(seed=i)).decode()}" for i, key in enumerate((11, 12, 13, "x-1"))]
     (tmp_path / "train_imgs.tsv").write_text("\n".join([*lines, "99"]) + "\n")
     queries = [
@@ -332,7 +336,7 @@ def test_muge_joins_pictures_and_queries(make, tmp_path):
         "bad",
     ]
     (tmp_path / "train_queries.jsonl").write_text("\n".join(map(json.dumps, queries)) + "\n{torn")
-    source = make(format="tsv_images", tables="*_imgs.tsv", queries="{stem}_queries.jsonl")
+    source = make_source(format="tsv_images", tables="*_imgs.tsv", queries="{stem}_queries.jsonl")
     rows, rejects = read_all(source, 2)
     assert [r["captions"] for r in rows] == [["红色鞋"], ["红色鞋", "鞋"], ["鞋"]]
     assert rejects == [(2, "no_caption", None), (4, "bad_row", None)]
@@ -341,7 +345,7 @@ def test_muge_joins_pictures_and_queries(make, tmp_path):
     assert read_ref(rows[1]["image_ref"], 1 << 20) == picture(seed=1)
 
 
-def test_a_folder_with_and_without_texts(make, tmp_path):
+def test_a_folder_with_and_without_texts(make_source, tmp_path):
     """One whose name looks like a pattern, with a picture whose name is in an old code page."""
     folder = tmp_path / "f [2]"
     (folder / "sub").mkdir(parents=True)
@@ -349,12 +353,12 @@ def test_a_folder_with_and_without_texts(make, tmp_path):
         (folder / name).write_bytes(picture())
     (folder / "a.txt").write_text("one\n\ntwo\n")
     (folder / "notes.md").write_text("x")
-    rows, rejects = read_all(make(format="folder", tables="f [2]"), 2)
+    rows, rejects = read_all(make_source(format="folder", tables="f [2]"), 2)
     assert [r["image_ref"] for r in rows] == [f"file:{folder}/{name}" for name in ("a.jpg", "b.PNG", "sub/c.webp")]
     assert [r["captions"] for r in rows] == [["one", "two"], [], []] and rejects == [(3, "no_picture", None)]
 
 
-def test_a_webdataset_is_read_member_by_member(make, tmp_path):
+def test_a_webdataset_is_read_member_by_member(make_source, tmp_path):
     members = {
         "d/000.jpg": picture(),
         "d/000.txt": b"first",
@@ -370,7 +374,7 @@ def test_a_webdataset_is_read_member_by_member(make, tmp_path):
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
-    source = make(format="webdataset", tables="*.tar", columns={"captions": ["txt?", "json.caption?", "en.txt?"]})
+    source = make_source(format="webdataset", tables="*.tar", columns={"captions": ["txt?", "json.caption?", "en.txt?"]})
     rows, rejects = read_all(source, 1)
     assert [r["captions"] for r in rows] == [["first", "from json"], ["dotted"], []]
     assert rejects == [(1, "no_picture", None)]
@@ -379,7 +383,7 @@ def test_a_webdataset_is_read_member_by_member(make, tmp_path):
     assert read_ref(rows[1]["image_ref"], 1 << 20) == members["d/002.png"]
 
 
-def test_dci_masks_become_regions(make, tmp_path):
+def test_dci_masks_become_regions(make_source, tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "notes").mkdir()
     (tmp_path / "photos" / "p.jpg").write_bytes(picture(200, 100))
@@ -392,7 +396,7 @@ def test_dci_masks_become_regions(make, tmp_path):
     entry = {"image": "p.jpg", "short_caption": "short", "extra_caption": "extra", "mask_data": masks}
     for name, row in {"a.json": entry, "b.json": {**entry, "image": "../../etc/passwd"}, "c.json": [1]}.items():
         (tmp_path / "notes" / name).write_text(json.dumps(row))
-    (row,), rejects = read_all(make(format="dci", tables="notes", image_folder="photos"), 2)
+    (row,), rejects = read_all(make_source(format="dci", tables="notes", image_folder="photos"), 2)
     assert (row["captions"], row["long_captions"]) == (["short"], ["short extra"])
     assert [(r["text"], r["box"]) for r in row["source_regions"]] == [
         ("caption", [0.0, 0.0, 0.5, 0.5]),
@@ -401,13 +405,32 @@ def test_dci_masks_become_regions(make, tmp_path):
     assert rejects == [(1, "no_picture", None), (2, "bad_row", None)]
 
 
-def test_pictures_named_by_a_table_stay_in_their_folder(make, tmp_path):
+def test_a_picture_that_the_disk_does_not_give_costs_a_try_and_not_its_boxes(make_source, tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "notes").mkdir()
+    bounds = {"topLeft": {"x": 0, "y": 0}, "bottomRight": {"x": 9, "y": 9}}
+    masks = {"0": {"bounds": bounds, "label": "label", "mask_quality": 0}}
+    (tmp_path / "notes" / "a.json").write_text(json.dumps({"image": "p.jpg", "short_caption": "a cat", "mask_data": masks}))
+    source = make_source(format="dci", tables="notes", image_folder="photos")
+    for broken in (lambda: None, lambda: (tmp_path / "photos" / "p.jpg").write_bytes(b"no picture")):
+        broken()
+        assert read_all(source)[0][0]["source_regions"] == []
+
+    def fails(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("PIL.Image.open", fails)
+    with pytest.raises(OSError, match="Input/output error"):
+        read_all(source)
+
+
+def test_pictures_named_by_a_table_stay_in_their_folder(make_source, tmp_path):
     lines = [
         {"image_file": name, "description": "long"}
         for name in ("a.jpg", "sub/b.jpg", "../x.jpg", "/etc/passwd", "", None, "\ud800.jpg", "../\ud800")
     ]
     (tmp_path / "d.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    source = make(
+    source = make_source(
         format="jsonl", tables="d.jsonl", image_folder="i", columns={"image": "image_file", "long_captions": "description"}
     )
     rows, rejects = read_all(source)
@@ -443,7 +466,7 @@ def change(path):
     path.write_bytes(data.replace(b"7.jpg", b"X.jpg") if b"7.jpg" in data else data + b"\n")
 
 
-def test_a_table_that_changes_during_a_run_stops_it(make, tmp_path):
+def test_a_table_that_changes_during_a_run_stops_it(make_source, tmp_path):
     (tmp_path / "c.csv").write_text("url,caption\n" + "".join(f"{URL.format(i)},c{i}\n" for i in range(25)))
     (tmp_path / "j.jsonl").write_text("".join(json.dumps({"u": URL.format(i), "t": "t"}) + "\n" for i in range(25)))
     urls = [URL.format(i) for i in range(25)]
@@ -452,10 +475,10 @@ def test_a_table_that_changes_during_a_run_stops_it(make, tmp_path):
     for i in range(25):
         (tmp_path / "f" / f"{i:02d}.jpg").write_bytes(picture())
     sources = [
-        make(format="csv", tables="c.csv", columns={"url": "url", "captions": "caption"}),
-        make(format="jsonl", tables="j.jsonl", columns={"url": "u", "captions": "t"}),
-        make(format="parquet", tables="p.parquet", columns={"url": "u", "captions": "t"}),
-        make(format="folder", tables="f"),
+        make_source(format="csv", tables="c.csv", columns={"url": "url", "captions": "caption"}),
+        make_source(format="jsonl", tables="j.jsonl", columns={"url": "u", "captions": "t"}),
+        make_source(format="parquet", tables="p.parquet", columns={"url": "u", "captions": "t"}),
+        make_source(format="folder", tables="f"),
     ]
     indexed = [(source, source.tables()[0], index_table(source, source.tables()[0], 10)) for source in sources]
     change(tmp_path / "c.csv")
@@ -465,82 +488,3 @@ def test_a_table_that_changes_during_a_run_stops_it(make, tmp_path):
     for source, path, index in indexed:
         with pytest.raises(SourceError, match="changed since it was indexed: rows 0 to 9"):
             read_slice(source, path, index.digest, index.slices[0])
-
-
-# --- manifests ---
-
-
-def complaint(call):
-    with pytest.raises(SourceError) as caught:
-        call()
-    return str(caught.value)
-
-
-def test_mistakes_in_a_manifest_name_the_nearest_right_thing(make, tmp_path):
-    (tmp_path / "t.csv").write_text("url,caption,width\nhttp://h/1,c,3\n")
-
-    def index(**content):
-        source = make(**{"format": "csv", "tables": "t.csv", "columns": {"url": "url", "captions": "caption"}, **content})
-        return index_table(source, source.tables()[0], 10)
-
-    assert "Did you mean csv?" in complaint(lambda: index(format="cvs"))
-    assert "colums: no such key. Did you mean columns?" in complaint(lambda: index(colums={}))
-    assert "columns.caption: no such key. Did you mean captions?" in complaint(lambda: index(columns={"caption": "caption"}))
-    told = complaint(lambda: index(columns={"url": "URL", "captions": "caption"}))
-    assert "t.csv: no column 'URL'; the table has url, caption, width. Did you mean url?" in told
-    assert "nothing matches" in complaint(lambda: index(tables="x*.csv")) and "t.csv" in complaint(
-        lambda: index(tables="x*.csv")
-    )
-    assert "tables: s3://b/t.csv: tables are read as files" in complaint(lambda: index(tables="s3://b/t.csv"))
-    assert "thing.yaml: format: ['csv'] is none of parquet, csv" in complaint(lambda: index(format=["csv"]))
-    assert "thing.yaml: delimiter: Value error, expected one ASCII character" in complaint(lambda: index(delimiter="||"))
-    for encoding in ("utf8x", "utf-16-le", "base64", "idna"):
-        assert "thing.yaml: encoding: Value error, expected an encoding like utf-8" in complaint(
-            lambda e=encoding: index(encoding=e)
-        )
-    assert "thing.yaml: language:" in complaint(lambda: index(language="English"))
-    assert "one of them must say where the pictures are" in complaint(lambda: index(columns={"captions": "caption"}))
-    assert "give one of them" in complaint(lambda: index(columns={"url": "url", "image": "caption"}))
-    assert "2 columns are called 'url'" in complaint(lambda: index(header=["url", "caption", "url"], columns={"url": "url"}))
-    assert "NOT_SET_HERE is not set" in complaint(lambda: index(tables="${NOT_SET_HERE}/t.csv"))
-    assert "no column 'height'" in complaint(lambda: index(columns={"url": "url", "captions": "caption", "height": "height"}))
-    index(columns={"url": "url", "captions": "caption", "height": "height?"})
-
-
-def test_a_manifest_says_everything_once(make, tmp_path):
-    manifest = tmp_path / "twice.yaml"
-    manifest.write_text("format: csv\ntables: t.csv\ncolumns: {url: a}\ncolumns: {url: b}\n")
-    assert "the key 'columns' stands twice" in complaint(lambda: load_source(str(manifest), []))
-
-
-def test_files_of_another_kind_are_told_apart(make, tmp_path):
-    pq.write_table(pa.table({"url": ["x"]}), tmp_path / "t.parquet")
-    (tmp_path / "t.csv").write_text("url,caption\nhttp://h/1,c\n")
-    (tmp_path / "t16.csv").write_text("url,caption\n", encoding="utf-16")
-    (tmp_path / "empty.csv").write_text("")
-    mapping = {"url": "url", "captions": "caption"}
-
-    def index(kind, name):
-        source = make(format=kind, tables=name, columns=mapping)
-        return index_table(source, source.tables()[0], 10)
-
-    assert "not CSV, it begins with b'PAR1'" in complaint(lambda: index("csv", "t.parquet"))
-    assert "not a Parquet file (it begins with b'url,')" in complaint(lambda: index("parquet", "t.csv"))
-    assert "UTF-16" in complaint(lambda: index("csv", "t16.csv"))
-    assert "empty file" in complaint(lambda: index("csv", "empty.csv"))
-    assert "none of the first rows is a JSON object" in complaint(lambda: index("jsonl", "t.csv"))
-    assert "not a JSON list" in complaint(lambda: index("json_list", "t.csv"))
-    assert "not a whole tar file" in complaint(
-        lambda: index_table(make(format="webdataset", tables="t.csv"), tmp_path / "t.csv", 10)
-    )
-
-
-def test_the_shipped_manifests_are_valid():
-    from pathlib import Path
-
-    folder = Path(__file__).parents[2] / "manifests" / "sources"
-    names = [path.stem for path in folder.glob("*.yaml")]
-    assert len(names) >= 12
-    for name in names:
-        assert load_source(name, [folder]).name == name
-    assert "Did you mean wukong?" in complaint(lambda: load_source("wukung", [folder]))

@@ -91,4 +91,5 @@ def _told(kind: type[Source], problem: object) -> str:
         model = Columns if len(place) > 1 and place[0] == "columns" else kind
         names = [field.alias or name for name, field in model.model_fields.items()]
         return f"{key}: no such key" + nearest(str(place[-1]), names)
-    return f"{key}: {problem['msg']}"  # type: ignore[index]
+    message = problem["msg"].removeprefix("Value error, ")  # type: ignore[index]
+    return f"{key}: {message}"

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipelines.sources import load_source
+
 KIT = Path(__file__).parents[1] / "kit"
 
 
@@ -37,5 +39,17 @@ def make_recipe(tmp_path, ray_here):
         path = tmp_path / f"{name}.yaml"
         path.write_text(yaml.safe_dump({**recipe, **top, "stages": stages}, sort_keys=False))
         return str(path)
+
+    return make
+
+
+@pytest.fixture
+def make_source(tmp_path):
+    """A function that writes a manifest over files of the test's folder and loads it."""
+
+    def make(**content):
+        path = tmp_path / "thing.yaml"
+        path.write_text(yaml.safe_dump({"base": str(tmp_path), "language": "en", **content}, allow_unicode=True))
+        return load_source(str(path), [])
 
     return make

@@ -1,0 +1,83 @@
+"""What a manifest of a source may say, and how its mistakes are told."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.sources import SourceError, index_table, load_source
+
+
+def complaint(call):
+    with pytest.raises(SourceError) as caught:
+        call()
+    return str(caught.value)
+
+
+def test_mistakes_in_a_manifest_name_the_nearest_right_thing(make_source, tmp_path):
+    (tmp_path / "t.csv").write_text("url,caption,width\nhttp://h/1,c,3\n")
+
+    def index(**content):
+        source = make_source(
+            **{"format": "csv", "tables": "t.csv", "columns": {"url": "url", "captions": "caption"}, **content}
+        )
+        return index_table(source, source.tables()[0], 10)
+
+    assert "Did you mean csv?" in complaint(lambda: index(format="cvs"))
+    assert "colums: no such key. Did you mean columns?" in complaint(lambda: index(colums={}))
+    assert "columns.caption: no such key. Did you mean captions?" in complaint(lambda: index(columns={"caption": "caption"}))
+    told = complaint(lambda: index(columns={"url": "URL", "captions": "caption"}))
+    assert "t.csv: no column 'URL'; the table has url, caption, width. Did you mean url?" in told
+    assert "nothing matches" in complaint(lambda: index(tables="x*.csv")) and "t.csv" in complaint(
+        lambda: index(tables="x*.csv")
+    )
+    assert "tables: s3://b/t.csv: tables are read as files" in complaint(lambda: index(tables="s3://b/t.csv"))
+    assert "thing.yaml: format: ['csv'] is none of parquet, csv" in complaint(lambda: index(format=["csv"]))
+    assert "thing.yaml: delimiter: expected one ASCII character" in complaint(lambda: index(delimiter="||"))
+    for encoding in ("utf8x", "utf-16-le", "base64", "idna"):
+        assert "thing.yaml: encoding: expected an encoding like utf-8" in complaint(lambda e=encoding: index(encoding=e))
+    assert "thing.yaml: language:" in complaint(lambda: index(language="English"))
+    assert "one of them must say where the pictures are" in complaint(lambda: index(columns={"captions": "caption"}))
+    assert "give one of them" in complaint(lambda: index(columns={"url": "url", "image": "caption"}))
+    assert "2 columns are called 'url'" in complaint(lambda: index(header=["url", "caption", "url"], columns={"url": "url"}))
+    assert "NOT_SET_HERE is not set" in complaint(lambda: index(tables="${NOT_SET_HERE}/t.csv"))
+    assert "no column 'height'" in complaint(lambda: index(columns={"url": "url", "captions": "caption", "height": "height"}))
+    index(columns={"url": "url", "captions": "caption", "height": "height?"})
+
+
+def test_a_manifest_says_everything_once(make_source, tmp_path):
+    manifest = tmp_path / "twice.yaml"
+    manifest.write_text("format: csv\ntables: t.csv\ncolumns: {url: a}\ncolumns: {url: b}\n")
+    assert "the key 'columns' stands twice" in complaint(lambda: load_source(str(manifest), []))
+
+
+def test_files_of_another_kind_are_told_apart(make_source, tmp_path):
+    pq.write_table(pa.table({"url": ["x"]}), tmp_path / "t.parquet")
+    (tmp_path / "t.csv").write_text("url,caption\nhttp://h/1,c\n")
+    (tmp_path / "t16.csv").write_text("url,caption\n", encoding="utf-16")
+    (tmp_path / "empty.csv").write_text("")
+    mapping = {"url": "url", "captions": "caption"}
+
+    def index(kind, name):
+        source = make_source(format=kind, tables=name, columns=mapping)
+        return index_table(source, source.tables()[0], 10)
+
+    assert "not CSV, it begins with b'PAR1'" in complaint(lambda: index("csv", "t.parquet"))
+    assert "not a Parquet file (it begins with b'url,')" in complaint(lambda: index("parquet", "t.csv"))
+    assert "UTF-16" in complaint(lambda: index("csv", "t16.csv"))
+    assert "empty file" in complaint(lambda: index("csv", "empty.csv"))
+    assert "none of the first rows is a JSON object" in complaint(lambda: index("jsonl", "t.csv"))
+    assert "not a JSON list" in complaint(lambda: index("json_list", "t.csv"))
+    assert "not a whole tar file" in complaint(
+        lambda: index_table(make_source(format="webdataset", tables="t.csv"), tmp_path / "t.csv", 10)
+    )
+
+
+def test_the_shipped_manifests_are_valid():
+    folder = Path(__file__).parents[2] / "manifests" / "sources"
+    names = [path.stem for path in folder.glob("*.yaml")]
+    assert len(names) >= 12
+    for name in names:
+        assert load_source(name, [folder]).name == name
+    assert "Did you mean wukong?" in complaint(lambda: load_source("wukung", [folder]))

@@ -6,6 +6,7 @@ does that differs: `If-None-Match: *` on S3, `if_generation_match=0` on GCS, a r
 
 from __future__ import annotations
 
+import os
 import re
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +19,7 @@ URL = re.compile(r"^(s3|gs|hdfs|memory):/+([^/]+)(?:/(.*))?$")
 
 
 def place(root: str | Path) -> Path:
-    """A local path as it is; a place in a store for `s3://bucket/prefix`, `gs://…` and `hdfs://host:port/…`.
+    """A local path, with `~` filled in; a place in a store for `s3://bucket/prefix`, `gs://…` and `hdfs://host:port/…`.
 
     A `Place` is given out as a `Path`: it has the methods of one that this project uses, and is refused where a local file is needed.
     """
@@ -30,7 +31,7 @@ def place(root: str | Path) -> Path:
             raise StoreError(
                 f"{root}: unknown kind of store, or no bucket. Known are a local folder, s3://BUCKET/…, gs://BUCKET/… and hdfs://HOST:PORT/…"
             )
-        return Path(root)
+        return Path(os.path.expanduser(root))  # the shell leaves `--root=~/runs` as it is, and Arrow would fill it in alone
     scheme, bucket, key = found.groups()
     return cast(Path, Place(f"{scheme}:", bucket, *filter(None, (key or "").split("/"))))
 

@@ -30,6 +30,7 @@ def folder(request, tmp_path):
 
 def test_an_address_is_a_place_and_a_folder_stays_a_path(tmp_path):
     assert place(tmp_path) == tmp_path and isinstance(place("runs"), Path)
+    assert place("~/runs") == Path.home() / "runs" and place("a~/~") == Path("a~/~")
     here = place("s3://team/finehard/run")
     assert str(here / "ledger") == "s3://team/finehard/run/ledger" and here.key == "finehard/run"
     assert place(Path("s3://team/finehard/run")) == here, "a Path swallows one of the slashes"

@@ -219,14 +219,12 @@ def check_store(folder: Path) -> None:
         first, second = create_if_absent(probe, b"1"), create_if_absent(probe, b"2")
     except OSError as error:
         if error.errno in (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.EXDEV):
-            raise RuntimeError(
-                f"{folder}: this file system has no hard links, so commits cannot be published safely"
-            ) from error
+            raise StoreError(f"{folder}: this file system has no hard links, so commits cannot be published safely") from error
         raise
     finally:
         probe.unlink(missing_ok=True)
     if not first or second:
-        raise RuntimeError(f"{folder}: this file system let a second writer replace a published file")
+        raise StoreError(f"{folder}: this file system let a second writer replace a published file")
 
 
 def _check_place(folder: Place) -> None:

@@ -90,16 +90,16 @@ class Result:
 def prepare(recipe: Recipe, root: Path, options: Options) -> Chain:
     """Load sources, register their tables, learn the model's identity; returns the chain that all workers share."""
     run = place(root) / recipe.name
-    check_store(run)
     sources = _sources(recipe)
+    there = {name: [Path(path) for path in source.tables()] for name, source in sources.items()}
+    check_store(run)  # from here on there is a folder
     tables = Tables(run)
     paths: dict[int, str] = {}
     for name, source in sources.items():
-        for path in map(Path, source.tables()):
+        for path in there[name]:
             beside = source.beside(str(path))
-            table = (
-                tables.known(name, path, beside) if path.is_file() else None
-            )  # a folder's own date says nothing of its files
+            # A folder's own date says nothing of its files.
+            table = tables.known(name, path, beside) if path.is_file() else None
             if table is None:
                 index = index_table(source, str(path), recipe.shard_size)
                 table = tables.register(name, path, index.digest, index.rows, index.slices, beside)

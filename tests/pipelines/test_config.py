@@ -3,6 +3,7 @@ import yaml
 
 from pipelines.config import ConfigError, load_recipe, recipe_names
 from pipelines.run import Options, prepare
+from pipelines.sources import SourceError
 
 STAGES = {"download": {}, "measure": {"operators": {"size": {}, "text": {}}}, "select": {"keep": "width >= 64"}, "ground": {}}
 
@@ -133,6 +134,13 @@ def test_tables_without_rows_are_not_a_finished_run(write, tmp_path):
     (tmp_path / "s.yaml").write_text(f"format: csv\ntables: {tmp_path}/t.csv\ncolumns: {{url: u}}\n")
     with pytest.raises(ConfigError, match="have no rows in their tables"):
         prepare(load_recipe(write({}, sources=[str(tmp_path / "s.yaml")])), tmp_path / "runs", Options())
+
+
+def test_a_call_whose_tables_are_not_there_leaves_nothing_behind(write, tmp_path):
+    (tmp_path / "s.yaml").write_text(f"format: csv\ntables: {tmp_path}/none-*.csv\ncolumns: {{url: u}}\n")
+    with pytest.raises(SourceError, match="nothing matches"):
+        prepare(load_recipe(write({}, sources=[str(tmp_path / "s.yaml")])), tmp_path / "runs", Options())
+    assert not (tmp_path / "runs").exists()
 
 
 def test_overrides_reach_every_level_and_are_checked_like_the_file(write):

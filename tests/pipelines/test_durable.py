@@ -22,7 +22,7 @@ from pipelines.durable import (
     write_new,
 )
 from pipelines.gc import collect
-from pipelines.stores import place
+from pipelines.stores import StoreError, place
 
 
 def test_of_many_writers_exactly_one_publishes(tmp_path):
@@ -96,7 +96,7 @@ def test_a_store_without_hard_links_is_refused_at_start(tmp_path, monkeypatch):
         raise OSError(errno.EPERM, "not permitted")
 
     monkeypatch.setattr(os, "link", no_links)
-    with pytest.raises(RuntimeError, match="no hard links"):
+    with pytest.raises(StoreError, match="no hard links"):
         check_store(tmp_path)
     assert list(tmp_path.iterdir()) == []
 

@@ -16,7 +16,7 @@ from typing import Any
 from operators import lexicon
 from operators.lexicon import Value
 from operators.perturb import denied
-from operators.perturb.phrase import Edit, Option, Phrase, Slot, bare_slot
+from operators.perturb.phrase import Edit, Option, Phrase, Slot, bare_slot, contradicting
 
 QUOTED = re.compile(r"“[^”]*”|\"[^\"]*\"|‘[^’]*’|「[^」]*」|『[^』]*』|《[^》]*》")
 NUMERALS = "一二两三四五六七八九十"
@@ -232,7 +232,9 @@ def _phrase(text: str, wanted: frozenset[str]) -> Phrase:
         else slot
         for slot in slots
     ]
-    return Phrase(text, "zh", _head(tokens, slots), tuple(slots), _contradiction(slots))
+    clash = contradicting(slots, lexicon.load("zh").families)
+    why = f"{clash[0].value.words[0]}与{clash[1].value.words[0]}：{clash[0].noun}" if clash else ""
+    return Phrase(text, "zh", _head(tokens, slots), tuple(slots), why)
 
 
 def _head(tokens: _Tokens, slots: Sequence[Slot]) -> str:
@@ -355,17 +357,3 @@ def _count(tokens: _Tokens, match: re.Match[str]) -> Slot | None:
     if not values or not noun or word == "二" or values[0].number == 1:
         return None
     return Slot("count", match.start(1), match.end(1), values[0], "digits" if word.isdigit() else "word", noun)
-
-
-def _contradiction(slots: Sequence[Slot]) -> str:
-    families = lexicon.load("zh").families
-    for i, a in enumerate(slots):
-        for b in slots[i + 1 :]:
-            if (
-                a.family == b.family
-                and a.family in ("size", "state")
-                and a.noun == b.noun
-                and families[a.family].excludes(a.value, b.value)
-            ):
-                return f"{a.value.words[0]}与{b.value.words[0]}：{a.noun}"
-    return ""

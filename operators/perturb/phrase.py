@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from operators.lexicon import Value
+from operators.lexicon import Family, Value
 
 
 @dataclass(frozen=True)
@@ -69,3 +71,10 @@ class Edit:
 def bare_slot(phrase: Phrase, at: int) -> Slot:
     """A place for a colour in a phrase that has none, before its noun at character `at`."""
     return Slot("colour", at, at, Value("", "colour", ()), "insert", phrase.head)
+
+
+def contradicting(slots: Sequence[Slot], families: dict[str, Family]) -> tuple[Slot, Slot] | None:
+    """Two sizes or states of one noun that exclude each other ("a large small box")."""
+    pairs = ((a, b) for a, b in itertools.combinations(slots, 2) if (a.family, a.noun) == (b.family, b.noun))
+    clashes = (pair for pair in pairs if pair[0].family in ("size", "state"))
+    return next((pair for pair in clashes if families[pair[0].family].excludes(pair[0].value, pair[1].value)), None)

@@ -46,7 +46,7 @@ class Recaption(ModelOperator):
     )
     on_refusal: Literal["drop_text", "drop_sample"] = "drop_text"
 
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     needs_image: ClassVar[bool] = True
     reasons: ClassVar[dict[str, str]] = {
         **answers.REASONS,
@@ -55,7 +55,7 @@ class Recaption(ModelOperator):
         "length": "outside the length window",
         "repetition": "loops, or a sentence said before",
         "refusal": "the model declined",
-        "meta": "talk about the task instead of the picture",
+        "meta": "talk about the task, opinions or questions instead of the picture",
         "markup": "lists, tags, code or other markup",
         "cut": "cut at the token cap, and what is whole is too short",
         "echo": "repeats the prompt",
@@ -165,7 +165,7 @@ class Recaption(ModelOperator):
         again = form.repeated_sentences(given)
         kept, dropped = [], []
         for i, sentence in enumerate(given):
-            finding = wording.meta_talk(sentence) or wording.echo(sentence, asked, self.language)
+            finding = wording.meta_talk(sentence) or wording.question(sentence) or wording.echo(sentence, asked, self.language)
             if not finding and self.absent_things == "drop":
                 finding = wording.absent_things(sentence)
             if not finding and i in again:
@@ -234,6 +234,7 @@ class Recaption(ModelOperator):
             or wording.injection(text)
             or wording.markup(text)
             or wording.meta_talk(text)
+            or wording.question(text)
             or (wording.absent_things(text) if self.absent_things == "drop" else None)
             or wording.echo(text, asked, self.language)
             or language.script(text, self.language, self.min_script_share)

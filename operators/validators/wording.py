@@ -35,6 +35,8 @@ META = _any(
     r"\b(?:I hope|let me know|feel free|would you like|as (?:you )?requested|if you (?:need|want|have))\b",
     r"\bthe (?:user(?!['’]?s? (?:interface|name|account|profile|icon|avatar|menu|screen))|prompt|instructions?)\b|\bword count\b",
     r"\b(?:this|the above) (?:description|caption|paragraph) (?:is|was|has|contains|describes)",
+    r"\bI (?:think|believe|guess|assume|see|imagine|suppose)\b|\bin my (?:opinion|view)\b",
+    r"我(?:认为|觉得|猜|想象)|在我看来",
     r"^(?:caption|description|note|answer|translation)\s*:",
     r"^(?:好的|当然|没问题)[，,！!。]",
     r"^(?:描述|答案|译文|翻译|说明|标题)[：:]|(?:^|[，。：:\n])以下(?:是|为)",
@@ -61,6 +63,9 @@ MARKUP = _any(
     r"!?\[[^\]]*\]\([^)]*\)|[{}]|\\[nrtu\"]|\|\s*[-:]+\s*\||\$(?![\s\d])[^$\n]{1,80}(?<!\s)\$(?!\d)",
     r"(?:^|\n)\s*【[^】]*】",
 )
+DISGUISED = re.compile("[A-Za-z][\u0400-\u052f]|[\u0400-\u052f][A-Za-z]")
+"""Latin and Cyrillic in one word: letters that look like others, to get past what reads them."""
+SPACED = re.compile(r"\b(?:[A-Za-z] ){3,}[A-Za-z]\b")
 SEEN = r"(?:visible|present|seen|shown|depicted|in (?:the|this) (?:picture|image|scene|frame|photo))"
 ABSENT = _any(
     rf"\bno [\w\s,-]{{1,60}}?\b(?:is|are|can be|appears?) {SEEN}",
@@ -90,9 +95,23 @@ def meta_talk(text: str) -> Finding | None:
     return _search(META, outside_quotes(text), "meta")
 
 
+def question(text: str) -> Finding | None:
+    """A sentence that asks: a caption tells."""
+    asks = outside_quotes(text).rstrip().endswith(("?", "？"))
+    return ("meta", f"a question: “{text.strip()[:60]}”") if asks else None
+
+
 def injection(text: str) -> Finding | None:
-    """Instructions and chat-control tokens anywhere, addresses outside quotations (a sign may show one), in letters of any width."""
+    """Instructions and chat-control tokens anywhere, addresses outside quotations (a sign may show one), in letters of any width, also
+    l i k e this, and words of look-alike letters."""
     text = unicodedata.normalize("NFKC", text)
+    disguised = DISGUISED.search(text)
+    if disguised:
+        return (
+            "injection",
+            f"Latin and Cyrillic letters in one word: “{text[max(0, disguised.start() - 8) : disguised.end() + 8]}”",
+        )
+    text = SPACED.sub(lambda match: match[0].replace(" ", ""), text)
     return _search(INJECTION, text, "injection") or _search(ADDRESS, outside_quotes(text), "injection")
 
 

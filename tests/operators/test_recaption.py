@@ -204,3 +204,14 @@ def test_an_echo_is_seen_of_the_prompt_that_was_sent_from_whichever_folder_it_ca
     operator = Recaption(language="en", min_length=5)
     assert "echo" in {reject.reason for reject in run(operator, Says(system=asked, long_caption_en=caption(said)))[1]}
     assert "echo" not in {reject.reason for reject in run(operator, Says(long_caption_en=caption(said)))[1]}
+
+
+def test_a_caption_tells_and_does_not_ask():
+    text, finding, dropped = Recaption().judge(Answer(caption(f"{EN} What breed is it?"), "stop", 0, 0, ""))
+    assert (text, finding) == (EN, None) and dropped == [(4, "meta", "a question: “What breed is it?”")]
+    _, finding, _ = Recaption(language="zh").judge(
+        Answer(caption("这是什么品种的狗？它后面的房子是谁的？天气好吗？"), "stop", 0, 0, "")
+    )
+    assert finding is not None and finding[0] == "meta"
+    sign = f'{EN} A sign asks "Lost?"'
+    assert Recaption().judge(Answer(caption(sign), "stop", 0, 0, ""))[0] == sign

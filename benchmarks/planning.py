@@ -4,8 +4,9 @@ python benchmarks/planning.py [--shards 200000] [--folder DIR] [--s3]
 
 Makes a run of eight stages: tables are registered, every stage of every shard gets an entry with the fingerprint that the chain
 gives it, through `Ledger.publish`, and they are compacted as they come. The last 1 % of the shards is published after the last
-compaction, and another 1 % is not begun. Then, each in a process of its own, `fineloom status`, `fineloom plan` and what a resumed run
-does before its first shard. No pictures and columns are made: hashes and file names are as they would be, the files are not there.
+compaction (with --s3 no more than a run leaves uncompacted on a store), and another 1 % is not begun. Then, each in a process of its
+own, `fineloom status`, `fineloom plan` and what a resumed run does before its first shard. No pictures and columns are made: hashes
+and file names are as they would be, the files are not there.
 Use a folder in memory (/dev/shm) for the full size, or the disk's fsync is what takes the time of making it.
 """
 
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 import yaml
@@ -38,10 +40,12 @@ def main() -> None:
     if arguments.measure:
         measure(arguments.measure[0], arguments.measure[1], arguments.folder)
         return
+    from pipelines.compact import WORTH_STORE
+
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder = Path(name)
         recipe = write_recipe(folder)
-        make(folder, recipe, arguments.shards)
+        make(folder, recipe, arguments.shards, WORTH_STORE if arguments.s3 else arguments.shards)
         measure_all(recipe, str(folder / "runs"))
         if arguments.s3:
             sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "kit"))
@@ -105,7 +109,8 @@ def write_recipe(folder: Path) -> Path:
     return recipe
 
 
-def make(folder: Path, recipe_file: Path, shards: int) -> None:
+def make(folder: Path, recipe_file: Path, shards: int, loose_at_most: int) -> None:
+    """loose_at_most   shards whose entries are not compacted"""
     from pipelines.compact import compact
     from pipelines.config import load_recipe
     from pipelines.ledger import Ledger
@@ -124,7 +129,7 @@ def make(folder: Path, recipe_file: Path, shards: int) -> None:
     chain = prepare(recipe, folder / "runs", Options())
     ledger = Ledger(run)
     begun = shards - max(1, int(shards * NEW))
-    compacted = begun - max(1, int(shards * NEW))
+    compacted = begun - max(1, min(int(shards * NEW), loose_at_most))
     began = time.monotonic()
     views = {}
 
@@ -201,7 +206,7 @@ def _publish(chain: object, ledger: object, stages: list, shard: int, view: obje
 
 
 def measure(what: str, recipe_file: str, root: str) -> None:
-    """What the commands do, imports and start included, in this process."""
+    """What the commands do, imports and start included, in this process; over S3 with the requests that they make."""
     began = time.monotonic()
     from pipelines.config import load_recipe
     from pipelines.plan import make_plan
@@ -209,6 +214,10 @@ def measure(what: str, recipe_file: str, root: str) -> None:
     from pipelines.stores import place
 
     recipe = load_recipe(recipe_file)
+    asked: Counter[str] = Counter()
+    if root.startswith("s3:"):
+        events = place(root).store.client.meta.events  # type: ignore[attr-defined]
+        events.register("before-send.s3", lambda request, **_: asked.update([request.method]))
     if what == "status":
         chain = look(recipe, place(root))
         counts = reach(chain, chain.shards()).counts()
@@ -224,7 +233,8 @@ def measure(what: str, recipe_file: str, root: str) -> None:
             found = f"{len(at.pending()):,} shards pending"
     # Not `ru_maxrss`, which a process takes over from the one that started it.
     kib = next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
-    print(f"{what:<7} {time.monotonic() - began:5.1f} s  {kib * 1024 / 1e9:.3f} GB  {found}", flush=True)
+    requests = "".join(f"  {count:,} {method}" for method, count in sorted(asked.items()))
+    print(f"{what:<7} {time.monotonic() - began:5.1f} s  {kib * 1024 / 1e9:.3f} GB  {found}{requests}", flush=True)
 
 
 if __name__ == "__main__":

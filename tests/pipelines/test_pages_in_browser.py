@@ -134,7 +134,7 @@ def test_pages_are_clear_in_the_dark_and_on_a_small_screen(chrome, view):
 
 
 @pytest.mark.parametrize("name", ["report", "compared"])
-@pytest.mark.parametrize("scheme, width", [("light", 1200), ("dark", 400)])
+@pytest.mark.parametrize("scheme, width", [("light", 1200), ("dark", 360)])
 def test_pages_that_are_files_ask_nobody_and_have_no_barriers(chrome, made, name, scheme, width):
     context = chrome.new_context(color_scheme=scheme, viewport={"width": width, "height": 800})
     context.set_default_timeout(PATIENCE * 1000)

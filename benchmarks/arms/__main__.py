@@ -73,7 +73,7 @@ def asked_for(words: Sequence[str] | None) -> Plan:
     parser.add_argument("--scenes", type=int, default=defaults.scenes, help="to train on")
     parser.add_argument("--tests", type=int, default=defaults.tests, help="scenes to try on")
     parser.add_argument("--seeds", type=int, default=5, help="runs of every arm")
-    parser.add_argument("--steps", type=int, nargs=2, default=(1500, 600), metavar=("STAGE1", "STAGE2"))
+    parser.add_argument("--steps", type=int, nargs=2, default=(1000, 200), metavar=("STAGE1", "STAGE2"))
     parser.add_argument("--arms", default=",".join(ARMS), help="names with commas between; those they start from come along")
     parser.add_argument("--held-out-seed", type=int, default=defaults.held_out_seed, help="draws the held-out pairs")
     parser.add_argument("--misread", type=float, default=defaults.misread, help="how often an attribute is told wrong")

@@ -120,6 +120,10 @@ def load_settings(preset: str | Path, overrides: Sequence[str] = ()) -> Settings
     given = dict(_parse(override) for override in overrides)
     stage = given.get("stage", next((values["stage"] for values in reversed(files) if "stage" in values), None))
     if stage not in (1, 2):
+        known = list(Settings.model_fields)
+        for name in (key.partition(".")[0] for key in given):
+            if name not in known:  # "stag=1"
+                raise ValueError(f"{file}: {name}: no such setting.{_suggest(name, known)}")
         raise ValueError(f"{file}: say which stage to train: stage=1 (global alignment) or stage=2 (regions), not {stage!r}")
     merged: dict[str, Any] = {}
     for values in files:
@@ -232,6 +236,8 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
             yield f"{'.'.join(path)}: no such setting.{_suggest(path[-1], _fields(path[:-1], model), path[:-1])}"
         elif not path:  # of the settings taken together
             yield problem["msg"].removeprefix("Value error, ")
+        elif problem["type"] == "missing":
+            yield f"{'.'.join(path)}: not given, and it has no default"
         else:
             yield f"{'.'.join(path)}: {problem['msg']} (found {problem['input']!r})"
 

@@ -27,6 +27,16 @@ def test_a_wrong_value_names_key_and_value():
         load_settings("tiny", [*NEEDED, "batch=0"])
 
 
+def test_a_misspelt_stage_names_the_nearest_setting():
+    with pytest.raises(ValueError, match=r"stag: no such setting. Did you mean stage\?"):
+        load_settings("scratch", ["stag=1", "out=x"])
+
+
+def test_a_setting_without_default_is_asked_for_in_one_short_line():
+    with pytest.raises(ValueError, match=r"scratch.yaml: out: not given, and it has no default$"):
+        load_settings("scratch", ["stage=1"])
+
+
 def test_an_unknown_preset_names_the_nearest_one():
     with pytest.raises(ValueError, match=r"no preset 'offical'\. Did you mean official\?"):
         load_settings("offical", NEEDED)

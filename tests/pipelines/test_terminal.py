@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import typer.main
 from in_process import run_here
+from PIL import Image
 from typer.testing import CliRunner
 
 from pipelines import cli
@@ -244,21 +245,24 @@ def test_a_full_disk_ends_a_command_with_one_line(tmp_path, monkeypatch, capsys)
     def full(path):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr("pipelines.durable.sync_file", full)
-    monkeypatch.setattr(sys, "argv", ["fineloom", "run", "demo", "--root", str(tmp_path)])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
+    Image.new("RGB", (8, 8)).save(tmp_path / "cat.png")
+    monkeypatch.setenv("FINELOOM_PICTURES", str(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr("pipelines.durable.sync_file", full)
+        patch.setattr(sys, "argv", ["fineloom", "run", "pictures", "--root", str(tmp_path / "runs")])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
     said = " ".join(capsys.readouterr().err.split())
     assert ended.value.code == 1
     assert said.startswith("error: the disk is full:") and said.endswith("nothing committed is lost")
 
-    monkeypatch.undo()
     (tmp_path / "file").touch()
-    monkeypatch.setattr(sys, "argv", ["fineloom", "run", "demo", "--root", str(tmp_path / "file")])
+    monkeypatch.setattr(sys, "argv", ["fineloom", "run", "pictures", "--root", str(tmp_path / "file")])
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert (
-        ended.value.code == 2 and "error: " + str(tmp_path / "file" / "demo") + ": Not a directory" in capsys.readouterr().err
+        ended.value.code == 2
+        and "error: " + str(tmp_path / "file" / "pictures") + ": Not a directory" in capsys.readouterr().err
     )
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 
 from typer.completion import completion_init
 
 from pipelines import data_commands, look_commands, machine_commands, run_commands, train
 from pipelines.config import ConfigError
-from pipelines.help_page import App
+from pipelines.help_page import INTERRUPTED, App
 from pipelines.stores import StoreError
 from pipelines.terminal import warn
 
@@ -48,6 +49,14 @@ def main() -> None:
     completion_init()  # the shells that Tab may be pressed in
     try:
         app()
+    except SystemExit as ended:
+        if ended.code != INTERRUPTED or "ray" not in sys.modules:
+            raise
+        # All is said and kept, and threads of Ray's are wherever the Ctrl-C found them: the interpreter's own end can crash beneath
+        # them. Ray's processes end with this one.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(INTERRUPTED)
     except (ConfigError, SourceError, RunBusy, ServerUnavailable, ServeError, StoreError, BrokenEntry, Damaged) as error:
         warn(f"error: {error}")
         sys.exit(2)

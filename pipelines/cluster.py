@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from types import FrameType
 
 import psutil
 
@@ -32,7 +35,7 @@ def connect(address: str | None, cpus: int | None = None) -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     if address is None and os.environ.get("RAY_ADDRESS"):
         address = "auto"
-    with _native_stderr_held():
+    with _ctrl_c_held(), _native_stderr_held():
         for attempt in range(TRIES):
             before = set(psutil.Process().children())
             try:
@@ -55,6 +58,36 @@ def connect(address: str | None, cpus: int | None = None) -> None:
                 for left in set(psutil.Process().children()) - before:
                     with suppress(psutil.NoSuchProcess):
                         left.kill()
+
+
+@contextmanager
+def _ctrl_c_held() -> Iterator[None]:
+    """Hold a first Ctrl-C back until Ray is there; a second one is heard at once.
+
+    Ray's start is many forks, and Python drops what is raised in the hooks of a fork: the Ctrl-C would be lost, and with it the
+    release of the lock of `logging`, at which the run would then wait for ever.
+    """
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGINT) != signal.default_int_handler
+    ):
+        yield
+        return
+    pressed = False
+
+    def press(number: int, frame: FrameType | None) -> None:
+        nonlocal pressed
+        if pressed:
+            signal.default_int_handler(number, frame)
+        pressed = True
+
+    signal.signal(signal.SIGINT, press)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if pressed:
+        raise KeyboardInterrupt
 
 
 @contextmanager

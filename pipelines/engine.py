@@ -127,16 +127,21 @@ class Engine:
         if self.started:
             self.monitor.stop.remote(reason)
 
-    def close(self) -> None:
-        if not self.started:
-            return
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Leave Ray. After a Ctrl-C a Ray of our own is left to end with this process: threads of Ray Data are in its native code
+        still, and a shutdown beneath them can crash."""
+        if not (self.own_ray or self.started):
+            return  # nothing was to be done, and Ray was not even imported
         import ray
 
-        if self.own_ray:
-            ray.shutdown()
-        else:
+        if kind is None and self.started and (self.joined or not self.own_ray):  # a cluster that outlives this run
             ray.kill(self.monitor)
             self._memory.forget()
+        if self.own_ray and kind is not KeyboardInterrupt:
+            ray.shutdown()
 
 
 __all__ = ["Engine"]

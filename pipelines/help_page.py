@@ -18,6 +18,8 @@ from typer.core import TyperCommand, TyperGroup
 
 from pipelines.terminal import console, ending, errors
 
+INTERRUPTED = 130
+"""The exit status of a command that a Ctrl-C ended."""
 WIDEST = 100
 TWO_COLUMNS = 60
 """Below this width an option's text stands under its name."""
@@ -57,7 +59,7 @@ class Command(TyperCommand):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             errors.print("\n" + ending(ctx.command_path.partition(" ")[2]), markup=False, soft_wrap=True)
-            raise typer.Exit(130) from None
+            raise typer.Exit(INTERRUPTED) from None
 
 
 class Group(TyperGroup):

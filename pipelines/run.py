@@ -212,13 +212,10 @@ def execute(recipe: Recipe, root: Path, options: Options, progress: Progress) ->
         )
         engine = Engine(recipe, options, progress)
         held.lost = engine.stop
-        try:
-            with exported(options.metrics, recipe.name, engine.snapshot) as port, meanwhile(run):
-                if port is not None:
-                    progress.say(f"figures for Prometheus at port {port}, /metrics")
-                go_through(chain, shards, engine, result)
-        finally:
-            engine.close()
+        with engine, exported(options.metrics, recipe.name, engine.snapshot) as port, meanwhile(run):
+            if port is not None:
+                progress.say(f"figures for Prometheus at port {port}, /metrics")
+            go_through(chain, shards, engine, result)
         result.seconds = time.monotonic() - began
         result.nothing_to_do = result.ok and not engine.started
         result.stages = engine.totals

@@ -1,7 +1,10 @@
 """Starting Ray on a machine that is busy."""
 
+import os
 import signal
 import subprocess
+
+import pytest
 
 from pipelines.cluster import connect
 
@@ -22,3 +25,26 @@ def test_what_a_start_that_took_too_long_leaves_is_ended_before_the_next_try(mon
     assert started[0].wait(10) == -signal.SIGKILL and started[1].poll() is None
     started[1].kill()
     started[1].wait()
+
+
+@pytest.mark.parametrize("presses", [1, 2])
+def test_ctrl_c_waits_until_ray_is_there_and_a_second_one_does_not(monkeypatch, presses):
+    reached = []
+
+    def start(**_):
+        for press in range(presses):
+            reached.append(press)
+            os.kill(os.getpid(), signal.SIGINT)
+        reached.append("started")
+
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", start)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    kept = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            connect(None)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, kept)
+    assert ("started" in reached) == (presses == 1)

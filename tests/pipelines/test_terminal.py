@@ -294,7 +294,7 @@ def test_ctrl_c_on_the_real_command(command, tmp_path, finished):
     told = "".join(seen) + rest
     assert "Traceback" not in told and "raylet" not in told
     if command == "run":
-        assert process.returncode == 130
+        assert process.returncode == 130, told
         assert (
             rest.strip().splitlines()[-1]
             == f"stopped. Everything committed is kept; go on with: {shlex.join(['fineloom', *words])}"

@@ -71,6 +71,10 @@ class FolderJob:
         """Give the folder its name. Until here nothing stands under it."""
         if self.out.exists():
             raise ConfigError(f"{self.out} appeared meanwhile and is not overwritten; the finished work is in {self.folder}")
-        shutil.rmtree(self.parts)
+        over = self.out.with_name(f".{self.out.name}.over")
+        if over.exists():  # of a job that was killed below
+            shutil.rmtree(over)
+        os.rename(self.parts, over)  # in one step: a marker that outlived its piece would promise it to the next try
         os.rename(self.folder, self.out)
         sync_folder(self.out.parent)
+        shutil.rmtree(over)

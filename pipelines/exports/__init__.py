@@ -19,13 +19,20 @@ from pipelines.exports.samples import read_samples
 from pipelines.exports.tally import Tally, total
 from pipelines.folder_job import FolderJob
 
-__all__ = ["LAYOUTS", "About", "ExportSettings", "Tally", "export"]
+__all__ = ["LAYOUTS", "About", "ExportSettings", "Tally", "export", "layout_named"]
 
 LAYOUTS: dict[str, type[Layout]] = {
     layout.name: layout for layout in (LitCn, DciCn, FineHard, Url2Key, BoxClassCn, Grit, HuggingFace, Croissant)
 }
 VERSION = 2
 """Raised when a layout's files change: a begun export of another version is not gone on with."""
+
+
+def layout_named(name: str) -> type[Layout]:
+    """ConfigError with the nearest one for a name that there is none of."""
+    if name not in LAYOUTS:
+        raise ConfigError(f"no layout {name!r}.{nearest(name, list(LAYOUTS))}")
+    return LAYOUTS[name]
 
 
 def export(
@@ -41,11 +48,9 @@ def export(
     A killed export goes on where it stopped when it is called again with the same shards and settings. `out` appears at the end,
     in one step. Memory: one sample (huggingface, croissant: 64) and, while joining, what the layout's docstring says.
     """
-    if layout_name not in LAYOUTS:
-        raise ConfigError(f"no layout {layout_name!r}.{nearest(layout_name, list(LAYOUTS))}")
+    layout = layout_named(layout_name)(settings)
     if not shards:
         raise ConfigError("there are no shards to export")
-    layout = LAYOUTS[layout_name](settings)
     known = [Shard(path, index) for index, path in enumerate(shards)]
     described = {
         "export": VERSION,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -93,6 +95,14 @@ class Layout:
 
     def finish(self, shards: list[Shard], records: list[dict[str, Any]], folder: Path, pieces: Path, tally: Tally) -> None:
         """Join the pieces. May be begun a second time after a kill."""
+
+
+def emptied(folder: Path) -> Path:
+    """A folder of pictures, without those that a killed try left there: samples of them may have been taken down since."""
+    with suppress(FileNotFoundError):
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    return folder
 
 
 def text_of(sample: Sample, language: str, length: str) -> str | None:

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pipelines.exports.base import Layout, Shard, regions_of
+from pipelines.exports.base import Layout, Shard, emptied, regions_of
 from pipelines.exports.samples import Sample, upright
 from pipelines.exports.tally import Tally
 
@@ -60,11 +60,7 @@ class BoxClassCn(Layout):
         for record in records:
             names.update(record["categories"])
         numbers = {name: i for i, name in enumerate(sorted(names, key=lambda name: (-names[name], name)), 1)}
-        images, annotations = folder / "images", 0
-        shutil.rmtree(
-            images, ignore_errors=True
-        )  # of a try that was killed: a shard that is made anew since shifts the numbers
-        images.mkdir()
+        images, annotations = emptied(folder / "images"), 0  # a shard that is made anew since a kill shifts the numbers
         (folder / "jsonfile").mkdir(exist_ok=True)
         with open(folder / "jsonfile" / "valid_category_data_total_zh.json", "w", encoding="utf-8") as file:
             categories = [{"id": number, "name": name} for name, number in numbers.items()]

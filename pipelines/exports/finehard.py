@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from operators.validators import sentences
-from pipelines.exports.base import Layout, Shard, regions_of, text_of
+from pipelines.exports.base import Layout, Shard, emptied, regions_of, text_of
 from pipelines.exports.samples import Sample, upright
 from pipelines.exports.tally import Tally
 from pipelines.shard_format import NEGATIVES, Region
@@ -40,8 +40,10 @@ class FineHard(Layout):
         pictures = folder / "images" / place
         rows: dict[str, list[Any]] = {name: [] for name in TABLE.names}
         jsonfile = folder / "jsonfiles" / f"{shard.index:05d}.json"
-        for needed in (jsonfile.parent, (folder / place).parent, *([pictures] if self.settings.pictures else [])):
-            needed.mkdir(parents=True, exist_ok=True)
+        for needed in (jsonfile.parent, (folder / place).parent):
+            needed.mkdir(exist_ok=True)
+        if self.settings.pictures:
+            emptied(pictures)
         seen: set[str] = set()
         with open(jsonfile, "w", encoding="utf-8") as file:
             file.write("[")

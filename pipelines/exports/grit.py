@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.exports.base import Layout, Shard
+from pipelines.exports.base import Layout, Shard, emptied
 from pipelines.exports.samples import Sample, upright
 from pipelines.exports.tally import Tally
 from pipelines.shard_format import Region
@@ -42,8 +42,9 @@ class Grit(Layout):
 
     def part(self, shard: Shard, samples: Iterable[Sample], folder: Path, pieces: Path, tally: Tally) -> dict[str, Any]:
         pictures = folder / "images" / shard.name
-        for needed in (folder / "grit", *([pictures] if self.settings.pictures else [])):
-            needed.mkdir(parents=True, exist_ok=True)
+        (folder / "grit").mkdir(exist_ok=True)
+        if self.settings.pictures:
+            emptied(pictures)
         rows: list[dict[str, Any]] = []
         for sample in samples:
             row = self._row(sample, tally)

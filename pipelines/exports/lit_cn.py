@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pipelines.exports.base import Layout, Shard, one_line, text_of
+from pipelines.exports.base import Layout, Shard, emptied, one_line, text_of
 from pipelines.exports.samples import Sample, upright
 from pipelines.exports.tally import Tally
 
@@ -23,8 +23,7 @@ class LitCn(Layout):
     tags = ("image-to-text",)
 
     def part(self, shard: Shard, samples: Iterable[Sample], folder: Path, pieces: Path, tally: Tally) -> dict[str, Any]:
-        pictures = folder / "images" / shard.name
-        pictures.mkdir(parents=True, exist_ok=True)
+        pictures = emptied(folder / "images" / shard.name)
         lines = 0
         with open(pieces / f"{shard.name}.txt", "w", encoding="utf-8", newline="\n") as file:
             for sample in samples:

@@ -3,8 +3,10 @@
 import hashlib
 import io
 import json
+import os
 import tarfile
 from collections import Counter
+from contextlib import suppress
 
 import pyarrow.parquet as pq
 import pytest
@@ -12,6 +14,7 @@ from PIL import Image
 
 from pipelines.config import ConfigError
 from pipelines.exports import LAYOUTS, About, ExportSettings, export
+from pipelines.folder_job import FolderJob
 from pipelines.imports import ImportSettings, import_layout
 from pipelines.shard_format import FORMAT, validate_shard
 from pipelines.sources import SourceError, index_table, load_source, read_slice
@@ -271,6 +274,59 @@ def test_a_killed_export_goes_on_and_gives_the_same_files(shards, tmp_path, layo
     files = sorted(p.relative_to(whole) for p in whole.rglob("*") if p.is_file())
     assert files == sorted(p.relative_to(out) for p in out.rglob("*") if p.is_file())
     assert all((whole / f).read_bytes() == (out / f).read_bytes() for f in files if f.suffix != ".parquet")
+
+
+@pytest.mark.parametrize("layout", ["lit-cn", "boxclass-cn"])
+def test_an_export_killed_at_any_step_of_its_end_is_made_whole_by_the_next(shards, tmp_path, layout, monkeypatch):
+    """Its pieces go at the end: a marker must not promise one that is gone."""
+    whole, _ = made(shards, layout, tmp_path)
+    steps = ("unlink", "rmdir", "rename")
+    for last in range(40):
+        out = tmp_path / f"killed-{last}"
+        with monkeypatch.context() as patch:
+            publish, left = FolderJob.publish, [last]
+
+            def dying(job, publish=publish, left=left, patch=patch):
+                for name in steps:
+                    patch.setattr(os, name, counted(getattr(os, name), left))
+                publish(job)
+
+            patch.setattr(FolderJob, "publish", dying)
+            with suppress(KeyboardInterrupt):
+                export(shards, layout, out, ExportSettings(), ABOUT)
+        if not out.exists():
+            export(shards, layout, out, ExportSettings(), ABOUT)
+        files = sorted(p.relative_to(whole) for p in whole.rglob("*") if p.is_file())
+        assert files == sorted(p.relative_to(out) for p in out.rglob("*") if p.is_file())
+        assert all((whole / f).read_bytes() == (out / f).read_bytes() for f in files)
+        if left[0] >= 0:
+            return
+    raise AssertionError("more steps than were tried")
+
+
+def counted(real, left):
+    """`real`, which is killed before it is called for the `left[0]`-th time."""
+
+    def step(*given, **named):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return real(*given, **named)
+
+    return step
+
+
+@pytest.mark.parametrize("layout", ["lit-cn", "finehard", "grit"])
+def test_no_picture_of_a_killed_try_is_left_of_a_sample_that_was_taken_down_since(shards, tmp_path, layout, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("pipelines.exports.write_card", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            export(shards, layout, tmp_path / "out", ExportSettings(), ABOUT)
+    picture = jpeg(shade=1)
+    shard(shards[0], (record(1, picture), picture))
+    export(shards, layout, tmp_path / "out", ExportSettings(), ABOUT)
+    there = {p.stem for p in (tmp_path / "out" / "images").rglob("*.jpg")}
+    assert f"{1:032x}" in there and f"{0:032x}" not in there
 
 
 def test_an_export_never_touches_what_is_there_nor_goes_on_with_other_settings(shards, tmp_path, monkeypatch):

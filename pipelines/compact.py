@@ -275,6 +275,24 @@ def _merge(ledger: Ledger, stage: str, done: Compacted) -> None:
         (ledger.folder / FOLDER / merged).unlink(missing_ok=True)
 
 
+def unnamed(ledger: Ledger) -> list[Path]:
+    """Segments that the newest generation does not name: joined into others, or not published (yet)."""
+    there = [path for path in files(ledger.folder / FOLDER) if path.suffix == ".parquet"]
+    ledger.refresh()
+    named = {name for names in ledger.generation.segments.values() for name in names}
+    return [path for path in there if path.name not in named]
+
+
+def remove_unnamed(ledger: Ledger) -> None:
+    """Remove such segments, also beside a compaction: the same generation is published once more, so that whoever has written a
+    segment and not published it yet finds the number taken, and writes another."""
+    while left := unnamed(ledger):
+        if _publish(ledger, ledger.generation, ledger.generation.segments):
+            for path in left:
+                path.unlink(missing_ok=True)  # its writer removes it, too
+            return
+
+
 class StageIndex:
     """The compacted entries of one stage: found by key, decoded a row group at a time.
 

@@ -102,6 +102,12 @@ class Tables:
         """Where the table lies: samples that were put back lie in the run's folder, which may have been moved."""
         return self.run / "tables" / Path(table.path).name if table.source == REQUEUED else Path(table.path)
 
+    def unregistered(self) -> list[Path]:
+        """Samples that a killed `retry` or `rejects --requeue` wrote and did not put back."""
+        known = {self.file(table).name for table in self.all if table.source == REQUEUED}
+        there = files(self.run / "tables")
+        return [path for path in there if re.fullmatch(rf"{REQUEUED}\..*\.parquet", path.name) and path.name not in known]
+
     def slice_of(self, shard: int) -> dict[str, Any]:
         """Where a shard lies in its table file: first_row, rows and what else the source's reader recorded."""
         table = self.table_of(shard)

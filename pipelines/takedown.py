@@ -45,6 +45,7 @@ from pipelines.durable import (
     replace_by,
     sha256_file,
 )
+from pipelines.gc import leftovers, remove
 from pipelines.ledger import Entry, shard_name
 from pipelines.public_url import public, public_column
 from pipelines.run import handoff, reach
@@ -105,6 +106,7 @@ def take_down(
     if remove:
         _purge(chain, taken, receipt)
         _pack_again(chain, set(taken), receipt)
+        _drop_leftovers(chain.run, receipt)
         receipt.ended = datetime.now(UTC).isoformat(timespec="seconds")
     replace(chain.run / "tombstones" / f"{number:04d}.receipt.json", json.dumps(asdict(receipt), indent=1).encode())
     return receipt
@@ -334,6 +336,13 @@ def _pack_again(chain: Chain, shards: set[int], receipt: Receipt) -> None:
             receipt.packed_again.append(shard)
     receipt.waiting = [shard for shard in sorted(shards) if shard in waiting and shard not in ready]
     handoff(chain)
+
+
+def _drop_leftovers(run: Path, receipt: Receipt) -> None:
+    """What tries that were killed left, and no entry names: it may hold any sample."""
+    left = leftovers(run)
+    remove(run, left)
+    receipt.gone += [str(path.relative_to(run)) for path in left]
 
 
 async def _quiet(_: dict[str, int]) -> None:

@@ -183,6 +183,40 @@ def test_many_segments_are_joined_and_the_old_ones_collected(tmp_path, monkeypat
     assert everything(reader) == everything(Ledger(tmp_path)) == put
 
 
+def test_collecting_beside_a_compaction_takes_no_segment_that_is_about_to_be_published(tmp_path, monkeypatch):
+    put = fill(tmp_path, map(entry, range(5)))
+    write, collected = compaction._write, []
+
+    def then_collect(*arguments):
+        segment = write(*arguments)
+        if not collected:
+            collected.append(collect(tmp_path, delete=True)[0])
+        return segment
+
+    monkeypatch.setattr(compaction, "_write", then_collect)
+    assert compact(Ledger(tmp_path)).taken == 5
+    assert collected == [1] and everything(Ledger(tmp_path)) == put
+    assert collect(tmp_path, delete=True) == (0, 0)
+
+
+def test_a_segment_published_while_leftovers_are_counted_is_none(tmp_path, monkeypatch):
+    put = fill(tmp_path, map(entry, range(5)))
+    listed = compaction.files
+
+    def then_compact(folder, **options):
+        found = [*listed(folder, **options)]
+        if folder.name == compaction.FOLDER:
+            monkeypatch.setattr(compaction, "files", listed)
+            compact(Ledger(tmp_path))
+        return found
+
+    compact(Ledger(tmp_path))
+    put += fill(tmp_path, map(entry, range(5, 8)))
+    monkeypatch.setattr(compaction, "files", then_compact)
+    collect(tmp_path, delete=True)
+    assert everything(Ledger(tmp_path)) == put
+
+
 STAGES = {
     "first": {"operator": MARK, "refuse_from": 18},
     "dedup": {},

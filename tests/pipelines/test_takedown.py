@@ -24,6 +24,7 @@ from pipelines.run import lock, look, reach
 from pipelines.shard_format import validate_shard
 from pipelines.show import show
 from pipelines.stores import place
+from pipelines.tables import Tables
 from pipelines.takedown import sort_out, take_down
 from pipelines.view import View
 from pipelines.worker import Worker
@@ -149,6 +150,30 @@ def test_a_sample_that_was_put_back_goes_from_both_places_and_does_not_come_agai
     run_here(recipe_of(mild), root)
     packed = read_table(root / "six" / "index.parquet")["uid"].to_pylist()
     assert uid not in packed and len(packed) == len(set(packed)) == 3
+
+
+def test_what_killed_tries_left_goes_with_a_takedown(recipe_of, tmp_path, monkeypatch):
+    """No entry names it: files of an attempt that was not published, half of a publication, and a table of samples put back."""
+    recipe, root = recipe_of(["select.keep=width < 95"]), tmp_path / "runs"
+    chain = run_here(recipe, root)
+    with monkeypatch.context() as patch:
+        patch.setattr(Tables, "register", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            requeue(look(recipe, root), "not_selected")
+    chain = look(recipe, root)
+    uid = secret(chain)
+    pixels = (root / "secret.jpg").read_bytes()
+    entry = reach(chain, chain.shards()).entry(1, "download")
+    for file in entry.files.values():
+        path = chain.run / file.path
+        copy = path.with_name(path.name.replace(entry.attempt, "b" * 12))
+        copy.write_bytes(path.read_bytes())
+    (chain.run / "size" / ".00001.json.0123456789ab.tmp").write_text(SECRET)
+    (orphan,) = (chain.run / "tables").glob("requeued*")
+    receipt = take_down(look(recipe, root), [uid], [], [])
+    assert traces(chain.run, uid, SECRET, pixels) == []
+    assert {str(copy.relative_to(chain.run)), f"tables/{orphan.name}"} < set(receipt.gone)
+    assert collect(chain.run, delete=True) == (0, 0)
 
 
 def test_answers_that_were_asked_with_the_picture_go(recipe_of, tmp_path):

@@ -21,11 +21,11 @@ from pydantic import Field
 
 from operators.base import Operator, Outcome, Reject, keep
 from operators.columns import BASE, PHRASE
-from operators.phrasing import Phrase, chinese, english
+from operators.phrasing import Phrase, chinese, chinese_words, english
 
 HAN, LATIN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]"), re.compile(r"[A-Za-z]")
 POINTER = re.compile(
-    rf"^(?:(?:an?|the|this|that|these|those)\s+|[这那]?一[{chinese.MEASURES}]|[这那][{chinese.MEASURES}]|[这那])"
+    rf"^(?:(?:an?|the|this|that|these|those)\s+|[这那]?一[{chinese_words.MEASURES}]|[这那][{chinese_words.MEASURES}]|[这那])"
 )
 """What tells only whether a thing was named before."""
 MAX_CHARS = 5000
@@ -39,7 +39,7 @@ class Phrases(Operator):
     """Words (in Chinese: segments) of a phrase; a clause that would make it longer is left off."""
     max_phrases: int = Field(32, ge=1)
 
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     reasons: ClassVar[dict[str, str]] = {
         "no_phrase": "nothing in the caption names a thing",
         "too_many": "more phrases than max_phrases; the later ones are left out",
@@ -63,7 +63,7 @@ class Phrases(Operator):
         return pa.schema([(f"phrases_{self.language}", pa.list_(PHRASE))])
 
     def setup(self) -> None:
-        (english.pipeline if self.language == "en" else chinese.tagger)()
+        (english.pipeline if self.language == "en" else chinese_words.tagger)()
 
     def __call__(self, batch: pa.Table, images: Sequence[Image.Image] | None = None) -> Outcome:
         column = f"phrases_{self.language}"

@@ -4,7 +4,8 @@ words.py     loads the lists of nouns that name nothing one could draw a box aro
 english.py   from spaCy's dependency parse
 mistaken.py  verbs that spaCy's tagger takes for nouns
 denial.py    which nouns of an English parse are said not to be there
-chinese.py   from jieba's words and parts of speech
+chinese_words.py   the words of a Chinese caption, from jieba
+chinese.py   from these, which end in their noun
 """
 
 from __future__ import annotations

@@ -38,6 +38,8 @@ NO_PREPS = {
 }
 NO_THING = {"GPE", "NORP", "DATE", "TIME", "LAW", "LANGUAGE", "MONEY", "PERCENT", "QUANTITY"}
 """Named entities that are never a thing in a picture; those of NAMES are one where an article stands before them."""
+PROPER = {"GPE", "NORP", "LAW", "LANGUAGE", "DATE", "TIME"}
+"""Those of them that a common noun is hardly ever, though the parser calls it so ("Pedestrians", "the morning sun")."""
 NAMES = {"PERSON", "ORG", "EVENT"}
 BREAKS = {",", ";", ":", "(", ")", "—", "–", ".", "!", "?", "[", "]"}
 QUOTED = re.compile(r""""[^"]{1,80}"|“[^“”]{1,80}”|(?<!\w)'[^']{1,80}'(?!\w)""")
@@ -88,6 +90,8 @@ def _of_document(doc: Any, max_words: int) -> Iterator[Phrase]:
         head = _named(token)
         if head is None or mistaken.SAID.fullmatch(token.text) or denied(token) or _compared(token) or _viewpoint(token):
             continue
+        if _supposed(token):
+            continue
         start, end = _first(token), _last(token, max_words)
         while start < token.i and (
             doc[start].pos_ in ("CCONJ", "PUNCT", "SPACE", "PRON", "PART", "SCONJ") or _filler(doc[start])
@@ -127,10 +131,12 @@ def _named(token: Any) -> str | None:
             return None
     elif lemma in lists["meta"] | lists["abstract"] | lists["place"] | lists["colour"] and not _grown(token):
         return None
-    if lemma.endswith(("ness", "ity")) and lemma not in ("city", "witness", "harness", "university", "cavity", "facility"):
+    if lemma.endswith(("ness", "ity", "less")) and lemma not in lists["solid"]:
         return None
     alone = all(child.dep_ == "compound" and child.pos_ == "PROPN" for child in token.lefts)
-    if token.ent_type_ in NO_THING or (token.ent_type_ in NAMES and not described and alone):
+    if (token.ent_type_ in NO_THING and (token.pos_ == "PROPN" or token.ent_type_ not in PROPER)) or (
+        token.ent_type_ in NAMES and not described and alone
+    ):
         return None
     if lemma in lists["material"] and alone:
         return None
@@ -138,9 +144,11 @@ def _named(token: Any) -> str | None:
 
 
 def _noun_in_disguise(token: Any) -> bool:
-    """A rare noun that the tagger takes for an adjective, though it has an article and an adjective of its own."""
+    """A rare noun that the tagger takes for an adjective, though it has an article and an adjective of its own, or for an adverb,
+    though it has an article."""
     left = {child.dep_ for child in token.lefts}
-    return token.pos_ == "ADJ" and token.dep_ in ("nsubj", "nsubjpass", "dobj", "pobj", "ROOT") and {"det", "amod"} <= left
+    own = {"ADJ": {"det", "amod"}, "ADV": {"det"}}.get(token.pos_)
+    return own is not None and token.dep_ in ("nsubj", "nsubjpass", "dobj", "pobj", "ROOT") and own <= left
 
 
 def _grown(token: Any) -> bool:
@@ -174,11 +182,28 @@ def _compared(token: Any) -> bool:
     if token.dep_ != "pobj":
         return False
     preposition, owner = token.head, token.head.head
+    if preposition.lower_ == "as" and _has_verb_of_its_own(token):
+        return False  # "as headlights from cars reflect off the road"
     if preposition.lower_ in SIMILES or owner.lower_ in SIMILES:
         return True  # "like a castle", "as in a cartoon"
     if preposition.lower_ == "of" and owner.lower_ in ("that", "those"):
         return True  # "the style is that of a cartoon"
     return owner.pos_ in ("NOUN", "PROPN") and _compared(owner)
+
+
+def _has_verb_of_its_own(token: Any) -> bool:
+    after = token.right_edge.i + 1
+    return after < len(token.doc) and token.doc[after].pos_ in ("VERB", "AUX") and token.doc[after].tag_ not in ("VBG", "VBN")
+
+
+def _supposed(token: Any) -> bool:
+    """Named as one of the things that something may be: "what might be a dog or a cat"."""
+    if token.dep_ == "conj" and token.head.pos_ in ("NOUN", "PROPN"):
+        return _supposed(token.head)
+    verb = token.head
+    return token.dep_ == "attr" and any(
+        child.dep_ == "aux" and child.lower_ in ("may", "might", "could") for child in verb.lefts
+    )
 
 
 def _viewpoint(token: Any) -> bool:
@@ -203,13 +228,13 @@ def _first(token: Any) -> int:
 
 def _last(token: Any, max_words: int) -> int:
     """Index after the phrase's last word: take what follows without a break as long as it describes the noun."""
-    end, places = token.i + 1, 0
+    doc, end, places = token.doc, token.i + 1, 0
     verb = token.head
     if token.dep_ in ("nsubj", "nsubjpass") and verb.i == end and verb.tag_ in ("VBG", "VBN"):
         # "a dog lying on a couch" as a whole caption: the parser takes the participle for its verb.
         stop = _cut(verb, end)
         return stop if stop - _first(token) <= max_words else end
-    for child in token.rights:
+    for child in (*token.rights, *_hung_too_high(token)):
         if child.dep_ == "case" and child.i == end:
             end += 1
             continue
@@ -222,6 +247,8 @@ def _last(token: Any, max_words: int) -> int:
             break
         if child.dep_ == "prep" and (child.lower_ in NO_PREPS or _names_place_in_picture(child)):
             break
+        if child.dep_ == "prep" and child.lower_ not in ("with", "of") and _belongs_to_somebody(child):
+            break
         if child.dep_ == "prep" and not inner:
             places += 1
             if end > token.i + 1 or places > 1:
@@ -230,12 +257,34 @@ def _last(token: Any, max_words: int) -> int:
         if stop <= end or stop - _first(token) > max_words:
             break
         whole = stop == child.right_edge.i + 1
-        if not whole and child.dep_ != "prep" and stop - end < 3:
+        if not whole and child.dep_ != "prep" and _says_little(doc[end:stop]):
             break  # "that lives" of "that lives in the background" says nothing
         end = stop
         if not whole:
             break
     return end
+
+
+def _says_little(clause: Any) -> bool:
+    """ "That lives" of "that lives in the background"; what is quoted says enough."""
+    inside = [word for word in clause if word.lower_ not in ("that", "is", "are")]
+    return len(inside) < 3 and not mistaken.SAID.fullmatch(inside[-1].text)
+
+
+def _hung_too_high(token: Any) -> Iterator[Any]:
+    """What the parser hangs on the verb or on the picture, though it stands right behind the noun and tells of it: "carries a cup with
+    a green logo", "a photo of a bee perched on a rose"."""
+    owner = token.head
+    if token.dep_ == "dobj" and owner.lemma_ in words("en")["keep"]:
+        yield from (child for child in owner.rights if child.lower_ == "with" and not _belongs_to_somebody(child))
+    if token.dep_ == "pobj" and owner.lower_ == "of" and owner.head.lemma_.lower() in words("en")["meta"]:
+        yield from (child for child in owner.head.rights if child.dep_ in ("acl", "relcl"))
+
+
+def _belongs_to_somebody(prep: Any) -> bool:
+    """ "In its mouth", "with both hands": where or by what somebody has the thing, not what it is like."""
+    things = [child for child in prep.children if child.dep_ == "pobj"]
+    return any(thing.lemma_ == "hand" or any(word.tag_ == "PRP$" for word in thing.lefts) for thing in things)
 
 
 def _names_place_in_picture(prep: Any) -> bool:
@@ -251,7 +300,11 @@ def _cut(child: Any, start: int) -> int:
     end = start
     people = words("en")["person"]
     for token in doc[start : child.right_edge.i + 1]:
-        if token.text in BREAKS or token.is_space or (token.dep_ == "advcl" and token.left_edge.i == token.i):
+        if (
+            (token.text in BREAKS and not _between_adjectives(token))
+            or token.is_space
+            or (token.dep_ == "advcl" and token.left_edge.i == token.i)
+        ):
             break
         if token.dep_ == "prep" and token.i > start and _names_place_in_picture(token):
             break
@@ -265,6 +318,19 @@ def _cut(child: Any, start: int) -> int:
     return _without_stump(doc, start, end)
 
 
+def _between_adjectives(comma: Any) -> bool:
+    """The comma of "dark, jagged mountains": a noun follows, and nothing else stands between."""
+    doc = comma.doc
+    if comma.text != "," or doc[comma.i - 1].pos_ not in ("ADJ", "NUM"):
+        return False
+    for k in range(comma.i + 1, len(doc)):
+        if doc[k].pos_ in ("NOUN", "PROPN"):
+            return bool(doc[k].left_edge.i < comma.i)
+        if doc[k].pos_ not in ("ADJ", "ADV", "NUM", "CCONJ") and doc[k].text not in (",", "-"):
+            return False
+    return False
+
+
 def _without_stump(doc: Any, start: int, end: int) -> int:
     """The end before a "with" of which a comma has left no noun: "with red" of "with red, blue and green boxes"."""
     if end == start or end >= len(doc) or doc[end].text != "," or doc[end - 1].pos_ != "ADJ":
@@ -276,6 +342,8 @@ def _without_stump(doc: Any, start: int, end: int) -> int:
 def _another_thing(conjunction: Any, child: Any, people: frozenset[str]) -> bool:
     """Whether the conjunct is a thing of its own, or a clause of its own, that the parser has hung too low."""
     first = conjunction.head
+    if mistaken.SAID.fullmatch(first.text):
+        return any(not mistaken.SAID.fullmatch(other.text) for other in first.conjuncts)
     for other in first.conjuncts:
         if other.i < conjunction.i:
             continue

@@ -55,6 +55,7 @@ OBJECT = ("DT", "PRP$")
 SUBJECTS = {"nsubj", "nsubjpass"}
 NEVER_VERB = {"compound", "pobj", "dobj"}
 """Places in a tree where no finite verb can hang."""
+LABELS = {"label", "mark", "title", "entitle", "name", "caption"}
 SAID = re.compile("Xx+", re.IGNORECASE)
 """What stands for a quotation: a name that no noun follows."""
 
@@ -78,21 +79,40 @@ def original(place: int, moved: list[tuple[int, int]]) -> int:
 def _edits(doc: Any) -> Iterator[tuple[int, int, str]]:
     """From where to where, and what to write instead."""
     for token in doc[1:]:
-        if not (token.is_alpha and token.is_lower and token.tag_ in ("NN", "NNS", "VBZ")):
+        if not (token.is_alpha and token.is_lower and token.tag_ in ("NN", "NNS", "VBZ", "VBG", "VBD")):
             continue
         before, end = token.nbor(-1), token.idx + len(token)
         if token.tag_ == "VBZ" and token.dep_ in SUBJECTS and before.tag_ == "NN" and before.whitespace_ == " ":
             yield token.idx - 1, token.idx, "-"  # "the lamp shades are": no finite verb is a subject
-        elif _is_participle(token):
+        elif token.dep_ == "pcomp" and before.lower_ in ("of", "with", "from") and _next_tag(token) in ("NN", "NNS"):
+            yield end, end + 1, "-"  # "a pair of reading glasses": nobody reads them
+        elif _is_participle(token) or _is_behind_a_noun(token) or _labels(token):
             yield token.idx, end, f"that is {token.lower_}"
         elif _is_verb(token):
             yield token.idx, end, f"can {token.lemma_.lower() if token.tag_ != 'NN' else token.lower_}"
 
 
 def _is_participle(token: Any) -> bool:
-    """ "A bus advertising a musical": no article follows a noun."""
-    named = token.nbor(-1).tag_ in ("NN", "NNS")
-    return token.tag_ == "NN" and token.lower_.endswith("ing") and named and _next_tag(token) in OBJECT
+    """ "A bus advertising a musical": no article follows a noun; "an arrow pointing to the left": no arrow's pointing is a thing."""
+    if token.tag_ != "NN" or not token.lower_.endswith("ing") or token.nbor(-1).tag_ not in ("NN", "NNS"):
+        return False
+    stem = token.lower_[:-3]
+    known = {stem, stem[:-1], f"{stem}e"} & words("en")["verb"]
+    return _next_tag(token) in OBJECT or (bool(known) and _next_tag(token) in ("IN", "TO", "RB", "JJ", "VBN", "VBD"))
+
+
+def _is_behind_a_noun(token: Any) -> bool:
+    """ "A golden retriever running": seen as an adverb, the noun leaves its article and adjective to the verb."""
+    before = token.nbor(-1)
+    if token.tag_ != "VBG" or before.tag_ != "RB" or before.head.i != token.i or before.lower_.endswith("ly") or before.i < 2:
+        return False
+    return before.nbor(-1).tag_ == "JJ" and before.nbor(-2).tag_ == "DT" and before.nbor(-2).head.i == token.i
+
+
+def _labels(token: Any) -> bool:
+    """ "A button labeled “OK”": what is written is no deed of the button's."""
+    said = token.i + 1 < len(token.doc) and SAID.fullmatch(token.nbor().text)
+    return bool(said) and token.tag_ == "VBD" and token.lemma_ in LABELS and token.nbor(-1).tag_ in ("NN", "NNS")
 
 
 def _next_tag(token: Any) -> str:
@@ -114,7 +134,7 @@ def _is_verb(token: Any) -> bool:
     if token.tag_ == "NNS" and token.lower_ not in NOT_PLURAL and article in ONE and not counted:
         noun_after = after.startswith("NN")
         return before.tag_ in ("NN", "NNP", "JJ") and before.lower_ != article and (listed or not noun_after)
-    many = before.tag_ == "NNS" or before.lower_ in PLURALS
+    many = before.tag_ == "NNS" or before.lower_ in PLURALS or (after in OBJECT and _owned_by_many(before))
     named = before.tag_ in ("NN", "NNP") or (before.tag_ == "JJ" and before.i > 0 and before.nbor(-1).tag_ == "DT")
     agree = (token.tag_ == ("NN" if many else "NNS") and (many or named)) or (
         many and token.tag_ == "NNS" and before.lower_ not in KINDS and _of_one(before)
@@ -144,6 +164,13 @@ def _of_one(noun: Any) -> bool:
     return any(_single(word) and _next_tag(word) in ("IN", "VBN", "VBG") for word in _to_break(noun, -1))
 
 
+def _owned_by_many(noun: Any) -> bool:
+    """Whether it stands right behind "of" and several things: "jars of candy line the shelves"."""
+    preposition, owner = (noun.doc[max(0, noun.i - k)] for k in (1, 2))
+    many = owner.tag_ == "NNS" or (owner.tag_ == "NNP" and owner.i == 0 and owner.lower_.endswith("s"))
+    return noun.tag_ == "NN" and preposition.lower_ == "of" and many
+
+
 def _single(noun: Any) -> bool:
     return noun.tag_ == "NN" and _article(noun)[0] in ONE | {"the"}
 
@@ -163,16 +190,30 @@ def _article(token: Any) -> tuple[str, bool]:
 
 def _has_verb(token: Any) -> bool:
     """Whether the clause has a verb that stands for itself, before the token or behind it."""
-    return any(word.tag_ in FINITE for word in (*_to_break(token, -1), *_to_break(token, 1)))
+    around = (*_to_break(token, -1), *_to_break(token, 1))
+    return any(word.tag_ in FINITE and not _before_a_noun(word) for word in around)
+
+
+def _before_a_noun(word: Any) -> bool:
+    """ "Arched windows": seen as a past tense, with nobody before it."""
+    before = word.doc[word.i - 1].tag_ if word.i else "CC"
+    return word.tag_ == "VBD" and before in ("CC", "IN", "DT") and _next_tag(word) in ("NN", "NNS")
 
 
 def _ends(word: Any) -> bool:
     """Whether a clause ends before the word."""
     return (
         (word.is_punct and word.tag_ != "HYPH")
-        or word.tag_ in ("CC", "WDT", "WP", "WP$", "WRB")
+        or (word.tag_ == "CC" and not _joins_adjectives(word))
+        or word.tag_ in ("WDT", "WP", "WP$", "WRB")
         or word.lower_ in ("while", "as", "because", "although", "since", "so")
     )
+
+
+def _joins_adjectives(word: Any) -> bool:
+    """ "White and green stripes"."""
+    doc = word.doc
+    return bool(word.i and doc[word.i - 1].tag_ == "JJ" and word.i + 1 < len(doc) and doc[word.i + 1].tag_ == "JJ")
 
 
 def _to_break(token: Any, step: int) -> Iterator[Any]:

@@ -141,6 +141,13 @@ def is_deed(word: str) -> bool:
     return _entries().get(word, "").startswith("/to ")
 
 
+def is_only_deed(word: str) -> bool:
+    """Whether all meanings of the word are to do something."""
+    senses = [sense.strip() for sense in ASIDE.sub("", _entries().get(word, "")).split("/")]
+    senses = [sense for sense in senses if sense]
+    return bool(senses) and all(sense.startswith("to ") for sense in senses)
+
+
 @lru_cache(maxsize=50_000)
 def every(word: str) -> frozenset[str]:
     """Stems of all that the word's own entry says, also of what weighs nothing elsewhere (to stand, old)."""

@@ -1,0 +1,298 @@
+"""The words of a Chinese caption, with what each may be in a phrase: from jieba, whose cuts and tags are mended.
+
+jieba takes 小 for a noun, 连衣裙 for a name, 射门 for a thing and cuts 导航栏 in two, so the lists of words_zh.yaml, the shape of a
+word (…色, …形) and the dictionary come first.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from operators.phrasing.words import words
+from operators.validators import dictionary
+
+NUMBER = "一二两三四五六七八九十百千几数多半每某整双各0-9０-９"
+MEASURES = (
+    "个只条辆张把本件位名棵朵艘架匹头块片支根座间扇盏杯瓶碗盘台幅顶枚颗粒束串袋盒箱栋幢株口道面尊套部封枝层排堆对组群双份壶篮筐桶盆罐"
+    "节段堵轮滴捆叠摞丛簇圈团股缕丝阵场种类些所家处栏副款尾锅笼缸句沓勺碟格行列"
+)
+MEASURED = re.compile(
+    rf"(?:[这那此该]?(?:[{NUMBER}]+|好几|许)[小大长]?[{MEASURES}]|[这那][{MEASURES}]|一些|许多|很多|不少|大量|若干|数个|成群)"
+)
+COLOUR = re.compile(r".*(?:(?<![景角特夜月脸气货本物天暮神])色|相间)$")
+COLOURS = re.compile("[焦枯微淡嫩]?[红橙黄绿青蓝紫粉黑白灰棕金银]{2,3}|[焦枯微淡嫩暗亮][红橙黄绿青蓝紫粉黑白灰棕]")
+DEVICES = frozenset("线栏框机器鞋灯牌板箱架台区室员证卡服袋亭柜厅馆棚梯柱杆绳管罩垫筐")
+"""What ends the name of a thing that is for doing something: 导航栏, 登山鞋."""
+SHAPE = re.compile(r".+(?:形|状|制|质|式|型)$")
+LOCAL = re.compile(r".+[上里中内下旁]$")
+NOT_LOCAL = frozenset(
+    ["晚上", "早上", "马上", "世上", "以上", "以下", "集中", "当中", "心中", "乡下", "地下", "天下", "楼上", "楼下", "山下"]
+)
+JOINED = ("和", "与", "及", "以及", "、", "并")
+CLAUSE = re.compile(r"[，。；：！？,;:!?\n\r（）()…—]")
+QUOTED = re.compile(r"“[^“”]{0,80}”|‘[^‘’]{0,80}’|「[^「」]{0,80}」|《[^《》]{0,80}》|\"[^\"]{0,80}\"")
+WORN = re.compile(r"[头身脚手肩腰颈脖背腿胸臂][戴穿持背披系挂拿提握抱踩着扛挎缠捧拎牵撑]着?")
+"""A part of the body with what it does, which jieba takes for one noun, one verb or two words: 头戴."""
+LATIN = re.compile(r"[A-Za-z][\w&'+-]*(?: [A-Z0-9][\w&'+-]*)+", re.ASCII)
+"""A name of several words, as brands and models have: iPhone 15 Pro."""
+COUNTED = re.compile(rf"[{NUMBER}]+[{MEASURES}](?=.)")
+ORDINAL = re.compile(rf"第[{NUMBER}]+[{MEASURES}]?")
+
+
+class Word(NamedTuple):
+    text: str
+    kind: str
+    """M numeral with measure word, A attribute, N noun, D 的, V verb, F part of space, R pronoun, C joining, P preposition"""
+    start: int
+
+
+@functools.cache
+def tagger() -> Any:
+    """jieba's tagger with a dictionary of its own, so that nobody else's is changed. Made once per process."""
+    import jieba
+    import jieba.posseg
+
+    jieba.setLogLevel(logging.WARNING)
+    tokenizer = jieba.Tokenizer()
+    tokenizer.initialize()
+    for left in "上下里中前后旁":
+        for verb in (
+            "放",
+            "挂",
+            "摆",
+            "坐",
+            "站",
+            "停",
+            "铺",
+            "有",
+            "是",
+            "写",
+            "印",
+            "贴",
+            "种",
+            "长",
+            "戴",
+            "穿",
+            "盛",
+            "装",
+            "躺",
+        ):
+            tokenizer.suggest_freq((left, verb), True)
+    for left, right in (("一只", "条纹"), ("黑色", "金属"), ("白色", "金属"), ("银色", "金属"), ("蓝色", "牛仔")):
+        tokenizer.suggest_freq((left, right), True)
+    for noun in words("zh")["noun"]:
+        tokenizer.add_word(noun, tag="n")
+        if noun.endswith("台"):
+            tokenizer.add_word(f"{noun}上", tag="s")  # not 看 台上
+    return jieba.posseg.POSTokenizer(tokenizer)
+
+
+def split_words(text: str) -> Iterator[Word]:
+    position = 0
+    quoted = [match.span() for match in QUOTED.finditer(text)]
+    for word, flag in _tagged(text):
+        start, position = position, position + len(word)
+        if any(begin <= start < end for begin, end in quoted):
+            yield Word(word, "X", start)  # what a sign says
+        else:
+            yield from _split(word, flag, start)
+
+
+def _tagged(text: str) -> Iterator[tuple[str, str]]:
+    at = 0
+    for name in LATIN.finditer(text):
+        yield from ((token.word, token.flag) for token in tagger().cut(text[at : name.start()]))
+        yield name[0], "eng"
+        at = name.end()
+    yield from ((token.word, token.flag) for token in tagger().cut(text[at:]))
+
+
+def _split(text: str, flag: str, start: int) -> Iterator[Word]:
+    """The word, or two: 窗台上 is a thing and a place, 戴帽子 a verb and a thing."""
+    if (
+        len(text) > 1
+        and LOCAL.match(text)
+        and text not in NOT_LOCAL
+        and flag[0] in "nsfvz"
+        and text not in words("zh")["place"]
+    ):
+        yield Word(text[:-1], _kind(text[:-1], "n"), start)
+        yield Word(text[-1], "F", start + len(text) - 1)
+    elif (
+        text not in tagger().word_tag_tab
+        and (measured := COUNTED.match(text))
+        and flag[0] in "nmr"
+        and _names(text[measured.end() :])
+    ):
+        yield Word(measured[0], "M", start)
+        yield Word(text[measured.end() :], "N", start + measured.end())
+    elif len(text) > 2 and flag in ("v", "nr") and text[0] in words("zh")["carry"] and _is_noun(text[1:]):
+        yield Word(text[0], "V", start)
+        yield Word(text[1:], "N", start + 1)
+    else:
+        yield Word(text, _kind(text, flag), start)
+
+
+def _is_noun(text: str) -> bool:
+    return text in words("zh")["noun"] or tagger().word_tag_tab.get(text, "").startswith("n")
+
+
+def _names(text: str) -> bool:
+    return text in words("zh")["single"] or (len(text) > 1 and _is_noun(text))
+
+
+def _kind(text: str, flag: str) -> str:
+    lists = words("zh")
+    if WORN.fullmatch(text):
+        return "V"
+    if text == "的":
+        return "D"
+    if text in JOINED:
+        return "C"
+    if MEASURED.fullmatch(text):
+        return "M"
+    if text in lists["place"] or ORDINAL.fullmatch(text):
+        return "F"
+    if (
+        text in lists["attribute"]
+        or COLOUR.match(text)
+        or COLOURS.fullmatch(text)
+        or (SHAPE.match(text) and flag[0] in "nbazv")
+    ):
+        return "A"
+    if text in lists["noun"] or text in lists["meta"]:
+        return "N"
+    if text in lists["verb"] or text in lists["carry"] or (len(text) > 1 and text.endswith(("在", "着"))):
+        return "V"
+    if text.rstrip("的") in lists["attribute"] or flag[0] in "abzi":
+        return "A"  # i: set phrases, of which nearly all describe (郁郁葱葱, 琳琅满目)
+    if flag == "l" and len(text) > 3:
+        return "A"  # 清晰可见
+    if len(text) == 1 and text in lists["single"]:
+        return "N"
+    if flag[0] == "m" and text[0] not in NUMBER:
+        return "N"  # 左手 and its like
+    if flag[0] in "mqr":
+        return "R" if flag[0] == "r" else "Q"
+    if flag[0] == "n" or flag in ("vn", "an", "s", "l", "j", "eng"):
+        return "N"
+    return {"v": "V", "p": "P", "f": "F", "c": "C", "u": "U", "d": "U", "t": "T"}.get(flag[0], "X")
+
+
+def clauses(tokens: list[Word]) -> Iterator[list[Word]]:
+    clause: list[Word] = []
+    for token in _worn(_several(_deeds(_devices(_measured(tokens))))):
+        if CLAUSE.fullmatch(token.text):
+            yield clause
+            clause = []
+        else:
+            clause.append(token)
+    yield clause
+
+
+def _measured(tokens: list[Word]) -> Iterator[Word]:
+    """Join a numeral or 这/那 and the measure word after it, which jieba gives apart."""
+    waiting: Word | None = None
+    for token in tokens:
+        if waiting is not None:
+            if MEASURED.fullmatch(waiting.text + token.text):
+                yield Word(waiting.text + token.text, "M", waiting.start)
+                waiting = None
+                continue
+            if MEASURED.fullmatch(waiting.text + token.text[:1]) and _names(token.text[1:]):
+                yield Word(waiting.text + token.text[0], "M", waiting.start)  # jieba reads 一 本书
+                yield Word(token.text[1:], "N", token.start + 1)
+                waiting = None
+                continue
+            yield waiting
+            waiting = None
+        if token.kind in "QR":
+            waiting = token
+        else:
+            yield token
+    if waiting is not None:
+        yield waiting
+
+
+def _devices(tokens: Iterable[Word]) -> Iterator[Word]:
+    """Join what a thing is for and what it is, which jieba gives apart: 导航 栏."""
+    last: Word | None = None
+    for token in tokens:
+        if last is not None and token.text in DEVICES and token.kind in "NM" and _is_use(last):
+            last = Word(last.text + token.text, "N", last.start)
+            continue
+        if last is not None:
+            yield last
+        last = token
+    if last is not None:
+        yield last
+
+
+def _is_use(word: Word) -> bool:
+    """A verb that may name what a thing is for; not one of having and holding, nor one that has come to an end (装满, 靠在)."""
+    lists = words("zh")
+    return (
+        word.kind == "V"
+        and len(word.text) == 2
+        and word.text not in lists["verb"]
+        and word.text[0] not in lists["carry"]
+        and word.text[1] not in "着在了到上下出入满向过起"
+    )
+
+
+def _deeds(tokens: Iterable[Word]) -> Iterator[Word]:
+    """Verbs that jieba takes for nouns (射门, 航行), unless they describe a noun: 一名射击运动员."""
+    before: Word | None = None
+    waiting: Word | None = None
+    for token in tokens:
+        if waiting is not None:
+            describes = token.kind == "N" and before is not None and before.kind in "MAD"
+            before = waiting._replace(kind="N" if describes else "V")
+            yield before
+            waiting = None
+        if (
+            token.kind == "N"
+            and len(token.text) > 1
+            and token.text not in words("zh")["noun"]
+            and dictionary.is_only_deed(token.text)
+        ):
+            waiting = token
+        else:
+            yield token
+            before = token
+    if waiting is not None:
+        yield waiting._replace(kind="V")
+
+
+def _several(tokens: Iterable[Word]) -> Iterator[Word]:
+    """Join a noun and its 们, which jieba gives apart: 孩子 们, and 老 人们."""
+    last: Word | None = None
+    for token in tokens:
+        if last is not None and (
+            (token.text == "们" and last.kind == "N") or (token.text == "人们" and _is_noun(last.text + "人"))
+        ):
+            last = Word(last.text + token.text, "N", last.start)
+            continue
+        if last is not None:
+            yield last
+        last = token
+    if last is not None:
+        yield last
+
+
+def _worn(tokens: Iterable[Word]) -> Iterator[Word]:
+    """Join 头 and 戴 where jieba gives them apart and no 一只 or 的 makes the part of the body a thing."""
+    before = last = None
+    for token in tokens:
+        if last is not None and WORN.fullmatch(last.text + token.text) and (before is None or before.kind not in "MD"):
+            token, last = Word(last.text + token.text, "V", last.start), None
+        if last is not None:
+            yield last
+            before = last
+        last = token
+    if last is not None:
+        yield last

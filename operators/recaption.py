@@ -36,6 +36,9 @@ class Recaption(ModelOperator):
         0.35, ge=0, le=1, description="largest share of repeated word 4-grams (8 characters in Chinese)"
     )
     absent_things: Literal["drop", "keep"] = "drop"
+    hedges: Literal["drop", "keep"] = Field(
+        "drop", description='sentences that leave open what is there ("might be a dog or a cat")'
+    )
     simplify: bool = Field(True, description="make traditional characters simplified, outside quotations")
     critic: bool = Field(False, description="ask the model for a verdict on each sentence and leave out the false ones")
     revise: bool = Field(
@@ -46,7 +49,7 @@ class Recaption(ModelOperator):
     )
     on_refusal: Literal["drop_text", "drop_sample"] = "drop_text"
 
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
     needs_image: ClassVar[bool] = True
     reasons: ClassVar[dict[str, str]] = {
         **answers.REASONS,
@@ -60,6 +63,7 @@ class Recaption(ModelOperator):
         "cut": "cut at the token cap, and what is whole is too short",
         "echo": "repeats the prompt",
         "absent": "says what is not in the picture",
+        "hedged": "leaves open what is there",
         "injection": "instructions or addresses, likely read from the picture",
         "incoherent": "words without sentences",
         "doubtful": "the model itself calls it false on being asked again",
@@ -168,6 +172,8 @@ class Recaption(ModelOperator):
             finding = wording.meta_talk(sentence) or wording.question(sentence) or wording.echo(sentence, asked, self.language)
             if not finding and self.absent_things == "drop":
                 finding = wording.absent_things(sentence)
+            if not finding and self.hedges == "drop":
+                finding = wording.hedged(sentence)
             if not finding and i in again:
                 finding = ("repetition", f"said before: {answers.excerpt(sentence)}")
             if finding:
@@ -236,6 +242,7 @@ class Recaption(ModelOperator):
             or wording.meta_talk(text)
             or wording.question(text)
             or (wording.absent_things(text) if self.absent_things == "drop" else None)
+            or (wording.hedged(text) if self.hedges == "drop" else None)
             or wording.echo(text, asked, self.language)
             or language.script(text, self.language, self.min_script_share)
         )

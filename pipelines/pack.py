@@ -68,7 +68,7 @@ class Pack(Settings):
     blur: str | None = None
     """Column of boxes that are hidden in the packed pictures, such as `faces`; a picture without any is packed as it came."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     reasons: ClassVar[dict[str, str]] = {
         "no_text": "the sample has fewer texts than `min_texts`",
         "blank": "the text is empty",
@@ -219,9 +219,11 @@ class _Maker:
         for column, kind in self.pack.texts.items():
             value = row.get(column)
             listed = isinstance(value, list)
-            for i, text in enumerate(value if isinstance(value, list) else [] if value is None else [value]):
+            for i, text in enumerate(value if isinstance(value, list) else [value]):
+                if text is None:  # nothing was there, or the stage that refused it has told so
+                    continue
                 item = f"{column}[{i}]" if listed else column
-                text = (text or "").strip()
+                text = text.strip()
                 language = kind.language or _language(row, text)
                 if not any(map(str.isprintable, text)):
                     refuse("blank", f"{len(text)} characters, none that can be seen", item)

@@ -4,7 +4,7 @@ characters    control, bidi and other invisible characters; whitespace
 sentences     sentence and quotation boundaries, English and Chinese
 language      script, language, simplified characters
 form          length, loops, cut ends, coherence
-wording       refusals, talk about the task, injected instructions, markup, prompt echo, absent things
+wording       refusals, talk about the task, injected instructions, markup, prompt echo, absent things, hedges
 translation   numbers, colours, negation, length, leftovers of an English-Chinese pair
 dictionary    its clauses, added and left out, by words
 pairing, roles, crossing   which of its nouns stand for which, and whether any two changed places

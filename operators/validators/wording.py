@@ -1,4 +1,5 @@
-"""What a caption must not say: refusals, talk about the task, injected instructions, markup, the prompt itself, absent things.
+"""What a caption must not say: refusals, talk about the task, injected instructions, markup, the prompt itself, absent
+things, hedges.
 
 Patterns look at the caption's own voice, outside quotations, except for instructions and control tokens, which are as
 dangerous inside.
@@ -36,7 +37,9 @@ META = _any(
     r"\bthe (?:user(?!['’]?s? (?:interface|name|account|profile|icon|avatar|menu|screen))|prompt|instructions?)\b|\bword count\b",
     r"\b(?:this|the above) (?:description|caption|paragraph) (?:is|was|has|contains|describes)",
     r"\bI (?:think|believe|guess|assume|see|imagine|suppose)\b|\bin my (?:opinion|view)\b",
-    r"我(?:认为|觉得|猜|想象)|在我看来",
+    r"\byou (?:provided|uploaded|shared|sent|can|see|may|might|will|look|notice)\b|\bwe (?:can |could )?(?:see|observe|notice)\b",
+    r"\bplease note\b|^note that\b|\blet(?:'|’)s\b|^\(?(?:note|disclaimer)\s*:|^(?:image|picture|photo) (?:description|caption)\s*:",
+    r"我(?:认为|觉得|猜|想象)|在我看来|我们(?:可以|能)?(?:看到|看见|发现|注意到)|需要注意的是|根据(?:这张)?(?:图|照)[片像]?(?:内容|信息|描述)",
     r"^(?:caption|description|note|answer|translation)\s*:",
     r"^(?:好的|当然|没问题)[，,！!。]",
     r"^(?:描述|答案|译文|翻译|说明|标题)[：:]|(?:^|[，。：:\n])以下(?:是|为)",
@@ -55,7 +58,7 @@ INJECTION = _any(
 ADDRESS = _any(
     r"https?:|\bwww\.|(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,64}\.\w",
     r"(?<![\w-])[\w-]{1,64}\.(?:com|cn|net|org|io|ru|xyz|top|info|biz|co)\b",
-    r"(?:微信|QQ|电话|手机)(?:号|群)?[：:]?\s*\w{5,}",
+    r"(?:微信|QQ|电话|手机)(?:号码?|群)?(?:[：:是为]\s*)?[A-Za-z0-9_-]{5,}",
 )
 MARKUP = _any(
     r"```|\*\*|(?:^|\n)\s*(?:#{1,6}|[-*•·]|\d{1,2}[.)、])\s+\S",
@@ -75,11 +78,31 @@ ABSENT = _any(
     r"\b(?:is|are) (?:not visible|not present|not shown|absent|missing)\b",
     r"\b(?:picture|image|scene|photo) (?:has|contains|shows) no\b",
     r"\bno [\w\s,-]{1,60}?\b(?:in sight|in view|to be seen)\b",
-    r"\b(?:devoid|free) of (?:any |other )?(?:people|persons?|humans?|text|cars|objects)\b",
+    r"\bdevoid of\b|\bfree of (?:any |other )?(?:people|persons?|humans?|text|cars|objects)\b",
     r"没有(?:其他|任何|别的|明显的?|可见的?|出现|看到|显示)|没有[^，。；]{1,12}(?:出现|可见|存在)",
     r"(?:图|画面|照片|场景|背景)(?:片)?(?:中|里|上|内)?(?:并|也|都)?(?:没有|无|未)",
     r"看不(?:到|见|出)|未(?:见|出现|显示|发现)|不(?:可见|存在|包含)|无(?:其他|任何|明显)",
 )
+
+
+DOUBT = (
+    r"(?:(?:might|may|could) (?:also |well |possibly |either )*be(?! (?:seen|found|viewed|used))|appears?|seems?|looks like"
+    r"|likely|possibly|perhaps|maybe|probably)"
+)
+HEDGED = _any(
+    r"\b(?:might|may|could) (?:also |well |possibly |either )*be (?:an?|the|some|one|two|three|several|part|either|made)\b",
+    rf"\b{DOUBT}\b[^.,;:!?]{{0,60}}\bor\b",
+    r"\b(?:unclear|uncertain|not (?:clear|certain|sure)) (?:whether|if|what|who|which|how|where)\b",
+    r"\b(?:hard|difficult|impossible|not possible) to (?:tell|say|determine|identify)\b|\bor (?:perhaps|possibly|maybe)\b",
+    r"\b(?:cannot|can't|can’t|could not) be (?:determined|identified|confirmed|told)\b|\b(?:is|are|remains?) unknown\b",
+    r"\bnot identifiable\b",
+    r"\bnot (?:provide|contain|offer) (?:enough|sufficient|any) information\b",
+    r"(?:可能|或许|也许|大概|疑似|似乎|看起来|看上去|好像|像是)[^，。；！？]{0,30}(?:或者|或是|还是|或)",
+    r"(?:可能|或许|也许|大概|应该|疑似)是",
+    r"不(?:清楚|确定|明确)(?:是|其|具体|他|她|它|这|那)|(?:难以|无法|不能|很难)(?:从[^，。]{1,8})?(?:判断|确定|确认|分辨)",
+    r"(?:不详|未知)(?=[，。；]|$)",
+)
+"""What is left open. That something "appears to be wooden" is how captions speak, and commits itself to one thing."""
 
 
 def _search(pattern: re.Pattern[str], text: str, reason: str) -> Finding | None:
@@ -122,6 +145,11 @@ def markup(text: str) -> Finding | None:
 def absent_things(text: str) -> Finding | None:
     """Statements that something is not in the picture. "A man without a hat" speaks of what is there and may stay."""
     return _search(ABSENT, outside_quotes(text), "absent")
+
+
+def hedged(text: str) -> Finding | None:
+    """A sentence that names alternatives or says that it cannot tell: "might be a dog or a cat"."""
+    return _search(HEDGED, outside_quotes(text), "hedged")
 
 
 def echo(text: str, prompt: str, language: str) -> Finding | None:

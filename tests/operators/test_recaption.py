@@ -108,6 +108,14 @@ def test_absent_things_may_stay_when_the_recipe_says_so():
     assert english(caption(text), absent_things="keep") == ({"long_caption_en": text}, [])
 
 
+def test_a_sentence_that_leaves_open_what_is_there_is_left_out_unless_the_recipe_keeps_it():
+    text = EN + " Behind it lies what might be a cat or a toy."
+    columns, rejects = english(caption(text))
+    assert columns == {"long_caption_en": EN}
+    assert [(r.reason, r.item) for r in rejects] == [("hedged", "long_caption_en.sentences[4]")]
+    assert english(caption(text), hedges="keep") == ({"long_caption_en": text}, [])
+
+
 def test_line_breaks_become_one_paragraph_and_traditional_becomes_simplified():
     columns, _ = english(caption(EN.replace(". Two", ".\n\nTwo")))
     assert columns == {"long_caption_en": EN}

@@ -253,6 +253,49 @@ def test_statements_about_what_is_not_there_are_recognised(text):
 @pytest.mark.parametrize(
     "text",
     [
+        "On the mat lies what might be a dog or a cat.",
+        "A cat, or perhaps a small dog, sits by the door.",
+        "The make of the car cannot be determined.",
+        "无法从图中判断具体地点。",
+        "车的品牌不详。",
+        "The animal appears to be either a wolf or a large dog.",
+        "She is holding a phone, possibly a camera or a small book.",
+        "It is unclear whether the door is open.",
+        "The bird could be a sparrow.",
+        "It is hard to tell what the man is carrying.",
+        "地毯上可能是一只狗或者一只猫。",
+        "远处的建筑看起来像是教堂或钟楼。",
+        "他手里拿的可能是一本书。",
+        "无法确定这是什么品种的鸟。",
+    ],
+)
+def test_what_a_sentence_leaves_open_is_recognised(text):
+    assert reason(wording.hedged(text)) == "hedged"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        EN,
+        ZH,
+        "The floor appears to be wooden, and the man seems calm.",
+        "The lettering on the sign is unclear.",
+        "A yellow note that hangs on the door is torn.",
+        "One or two boats can be seen, and a lighthouse could be seen behind them.",
+        "A street with a café, likely in the early morning.",
+        'A wooden sign beside the gate of the old farm reads "Dogs may be a hazard".',
+        "地板看起来是木制的，雕像旁站着一位女子。",
+        "牌子上的字迹模糊，难以辨认。",
+        "背景似乎是一片树林。",
+    ],
+)
+def test_a_sentence_that_commits_itself_may_say_so_softly(text):
+    assert wording.hedged(text) is None and wording.meta_talk(text) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
         EN,
         ZH,
         "A man without a hat stands by the car.",
@@ -358,3 +401,32 @@ def test_letters_without_a_shape_are_refused(hidden):
 )
 def test_instructions_in_letters_of_another_width_are_instructions(text):
     assert wording.injection(text)[0] == "injection"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The image you provided shows a street.",
+        "In the corner you can see a dog.",
+        "As we can see, the tram is green.",
+        "Please note that the faces are blurred.",
+        "Let's look at the background.",
+        "Image description: a street with a tram.",
+        "我们可以看到一只猫。",
+        "根据图片内容，这是一条老街。",
+    ],
+)
+def test_a_caption_speaks_to_nobody(text):
+    assert reason(wording.meta_talk(text)) == "meta"
+
+
+@pytest.mark.parametrize(
+    "text", ["一张手机应用的界面截图。", "手机屏幕上显示着三张卡片。", "一部红色的公用电话亭立在街角的路灯旁。"]
+)
+def test_a_telephone_in_the_picture_is_no_number_to_call(text):
+    assert wording.injection(text) is None
+
+
+@pytest.mark.parametrize("text", ["联系电话：13800138000", "加微信号abc_12345", "手机号是13800138000"])
+def test_a_number_to_call_is_an_address(text):
+    assert reason(wording.injection(text)) == "injection"

@@ -164,7 +164,7 @@ def test_bad_parts_are_refused_and_the_sample_stays(tmp_path):
     tar = tmp_path / "t.tar"
     bad = row(
         0,
-        captions=["fine", "fine", None],
+        captions=["fine", "fine", " ", None],
         regions=[
             region(box=[0.5, 0, 0.5, 1]),
             region(box=[0, 0, float("nan"), 1]),

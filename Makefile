@@ -46,11 +46,13 @@ ADDRESS ?= http://127.0.0.1:8265
 REMOTE ?= fineloom
 SUBMITS := $(patsubst manifests/recipes/%.yaml,submit-%,$(wildcard manifests/recipes/*.yaml))
 
-submit: submit-$(RECIPE)  ## run a recipe on a Ray cluster, also as submit-RECIPE (ADDRESS=, ROOT= as its machines see it, SET=)
-
-$(SUBMITS): submit-%: .venv/ready
+submit: .venv/ready  ## run a recipe on a Ray cluster, also as submit-RECIPE (ADDRESS=, ROOT= as its machines see it, SET=, REMOTE=)
+$(SUBMITS): .venv/ready
+$(SUBMITS): override RECIPE = $(@:submit-%=%)
+submit $(SUBMITS):
 	@[[ '$(ROOT)' == /* || '$(ROOT)' == *://* ]] || { echo "ROOT=$(ROOT): give the place as the cluster's machines see it, /… or s3://…" >&2; exit 2; }
-	.venv/bin/ray job submit --address $(ADDRESS) -- $(REMOTE) run $* $(SET) --root '$(ROOT)' --address auto
+	@[[ '$(RECIPE)' == /* || '$(RECIPE)' != *.y*ml ]] || { echo "RECIPE=$(RECIPE): give the file as the cluster's machines see it, /…" >&2; exit 2; }
+	.venv/bin/ray job submit --address $(ADDRESS) -- $(REMOTE) run '$(RECIPE)' $(SET) --root '$(ROOT)' --address auto
 
 train: .venv/ready  ## train one stage on a recipe's shards (RECIPE=, STAGE=1|2, SET=)
 	.venv/bin/python -m fgclip2_train train stage=$(STAGE) data.shards='$(ROOT)/$(RECIPE)/shards/*.tar' out='$(TRAIN)' $(SET)

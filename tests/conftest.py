@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
 RUN = "FINELOOM_TEST_RUN"
 """Environment variable that names this run of pytest to its workers."""
-FIRST = ("test_train.py", "test_distributed.py", "test_chaos.py", "test_training.py", "test_asking.py")
+FIRST = ("test_train.py", "test_distributed.py", "test_chaos.py", "test_training.py", "test_asking.py", "test_submit.py")
 FIRST_OF_THEIR_FOLDER = ("test_engine.py", "test_verdicts.py", "test_waves.py")
 """Files that take minutes, the longest first. The latter leave a Ray in their process, of whose threads forks know nothing."""
 

@@ -9,7 +9,11 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
+import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -223,6 +227,58 @@ def test_the_slurm_script_is_bash_and_says_how_it_is_called(tmp_path):
     assert called.returncode == 2 and "usage: sbatch run.slurm RECIPE ROOT" in called.stderr
 
 
+NODE = """#!/bin/bash
+# What stands for each program of a Slurm node, by its name; `srun` runs its command here.
+name=$(basename "$0")
+echo "$name $* cpus=${SRUN_CPUS_PER_TASK:-} token=${RAY_AUTH_TOKEN:+given}" >> "$(dirname "$0")/calls"
+case $name in
+  scontrol) printf 'one\\ntwo\\n' ;;
+  hostname) echo 127.0.0.1 ;;
+  srun) while [[ $1 == --* ]]; do shift; done; exec "$@" ;;
+  ray) [[ $1 == start ]] && exec sleep 60 || true ;;
+esac
+"""
+DRIVER = """#!{python}
+import sys, time
+try:
+    print(*sys.argv[1:], flush=True)
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("stopped", flush=True)
+    sys.exit(130)
+"""
+
+
+def test_the_slurm_script_starts_ray_on_each_node_and_ends_the_run_as_ctrl_c_does(tmp_path):
+    for name in ("scontrol", "hostname", "srun", "ray"):
+        (tmp_path / name).write_text(NODE)
+    (tmp_path / "fineloom").write_text(DRIVER.format(python=sys.executable))
+    for program in list(tmp_path.iterdir()):
+        program.chmod(0o755)
+    slurm = {"SLURM_JOB_NODELIST": "[one-two]", "SLURM_CPUS_PER_TASK": "5", "FINELOOM_BIN": str(tmp_path)}
+    env = {**os.environ, **slurm, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    words = ["bash", CLUSTER / "run.slurm", "finehard", "/shared/runs", "select.keep=width >= 256"]
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(words, env=env, cwd=tmp_path, start_new_session=True, **pipe) as script:
+        try:
+            assert (
+                script.stdout.readline()
+                == "run finehard select.keep=width >= 256 --root /shared/runs --address 127.0.0.1:6379\n"
+            )
+            while "--nodelist=two" not in (tmp_path / "calls").read_text():
+                time.sleep(0.05)
+            script.send_signal(signal.SIGTERM)  # as Slurm does two minutes before the end
+            said, _ = script.communicate(timeout=30)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(script.pid, signal.SIGKILL)
+    assert said == "stopped\n" and script.returncode == 143
+    steps = [line for line in (tmp_path / "calls").read_text().splitlines() if line.startswith("srun") and " start " in line]
+    started = {re.search(r"--nodelist=(\w+) .* start --(head|address)", step).groups() for step in steps}
+    assert len(steps) == 2 and started == {("one", "head"), ("two", "address")}
+    assert all(step.endswith("cpus=5 token=given") and "--num-cpus=5" in step for step in steps)
+
+
 def test_every_recipe_has_a_target_that_submits_it():
     def call(*words):
         return subprocess.run(
@@ -232,10 +288,13 @@ def test_every_recipe_has_a_target_that_submits_it():
     names = recipe_names()
     shown = call("-n", "ROOT=/shared/runs", "SET=select.keep='width >= 256'", *(f"submit-{name}" for name in names)).stdout
     for name in names:
-        end = f"-- fineloom run {name} select.keep='width >= 256' --root '/shared/runs' --address auto"
+        end = f"-- fineloom run '{name}' select.keep='width >= 256' --root '/shared/runs' --address auto"
         assert f"ray job submit --address http://127.0.0.1:8265 {end}" in shown
     shown = call("-n", "clean", "data", "ROOT=~/my runs").stdout
     home = os.environ["HOME"]
     assert f"rm -rf -- '{home}/my runs'" in shown and f"--root '{home}/my runs'" in shown
     relative = call(f"submit-{names[0]}", "ROOT=runs")
     assert relative.returncode != 0 and "as the cluster's machines see it" in relative.stderr
+    assert "fineloom run '/shared/own.yaml'" in call("-n", "submit", "RECIPE=/shared/own.yaml", "ROOT=/shared/runs").stdout
+    relative = call("submit", "RECIPE=own.yaml", "ROOT=/shared/runs")
+    assert relative.returncode != 0 and "RECIPE=own.yaml: give the file as the cluster's machines see it" in relative.stderr

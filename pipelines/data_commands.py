@@ -59,10 +59,11 @@ def export_command(
         fineloom export --shards FOLDER --layout huggingface --out hub
         fineloom export dci_cn --layout huggingface --out hub --contact data@example.org --quality verdicts.json
     """
-    from pipelines.exports import About, ExportSettings, export
+    from pipelines.exports import About, ExportSettings, export, layout_named
     from pipelines.exports.of_run import of_run, shards_in
     from pipelines.exports.quality import read_quality
 
+    layout_named(layout)  # before a long look for shards
     if shards is not None and recipe is None:
         found = shards_in(shards)
         if not found:

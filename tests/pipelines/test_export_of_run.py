@@ -9,7 +9,7 @@ from picture_server import picture
 from typer.testing import CliRunner
 
 from pipelines.cli import app
-from pipelines.config import load_recipe
+from pipelines.config import ConfigError, load_recipe
 from pipelines.run import handoff
 
 
@@ -78,6 +78,12 @@ def test_a_run_killed_before_it_handed_over_exports_what_it_handed_over_before(s
     handoff(chain)
     told = json.loads(call(recipe, root, "--json", out="later").stdout)
     assert told["samples"] == 4 and told["missing"] == {"shards": 1, "of": 3, "samples": 1}
+
+
+def test_a_misspelt_layout_is_named_before_shards_are_looked_for(seven):
+    recipe, root = seven
+    said = call(recipe, root, layout="lit_cn").exception
+    assert isinstance(said, ConfigError) and str(said) == "no layout 'lit_cn'. Did you mean lit-cn?"
 
 
 def test_a_run_without_shards_and_one_on_a_store_say_what_to_do(seven):

@@ -75,6 +75,8 @@ class FolderJob:
         if over.exists():  # of a job that was killed below
             shutil.rmtree(over)
         os.rename(self.parts, over)  # in one step: a marker that outlived its piece would promise it to the next try
+        for left in [*self.folder.glob(".*.tmp"), *self.folder.glob("*/.*.tmp")]:  # `replace`, killed in an earlier try
+            left.unlink()
         os.rename(self.folder, self.out)
         sync_folder(self.out.parent)
         shutil.rmtree(over)

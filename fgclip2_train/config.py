@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import difflib
+import functools
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from fgclip2_train.data.loader import DataSettings
 from fgclip2_train.evaluation.settings import DuringTraining
 from fgclip2_train.objective import LossSettings
+from fgclip2_train.strict import Name, Strict, explain, suggest
 
 PRESETS = Path(__file__).parent / "presets"
 Model = TypeVar("Model", bound=BaseModel)
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class ModelSettings(Strict):
@@ -33,7 +31,7 @@ class ModelSettings(Strict):
     """Folder or hub name; "train" makes a small one from the shards' texts; by default the one beside `start`."""
     vocabulary: int = Field(default=4000, ge=300)
     """Size of a trained tokenizer, and of a random model without tokenizer of its own."""
-    logit_scale: float = 2.3026
+    logit_scale: float = Field(default=2.3026, ge=-10, le=20)
     """Start of a random model's log temperature and bias: ln 10 and -10, SigLIP's."""
     logit_bias: float = -10.0
     recopy_region_heads: bool = False
@@ -45,8 +43,8 @@ class OptimizerSettings(Strict):
 
     lr: float = Field(default=1e-6, gt=0)
     weight_decay: float = Field(default=0.001, ge=0)
-    betas: tuple[float, float] = (0.9, 0.98)
-    eps: float = 1e-6
+    betas: tuple[Beta, Beta] = (0.9, 0.98)
+    eps: float = Field(default=1e-6, gt=0)
     warmup: float = Field(default=0.03, ge=0)
     """Below 1 a share of all steps, else a number of steps; then a cosine down to zero."""
     clip: float | None = Field(default=None, gt=0)
@@ -62,8 +60,8 @@ class Settings(Strict):
     """Everything that decides a run's result, and where it goes."""
 
     stage: Literal[1, 2]
-    out: str
-    seed: int = Field(default=0, ge=0)
+    out: str = Field(min_length=1)
+    seed: int = Field(default=0, ge=0, lt=2**62)
     model: ModelSettings = ModelSettings()
     data: DataSettings = DataSettings()
     loss: LossSettings = LossSettings()
@@ -104,6 +102,13 @@ class Settings(Strict):
             raise ValueError(f"batch={self.batch} cannot be cut into accumulate={self.accumulate} equal parts")
         return self
 
+    @model_validator(mode="after")
+    def _something_is_learnt(self) -> Settings:
+        counted = self.loss.weights.model_dump()
+        if not any(counted.values() if self.regional else (counted["short"], counted["long"])):
+            raise ValueError(f"loss.weights: every term of stage {self.stage} has the weight 0, so nothing would be learnt")
+        return self
+
     @property
     def regional(self) -> bool:
         return self.stage == 2
@@ -118,24 +123,24 @@ def load_settings(preset: str | Path, overrides: Sequence[str] = ()) -> Settings
     file = find_preset(preset)
     files = _read(file)
     given = dict(_parse(override) for override in overrides)
-    stage = given.get("stage", next((values["stage"] for values in reversed(files) if "stage" in values), None))
+    stage = given.get("stage", next((values["stage"] for _, values in reversed(files) if "stage" in values), None))
     if stage not in (1, 2):
         known = list(Settings.model_fields)
         for name in (key.partition(".")[0] for key in given):
             if name not in known:  # "stag=1"
-                raise ValueError(f"{file}: {name}: no such setting.{_suggest(name, known)}")
+                raise ValueError(f"{file}: {name}: no such setting.{suggest(name, known)}")
         raise ValueError(f"{file}: say which stage to train: stage=1 (global alignment) or stage=2 (regions), not {stage!r}")
-    merged: dict[str, Any] = {}
-    for values in files:
+    said: list[tuple[str, Mapping[str, Any]]] = []
+    for where, values in files:
         stages = values.pop("stages", {})
-        merged = _merge(_merge(merged, values), stages.get(stage) or {})
-    for key, value in given.items():
-        merged = _merge(merged, _nest(key.split("."), value))
-    return validate({"preset": str(preset), **merged}, str(file))
+        said.append((str(where), _merge(values, stages.get(stage) or {})))
+    said += [("command line", _nest(key.split("."), value)) for key, value in given.items()]
+    merged = functools.reduce(_merge, (values for _, values in said), {"preset": str(preset)})
+    return validate_as(Settings, merged, lambda name: _said_in(name, said) or str(file))
 
 
 def validate(values: Mapping[str, Any], where: str) -> Settings:
-    return validate_as(Settings, values, where)
+    return validate_as(Settings, values, lambda name: where)
 
 
 def override(model: type[Model], overrides: Sequence[str]) -> Model:
@@ -143,14 +148,29 @@ def override(model: type[Model], overrides: Sequence[str]) -> Model:
     values: dict[str, Any] = {}
     for key, value in map(_parse, overrides):
         values = _merge(values, _nest(key.split("."), value))
-    return validate_as(model, values, "settings")
+    return validate_as(model, values, lambda name: "settings")
 
 
-def validate_as(model: type[Model], values: Mapping[str, Any], where: str) -> Model:
+def validate_as(model: type[Model], values: Mapping[str, Any], where: Callable[[Name], str]) -> Model:
+    """where: a setting's file"""
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise ValueError("\n".join(f"{where}: {line}" for line in _explain(error, model))) from None
+        told = explain(error, values, lambda name: _fields(name, model))
+        raise ValueError("\n".join(f"{where(name)}: {line}" for name, line in told)) from None
+
+
+def _said_in(name: Name, said: Sequence[tuple[str, Mapping[str, Any]]]) -> str | None:
+    """Which of several settings laid over one another holds this one, the last first."""
+    return next((where for where, values in reversed(said) if name and _holds(values, name)), None)
+
+
+def _holds(values: Any, name: Name) -> bool:
+    for part in name:
+        if isinstance(values, Mapping) and part not in values:
+            return False
+        values = values[part] if isinstance(values, Mapping) else values
+    return True
 
 
 def changed(before: Mapping[str, Any], now: Mapping[str, Any], under: str = "") -> Iterator[str]:
@@ -175,25 +195,28 @@ def find_preset(preset: str | Path) -> Path:
         return file
     known = sorted(path.stem for path in PRESETS.glob("*.yaml"))
     if str(preset) not in known:
-        raise ValueError(f"no preset {str(preset)!r}.{_suggest(str(preset), known)} Presets: {', '.join(known)}")
+        raise ValueError(f"no preset {str(preset)!r}.{suggest(str(preset), known)} Presets: {', '.join(known)}")
     return PRESETS / f"{preset}.yaml"
 
 
-def _read(file: Path, within: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
+def _read(file: Path, within: tuple[Path, ...] = ()) -> list[tuple[Path, dict[str, Any]]]:
     """What the file says, after what those say that it extends."""
     try:
         values = yaml.safe_load(file.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{file}: not YAML ({' '.join(str(error).split())})") from None
     values = {} if values is None else values
-    if not isinstance(values, dict) or not isinstance(values.get("stages", {}), dict):
+    stages = values.get("stages", {}) if isinstance(values, dict) else None
+    if not isinstance(stages, dict) or not all(isinstance(one, dict) or one is None for one in stages.values()):
         raise ValueError(f"{file}: settings are written `key: value`, and `stages` holds them by stage")
+    if strange := [stage for stage in stages if stage not in (1, 2)]:
+        raise ValueError(f"{file}: stages: there are 1 and 2, and no {strange[0]!r}")
     parent = values.pop("extends", None)
     if parent is None:
-        return [values]
+        return [(file, values)]
     if find_preset(parent) in (*within, file):
         raise ValueError(f"{file}: extends {parent}, which extends it")
-    return [*_read(find_preset(parent), (*within, file)), values]
+    return [*_read(find_preset(parent), (*within, file)), (file, values)]
 
 
 def _parse(override: str) -> tuple[str, Any]:
@@ -229,19 +252,6 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _explain(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
-    for problem in error.errors():
-        path = [str(part) for part in problem["loc"]]
-        if problem["type"] == "extra_forbidden":
-            yield f"{'.'.join(path)}: no such setting.{_suggest(path[-1], _fields(path[:-1], model), path[:-1])}"
-        elif not path:  # of the settings taken together
-            yield problem["msg"].removeprefix("Value error, ")
-        elif problem["type"] == "missing":
-            yield f"{'.'.join(path)}: not given, and it has no default"
-        else:
-            yield f"{'.'.join(path)}: {problem['msg']} (found {problem['input']!r})"
-
-
 def _fields(path: Sequence[str], model: Any) -> list[str]:
     by_name = False  # the next part is a key of a mapping, not a setting
     for part in path:
@@ -255,8 +265,3 @@ def _fields(path: Sequence[str], model: Any) -> list[str]:
         if model is None:
             return []
     return list(model.model_fields)
-
-
-def _suggest(word: str, known: Sequence[str], path: Sequence[str] = ()) -> str:
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f" Did you mean {'.'.join([*path, near[0]])}?" if near else ""

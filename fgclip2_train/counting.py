@@ -49,11 +49,26 @@ def count_samples(data: DataSettings, out: Path | None = None) -> int:
     if not samples:
         wanted = sorted({language for source in found for language in data.spoken(source)})
         bad = sum((Counter(one["bad"]) for one in counted.values()), Counter[str]())
-        why = ", ".join(f"{reason.removeprefix('bad: ')} {count}" for reason, count in bad.most_common(3))
-        raise ValueError(
-            f"no sample with a text in {' or '.join(wanted)} in {len(shards)} shards" + (f": {why}" if why else "")
-        )
+        raise ValueError(f"no sample with a text in {' or '.join(wanted)} in {len(shards)} shards" + _because(bad))
     return samples
+
+
+def look(data: DataSettings) -> None:
+    """Raise ValueError for a source of which nothing can be read. Reads no further than its first sample."""
+    for name, (shards, _) in data.found().items():
+        bad: Counter[str] = Counter()
+
+        def good(place: int, record: dict, bad: Counter[str] = bad) -> bool:
+            bad[UNSOUND] += not sound(record)
+            return sound(record)
+
+        if not any(True for shard in shards for _ in read_shard(shard, bad, good, holes=True)):
+            raise ValueError(f"{name}: no readable sample in {len(shards)} shards" + _because(bad))
+
+
+def _because(bad: Counter[str]) -> str:
+    why = ", ".join(f"{reason.removeprefix('bad: ')} {count}" for reason, count in bad.most_common(3))
+    return f": {why}" if why else ""
 
 
 def _counted(shard: str, before: dict[str, Any] | None) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from fgclip2_train.batch import Batch
 from fgclip2_train.checkpoint import Saver, latest, load_optimizer, load_trainer, point
 from fgclip2_train.config import Settings, changed
+from fgclip2_train.counting import look
 from fgclip2_train.data.loader import Loader, Reader
 from fgclip2_train.data.order import START
 from fgclip2_train.errors import NonFinite, writing
@@ -49,7 +50,10 @@ def train(settings: Settings, stop: Path | None = None) -> Path:
 
 def _train(settings: Settings, device: torch.device, stop: Path | None) -> Path:
     out = Path(settings.out)
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"out={out}: no folder can be made there ({error.strerror})") from error
     checkpoint = latest(out)
     if world() > 1:  # nobody may see a checkpoint that rank 0 writes later
         box = [checkpoint]
@@ -64,7 +68,8 @@ class Run:
     def __init__(self, settings: Settings, device: torch.device, checkpoint: Path | None):
         self.settings, self.out = settings, Path(settings.out)
         # What is not there is told before a model is loaded, and a model that is not before records are counted: both may take long.
-        settings.data.found()
+        if rank() == 0:
+            look(settings.data)
         trainer = load_trainer(checkpoint) if checkpoint else None
         if trainer:
             self._refuse_another_stage(trainer["settings"]["stage"])

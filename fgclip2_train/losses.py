@@ -58,7 +58,7 @@ class _SigmoidContrastive(torch.autograd.Function):
                 cosine = image[rows] @ visitor.T
                 logits = scale * cosine + bias
                 # softplus(z) for negatives, softplus(-z) = softplus(z) - z for a row's own text.
-                value, slope = F.softplus(logits), torch.sigmoid(logits)
+                value, slope = _softplus(logits), torch.sigmoid(logits)
                 if identity is not None:
                     alike = (ids[rows, None] == visitor_ids[None]).any(-1)
                     value, slope = value.masked_fill(alike, 0), slope.masked_fill(alike, 0)
@@ -66,7 +66,7 @@ class _SigmoidContrastive(torch.autograd.Function):
                     diagonal = logits.diagonal(start)
                     if identity is not None:
                         # Every row is "alike" itself: put back what the mask took.
-                        value.diagonal(start).copy_(F.softplus(diagonal))
+                        value.diagonal(start).copy_(_softplus(diagonal))
                         slope.diagonal(start).copy_(torch.sigmoid(diagonal))
                     total -= diagonal.sum()
                     slope.diagonal(start).sub_(1)
@@ -87,6 +87,11 @@ class _SigmoidContrastive(torch.autograd.Function):
         d_image, d_text, d_scale, d_bias = (saved * upstream for saved in ctx.saved_tensors)
         scale_shape, bias_shape = ctx.shapes
         return d_image, d_text, d_scale.reshape(scale_shape), d_bias.reshape(bias_shape), None, None, None
+
+
+def _softplus(logits: Tensor) -> Tensor:
+    """log(1 + exp(z)), to the last digit: torch's takes z itself from 20 on, which is 2e-9 off."""
+    return F.softplus(logits, threshold=40)
 
 
 def region_contrastive(

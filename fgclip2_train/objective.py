@@ -7,32 +7,29 @@ from typing import Literal
 
 import torch
 import torch.distributed as dist
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from fgclip2_train import losses
 from fgclip2_train.batch import Batch
 from fgclip2_train.model import Features, Fgclip2Model
+from fgclip2_train.strict import Strict, Weight
 
 
-class Weights(BaseModel):
+class Weights(Strict):
     """What each term counts in the total. Defaults: the released code's."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    short: float = 1.0
-    long: float = 1.0
-    fgv: float = 0.2
-    tic: float = 0.1
-    hard_batch: float = 0.3
-    hard_group: float = 1.5
-    hard_rank: float = 0.2
+    short: Weight = 1.0
+    long: Weight = 1.0
+    fgv: Weight = 0.2
+    tic: Weight = 0.1
+    hard_batch: Weight = 0.3
+    hard_group: Weight = 1.5
+    hard_rank: Weight = 0.2
 
 
-class LossSettings(BaseModel):
+class LossSettings(Strict):
     """Rules of the terms. Every default is the released code's; presets/paper.yaml names what the paper says otherwise."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     weights: Weights = Weights()
     tic_remove_above: float = 0.95
@@ -43,10 +40,18 @@ class LossSettings(BaseModel):
     rank_similarity: Literal["logit", "cosine"] = "logit"
     threshold_over: Literal["ranks", "pairs"] = "ranks"
     threshold_clamp: tuple[float, float] = (0.0, 10.0)
+    """Least and most."""
     mask_duplicates: bool = False
     """Leave out pairs whose picture or text is the same instead of counting them as negatives."""
     chunk: int = Field(default=1024, ge=1)
     """Rows of a matrix of similarities that are computed at a time."""
+
+    @field_validator("threshold_clamp")
+    @classmethod
+    def _least_is_not_most(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if value[0] > value[1]:
+            raise ValueError(f"[least, most], and {value[0]} is above {value[1]}")
+        return value
 
 
 @dataclass

@@ -251,9 +251,17 @@ def _wandb(out: Path, settings: Settings) -> Board:
             f"wandb={settings.wandb}: the package wandb is not installed; install it or leave the setting out"
         ) from None
     name = hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:16]
-    run = wandb.init(
-        project=settings.wandb, name=out.name, id=name, resume="allow", dir=str(out), config=settings.model_dump(mode="json")
-    )
+    try:
+        run = wandb.init(
+            project=settings.wandb,
+            name=out.name,
+            id=name,
+            resume="allow",
+            dir=str(out),
+            config=settings.model_dump(mode="json"),
+        )
+    except wandb.Error as error:  # no key, or no way there
+        raise ValueError(f"wandb={settings.wandb}: {error} WANDB_MODE=offline logs to files only") from error
     return lambda numbers, step: run.log(numbers, step=step)
 
 

@@ -13,11 +13,15 @@ import zlib
 
 import numpy as np
 from PIL import Image, ImageOps
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from fgclip2_train.strict import Strict
 
 PATCH = 16
 BUCKETS = (128, 256, 576, 784, 1024)
 SMALL_SIDE, ENLARGED_SIDE = 128, 512
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+"""Of files that are taken for pictures."""
 BAD_PICTURE = (
     *(OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, OverflowError, RuntimeError),
     *(struct.error, zlib.error, Image.DecompressionBombError),
@@ -46,10 +50,8 @@ def enlarge_small(image: Image.Image, side: int = ENLARGED_SIDE) -> Image.Image:
     return image.resize((side, side)) if min(image.size) < SMALL_SIDE else image
 
 
-class Augment(BaseModel):
+class Augment(Strict):
     """Random changes of training pictures, so that a small set is not learnt by heart. The released program makes none."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     crop: float = Field(default=1.0, gt=0, le=1)
     """Least share of each side that is kept. Boxes do not move along: stage 1 only."""

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, cast
 import numpy as np
 import torch
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field, model_validator
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from fgclip2_train.batch import Batch
@@ -28,30 +28,27 @@ from fgclip2_train.data.room import Room
 from fgclip2_train.data.samples import Language, TextSettings, choose
 from fgclip2_train.data.shards import Raw, find_shards, fingerprint
 from fgclip2_train.data.tokens import Texts
+from fgclip2_train.strict import Strict, Weight
 
 FIRST, HOPELESS = 200, 10
 """The ceiling holds from so many samples on. One batch may take that many broken pictures, or so many for each of its rows."""
 
 
-class Source(BaseModel):
+class Source(Strict):
     """Shards with a weight of their own."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     shards: str | list[str]
     weight: float = Field(default=1.0, gt=0)
-    languages: dict[Language, float] | None = None
+    languages: dict[Language, Weight] | None = None
     """Of this source alone, by weight, as a set of one language needs it; null for `data.languages`."""
 
 
-class DataSettings(BaseModel):
+class DataSettings(Strict):
     """`shards` alone, or several `sources`; languages by weight."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     shards: str | list[str] | None = None
-    sources: dict[str, Source] = {}
-    languages: dict[Language, float] = {"en": 1.0, "zh": 1.0}
+    sources: dict[str, Source] = Field(default={})
+    languages: dict[Language, Weight] = Field(default={"en": 1.0, "zh": 1.0})
     mixing: Literal["sample", "batch", "turns"] = "batch"
     """Draw source and language for every sample, or for every step, one for all ranks. "turns": one for every step in a fixed order,
     {zh: 1, en: 2} being zh, en, en, zh, … (the released stage 1); the number of workers should have no divisor in common with it."""
@@ -69,6 +66,27 @@ class DataSettings(BaseModel):
     max_bad_share: float = Field(default=0.05, ge=0, le=1)
     """More unreadable samples than this (after the first 200) stop the run."""
 
+    @model_validator(mode="after")
+    def _can_be_drawn_from(self) -> DataSettings:
+        if self.shards and "shards" in self.sources:
+            raise ValueError("data.shards is itself a source by the name of `shards`: give the one in data.sources another")
+        weights = self.weights()
+        if weights and self.mixing == "turns":
+            fixed_turn_at(0, weights)
+        return self
+
+    def named(self) -> list[str]:
+        return [*self.sources, *(["shards"] if self.shards else [])]
+
+    def weights(self) -> dict[str, float]:
+        """Weight of every "source/language". Raises ValueError for a source without a language."""
+        return {
+            f"{name}/{language}": (self.sources[name].weight if name in self.sources else 1.0) * share / sum(spoken.values())
+            for name in self.named()
+            for spoken in [self.spoken(name)]
+            for language, share in spoken.items()
+        }
+
     def found(self) -> dict[str, tuple[list[str], float]]:
         """Shards and weight of every source, by name."""
         named = {name: (find_shards(source.shards), source.weight) for name, source in self.sources.items()}
@@ -83,7 +101,7 @@ class DataSettings(BaseModel):
         own = self.sources[source].languages if source in self.sources else None
         spoken = {language: share for language, share in (self.languages if own is None else own).items() if share > 0}
         if not spoken:
-            raise ValueError(f"no language has a weight above 0 for {source}: set data.languages={{en: 1}}")
+            raise ValueError(f"data.languages: none has a weight above 0 for {source}: set data.languages={{en: 1}}")
         return spoken
 
 
@@ -112,11 +130,7 @@ class Reader(IterableDataset):
         self.step, self.positions, self.parts = step, positions or {}, parts
         self.sources = settings.found()
         self.varied = settings.augment != images.Augment()
-        self.weights = {
-            f"{name}/{language}": weight * share / sum(settings.spoken(name).values())
-            for name, (_, weight) in self.sources.items()
-            for language, share in settings.spoken(name).items()
-        }
+        self.weights = settings.weights()
         self.buckets = bucket_shares(self.sources) if settings.patches == "bucketed" else {}
         self.names = list(self.weights)
         self.shares = np.array(list(self.weights.values())) / sum(self.weights.values())

@@ -9,10 +9,11 @@ from hashlib import blake2b
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from fgclip2_train.batch import TEXTS_PER_GROUP
 from fgclip2_train.data.shards import Raw
+from fgclip2_train.strict import Strict
 
 Language = Literal["en", "zh"]
 _CLOSING = "”’」』）)\"'"
@@ -22,17 +23,15 @@ _SENTENCE_END = re.compile(
 """Between sentences: after a stop and what closes a quotation with it; Chinese needs no space there."""
 
 
-class TextSettings(BaseModel):
+class TextSettings(Strict):
     """Choices of the loader that presets differ in."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     prefix_en: str = "a photo of "
     """Put before English short captions (released stage 2; stage 1 had none)."""
     max_regions: int = Field(default=4, ge=0)
-    region_languages: list[Language] = ["en"]
+    region_languages: list[Language] = Field(default=["en"])
     """Languages whose samples bring their boxes. Released code: English only."""
-    negative_languages: list[Language] = ["en"]
+    negative_languages: list[Language] = Field(default=["en"])
     """Languages whose regions bring their hard negatives."""
     original_share: float | None = Field(default=None, ge=0, le=1)
     """Probability of a text of origin "source" where both those and generated ones exist; null draws among all alike."""

@@ -18,11 +18,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from fgclip2_train.data.images import SUFFIXES
 from fgclip2_train.evaluation.pictures import READ, Seen, Wanted, Words
 from fgclip2_train.evaluation.scores import Scorer, recall, recall_one_way
 from fgclip2_train.evaluation.settings import CaptionsSet, MugeSet, Patches
 from fgclip2_train.evaluation.task import (
-    SUFFIXES,
     File,
     Folder,
     Task,

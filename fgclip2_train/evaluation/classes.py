@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 
+from fgclip2_train.data.images import SUFFIXES
 from fgclip2_train.evaluation.pictures import READ, Seen, Wanted, Words
 from fgclip2_train.evaluation.scores import Scorer, classify
 from fgclip2_train.evaluation.settings import ClassesSet, Patches
-from fgclip2_train.evaluation.task import SUFFIXES, Classes, File, Task, prompts, read_text
+from fgclip2_train.evaluation.task import Classes, File, Task, prompts, read_text
 
 
 class ClassesTask(Task):

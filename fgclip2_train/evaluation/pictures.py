@@ -48,15 +48,15 @@ class View:
 
 @dataclass(frozen=True)
 class File:
-    """A picture's bytes: a whole file, or `size` bytes of base64 from `start` on (0: the whole file)."""
+    """A picture's bytes: a whole file, or `size` bytes of base64 from `start` on."""
 
     path: str
     start: int = 0
-    size: int = 0
+    size: int | None = None
 
     def read(self) -> bytes:
         with open(self.path, "rb") as file:
-            if not self.size:
+            if self.size is None:
                 return file.read()
             file.seek(self.start)
             # Tables come in both alphabets of base64.

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from fgclip2_train.strict import Strict
 
 Patches = Annotated[int, Field(ge=1)] | Literal["official"]
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class PictureSettings(Strict):
@@ -151,7 +149,7 @@ class Choices(Strict):
 
 
 class EvaluationSettings(Choices):
-    sets: dict[str, AnySet] = {}
+    sets: dict[str, AnySet] = Field(default={})
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
@@ -162,9 +160,9 @@ class DuringTraining(Choices):
     """Steps."""
     suite: str | None = None
     """A suite that everything here is laid over."""
-    sets: dict[str, dict[str, Any]] = {}
+    sets: dict[str, dict[str, Any]] = Field(default={})
     """As in an evaluation's settings, or changes of the suite's."""
-    defaults: dict[str, dict[str, Any]] = {}
+    defaults: dict[str, dict[str, Any]] = Field(default={})
     """Laid under every set of a kind, or of "all"."""
     shards: str | list[str] | None = None
     """Short for a set named "shards"."""

@@ -14,8 +14,6 @@ from fgclip2_train.evaluation.pictures import File, Seen, View, Walk, Wanted, Wo
 from fgclip2_train.evaluation.scores import Scorer
 from fgclip2_train.evaluation.settings import Patches, PictureSettings
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
-
 
 class Task(ABC):
     """One set, its file read. `wanted`: pictures; `texts`: (walk, text) in the case to encode them in; `skipped`: by reason."""

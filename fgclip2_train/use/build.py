@@ -17,12 +17,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from fgclip2_train.data.images import SUFFIXES
 from fgclip2_train.data.shards import find_shards, read_shard
 from fgclip2_train.use.cache import GONE, Cache, Writer, each
 from fgclip2_train.use.pictures import MAX_BYTES, MAX_PIXELS, BadPicture, open_picture
 from fgclip2_train.use.towers import Prepared, Towers
 
-SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 COMMIT_ENTRIES, COMMIT_SECONDS = 4096, 60.0
 """A kill costs at most this much work."""
 DECODING = 8

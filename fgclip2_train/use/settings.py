@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from fgclip2_train.config import Strict
+from fgclip2_train.strict import Strict
 from fgclip2_train.use.pictures import MAX_PIXELS
 
 

@@ -27,6 +27,54 @@ def test_a_wrong_value_names_key_and_value():
         load_settings("tiny", [*NEEDED, "batch=0"])
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("batch=true", r"batch: must be a valid integer.*\(found 'true'\)"),
+        ("steps=yes", r"steps: must be a valid integer"),
+        ("optimizer.lr=.inf", r"optimizer\.lr: must be a finite number"),
+        ("optimizer.eps=0", r"optimizer\.eps: must be greater than 0"),
+        ("optimizer.betas=[0.9, 1.0]", r"optimizer\.betas\.1: must be less than 1"),
+        ("loss.weights.fgv=-1", r"loss\.weights\.fgv: must be greater than or equal to 0"),
+        ("loss.weights.fgv=.nan", r"loss\.weights\.fgv: must be a finite number"),
+        ("loss.threshold_clamp=[5, 0]", r"loss\.threshold_clamp: \[least, most\], and 5\.0 is above 0\.0"),
+        ("model.logit_scale=1000", r"model\.logit_scale: must be less than or equal to 20"),
+        ("seed=99999999999999999999", r"seed: must be less than"),
+        ("data.languages={en: -1, zh: 2}", r"data\.languages\.en: must be greater than or equal to 0"),
+        ("data.sources={a: {shards: x, weight: 0}}", r"data\.sources\.a\.weight: must be greater than 0"),
+        ("data.sources={a: {shards: x, languages: {en: 0}}}", r"data\.languages: none has a weight above 0 for a"),
+        ("precision=fp23", r"precision: must be 'fp32' or 'bf16' \(found 'fp23'\)\. Did you mean fp32\?"),
+        ("data.patches=bucketd", r"data\.patches: must be .*'bucketed' \(found 'bucketd'\)\. Did you mean bucketed\?"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_refused_before_any_work_in_one_line(wrong, said):
+    with pytest.raises(ValueError, match=rf"^command line: {said}[^\n]*$"):
+        load_settings("tiny", [*NEEDED, wrong])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (["data.sources={shards: {shards: x}}", "data.shards=y"], "data.shards is itself a source"),
+        (["data.shards=x", "data.mixing=turns", "data.languages={en: 0.123, zh: 1}"], "no round of at most 60 whole turns"),
+        (["loss.weights={short: 0, long: 0}", "stage=1"], "every term of stage 1 has the weight 0"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(wrong, said):
+    with pytest.raises(ValueError, match=said):
+        load_settings("tiny", [*NEEDED, *wrong])
+
+
+def test_a_mistake_is_told_with_the_file_that_holds_it(tmp_path):
+    (tmp_path / "base.yaml").write_text("extends: official\nlog_every: 0\nstages: {2: {bach: 3}}")
+    own = tmp_path / "own.yaml"
+    own.write_text(f"extends: {tmp_path / 'base.yaml'}\nseed: -1")
+    with pytest.raises(ValueError) as told:
+        load_settings(own, [*NEEDED, "batch=0"])
+    named = {line.split(": ")[1]: line.split(": ")[0].rsplit("/", 1)[-1] for line in str(told.value).splitlines()}
+    assert named == {"log_every": "base.yaml", "bach": "base.yaml", "seed": "own.yaml", "batch": "command line"}
+
+
 def test_a_misspelt_stage_names_the_nearest_setting():
     with pytest.raises(ValueError, match=r"stag: no such setting. Did you mean stage\?"):
         load_settings("scratch", ["stag=1", "out=x"])
@@ -53,6 +101,8 @@ def test_the_stage_must_be_chosen():
         ("batch: [1,", "not YAML"),
         ("- batch\n- 3", "settings are written `key: value`"),
         ("stages: 3", "`stages` holds them by stage"),
+        ("stages: {2: 3}", "`stages` holds them by stage"),
+        ('stages: {"2": {batch: 3}}', "stages: there are 1 and 2, and no '2'"),
         ("extends: {own}", "extends .*, which extends it"),
         ("batch: 3\nout: \xff", "not YAML"),
     ],

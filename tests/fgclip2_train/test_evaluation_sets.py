@@ -72,7 +72,7 @@ def lines(file: Path, rows: list) -> str:
 
 
 def test_caption_layouts_are_told_by_their_files(tmp_path):
-    (tmp_path / "lit.txt").write_text("a/0.jpg\t一张 图片\u2028两行\n\nb.png\tx\ty\n")
+    (tmp_path / "lit.txt").write_text("a/0.jpg\t一张 图片\u2028两行\n\nb.png\tx\ty\nc.TIF\tz\r\n")
     (tmp_path / "cna.txt").write_text("12#0\t一个孩子\n12#1 跑过\nCOCO_val2014_000000000009#zhm#0\t狗\n")
     dump(
         tmp_path / "coco.json",
@@ -98,7 +98,7 @@ def test_caption_layouts_are_told_by_their_files(tmp_path):
     def found(name):
         return read_captions(tmp_path / name, "test")[0]
 
-    assert found("lit.txt") == [("a/0.jpg", "一张 图片\u2028两行"), ("b.png", "x y")]
+    assert found("lit.txt") == [("a/0.jpg", "一张 图片\u2028两行"), ("b.png", "x y"), ("c.TIF", "z")]
     assert found("cna.txt") == [("12.jpg", "一个孩子"), ("12.jpg", "跑过"), ("COCO_val2014_000000000009.jpg", "狗")]
     assert found("coco.json") == [("1.jpg", "a"), ("2.jpg", "b"), ("2.jpg", "c")]
     assert found("karpathy.json") == [("val2014/0.jpg", "a")]
@@ -217,6 +217,18 @@ def test_pictures_of_a_table_have_the_vectors_of_their_files(encoder, folder):
     in_table = encoding.encode_all(encoder, task.wanted[:6], 2)
     files = [encoding.Wanted(encoding.File(str(folder / f"{n}.jpg")), task.view) for n in range(6)]
     assert torch.equal(in_table.whole, encoding.encode_all(encoder, files, 2).whole)
+
+
+def test_an_empty_row_of_a_table_is_no_picture_and_not_the_whole_table(encoder, folder):
+    queries = lines(folder / "q.jsonl", [{"query_text": "a", "item_ids": [1, 2]}])
+    data = (folder / "0.jpg").read_bytes()
+    (folder / "imgs.tsv").write_bytes(b"1\t" + base64.b64encode(data) + b"\n2\t\n")
+    task = Evaluation(
+        load_suite(None, [f"root={folder}"], {"m": {"kind": "muge", "file": "q.jsonl", "pictures": "imgs.tsv"}}), 16
+    ).tasks[0]
+    assert [wanted.picture.read() for wanted in task.wanted] == [data, b""]
+    found = one(encoder, folder, kind="muge", file=queries, pictures="imgs.tsv")
+    assert found["skipped"] == {"picture cannot be decoded": 1} and found["metrics"]["pictures"] == 1
 
 
 @pytest.mark.parametrize(
@@ -456,12 +468,12 @@ def test_classes_that_cannot_be_told_are_an_error(encoder, classes, values, said
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["sets.lit_cn.lowr=true"], "sets.lit_cn.lowr: no such setting. Did you mean lower"),
-        (["sets.lit_cn.rank_by=cosin"], "sets.lit_cn.rank_by: .*cosine"),
+        (["sets.lit_cn.lowr=true"], "sets.lit_cn.lowr: no such setting. Did you mean sets.lit_cn.lower"),
+        (["sets.lit_cn.rank_by=cosin"], "sets.lit_cn.rank_by: must be .*Did you mean cosine"),
         (["patchs=16"], "patchs: no such setting. Did you mean patches"),
         (["only=[lit_c]"], "only: no set 'lit_c'. Did you mean lit_cn"),
         (["sets.mine.file=x.json"], "sets.mine: kind is None"),
-        (["sets.mine.kind=boxes"], "sets.mine.file: must be given"),
+        (["sets.mine.kind=boxes"], "sets.mine.file: not given"),
         (["lower"], "is not a setting: write key.sub=value"),
         (["defaults.captoins.lower=false"], "no such kind of set. Did you mean captions"),
     ],

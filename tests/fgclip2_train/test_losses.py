@@ -33,6 +33,17 @@ def test_sigmoid_value_and_gradients_do_not_depend_on_the_chunk(chunk):
         torch.testing.assert_close(one.grad, other.grad, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize(("scale", "bias"), [(112.0, -91.9), (112.0, -16.77), (1e4, 0.0), (1.0, 1e4), (1e-3, -1e4)])
+def test_the_sigmoid_loss_is_exact_however_large_its_logits(scale, bias):
+    torch.manual_seed(1)
+    image = F.normalize(torch.randn(7, 3, dtype=torch.float64), dim=-1)
+    text = F.normalize(image + 0.03 * torch.randn(7, 3, dtype=torch.float64), dim=-1)
+    own = 2 * torch.eye(7, dtype=torch.float64) - 1
+    wanted = -F.logsigmoid(own * (scale * image @ text.T + bias)).sum() / 7
+    found = losses.sigmoid_contrastive(image, text, image.new_tensor(scale), image.new_tensor([bias]))
+    torch.testing.assert_close(found, wanted, rtol=1e-13, atol=1e-12)
+
+
 def test_pairs_that_say_the_same_are_left_out_and_own_pairs_never():
     image, text = units(4, 5), units(4, 5, seed=1)
     identity = torch.tensor([[1, 10], [1, 20], [2, 30], [3, 20]])  # rows 0, 1 share a picture; 1, 3 share a text

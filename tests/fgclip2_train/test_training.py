@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from make_shards import write_scenes
+from make_shards import write_scenes, write_shard
 from safetensors.torch import load_file, save_file
 
 from fgclip2_train import counting
@@ -309,6 +309,23 @@ def test_a_stage_without_data_or_length_is_refused(tmp_path, shards):
 def test_missing_data_is_told_before_a_model_is_loaded(tmp_path):
     with pytest.raises(FileNotFoundError, match="no shard matches"):
         train(settings(tmp_path / "none" / "*.tar", tmp_path / "out", "stage=1", f"model.start={tmp_path}/nothing"))
+
+
+@pytest.mark.parametrize("shard", ["a folder", "another format"])
+def test_shards_of_which_none_can_be_read_are_told_before_a_model_is_loaded(shard, tmp_path):
+    if shard == "a folder":
+        (tmp_path / "0.tar").mkdir()
+    else:
+        write_shard(tmp_path / "0.tar", [("a" * 32, b"", b'{"format": "fineloom/2"}')])
+    said = {"a folder": r"no readable sample in 1 shards: shard cannot be read", "another format": "format fineloom/2"}[shard]
+    with pytest.raises(ValueError, match=said):
+        train(settings(tmp_path, tmp_path / "out", "stage=1", "steps=3", f"model.start={tmp_path}/nothing"))
+
+
+def test_a_folder_that_cannot_be_made_is_named_with_its_setting(tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(ValueError, match=r"out=.*out: no folder can be made there \(File exists\)"):
+        train(settings(tmp_path, tmp_path / "out", "stage=1", "steps=3"))
 
 
 def test_shards_without_a_sample_to_count_say_why(tmp_path):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,7 +10,8 @@ import yaml
 from pydantic import ValidationError
 
 from fgclip2_train.config import parse_value
-from fgclip2_train.evaluation.settings import KINDS, EvaluationSettings, PictureSettings, Strict
+from fgclip2_train.evaluation.settings import KINDS, EvaluationSettings, PictureSettings
+from fgclip2_train.strict import Name, Strict, explain, suggest
 
 SUITES = Path(__file__).parent
 Kind = TypeVar("Kind", bound=EvaluationSettings)
@@ -40,16 +40,17 @@ def build(model: type[Kind], given: Mapping[str, Any], suite: str | Path | None,
     named = values.get("sets") or {}
     for kind in defaults:
         if kind != "all" and kind not in KINDS:
-            raise ValueError(f"{where}: defaults.{kind}: no such kind of set.{_near(kind, KINDS)}")
+            raise ValueError(f"{where}: defaults.{kind}: no such kind of set.{suggest(kind, KINDS)}")
     try:
         values["sets"] = {name: _whole(name, own, defaults) for name, own in named.items()}
         settings = model.model_validate(values)
     except ValidationError as error:
-        raise ValueError("\n".join(f"{where}: {line}" for line in _explain(error, model, values))) from None
+        told = explain(error, values, lambda path: _known(path, model, values))
+        raise ValueError("\n".join(f"{where}: {line}" for _, line in told)) from None
     unknown = [name for name in settings.only or [] if name not in settings.sets]
     if unknown:
         raise ValueError(
-            f"{where}: only: no set {unknown[0]!r}.{_near(unknown[0], settings.sets)} Sets: {', '.join(settings.sets)}"
+            f"{where}: only: no set {unknown[0]!r}.{suggest(unknown[0], settings.sets)} Sets: {', '.join(settings.sets)}"
         )
     return settings
 
@@ -72,7 +73,7 @@ def _find(suite: str | Path) -> Path:
         return file
     known = sorted(path.stem for path in SUITES.glob("*.yaml"))
     if str(suite) not in known:
-        raise ValueError(f"no suite {str(suite)!r}.{_near(str(suite), known)} Suites: {', '.join(known)}, or a YAML file")
+        raise ValueError(f"no suite {str(suite)!r}.{suggest(str(suite), known)} Suites: {', '.join(known)}, or a YAML file")
     return SUITES / f"{suite}.yaml"
 
 
@@ -95,22 +96,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _explain(error: ValidationError, model: type[Strict], values: Mapping[str, Any]) -> Iterator[str]:
-    for problem in error.errors():
-        path = [str(part) for part in problem["loc"]]
-        fields: Any = model.model_fields
-        if path[0] == "sets" and len(path) > 2:
-            fields = KINDS[values["sets"][path[1]]["kind"]].model_fields
-            path.pop(2)  # the kind, by which the right model was found
-        name = ".".join(path)
-        if problem["type"] == "extra_forbidden":
-            yield f"{name}: no such setting.{_near(path[-1], fields)}"
-        elif problem["type"] == "missing":
-            yield f"{name}: must be given"
-        else:
-            yield f"{name}: {problem['msg']} (found {problem['input']!r})"
-
-
-def _near(word: str, known: Any) -> str:
-    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f" Did you mean {found[0]}?" if found else ""
+def _known(path: Name, model: type[Strict], values: Mapping[str, Any]) -> Any:
+    """Names that the settings at a place may have."""
+    of_a_set = len(path) == 2 and path[0] == "sets"
+    return KINDS[values["sets"][path[1]]["kind"]].model_fields if of_a_set else model.model_fields

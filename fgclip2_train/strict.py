@@ -1,0 +1,78 @@
+"""What all settings are made of: nothing unknown, no infinite numbers, no `yes` for a number; and what is wrong with them in words."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Name = tuple[str, ...]
+"""The parts of a setting's name."""
+Weight = Annotated[float, Field(ge=0)]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _yes_is_no_number(cls, values: Any) -> Any:
+        """YAML reads yes, no, on and off as truth values, and Python takes those for 1 and 0: as words they are refused."""
+        if not isinstance(values, Mapping):
+            return values
+        return {
+            name: str(value).lower() if isinstance(value, bool) and cls._takes_no_truth(name) else value
+            for name, value in values.items()
+        }
+
+    @classmethod
+    def _takes_no_truth(cls, name: str) -> bool:
+        kind = cls.model_fields[name].annotation if name in cls.model_fields else bool
+        return not {kind, *typing.get_args(kind)} & {bool, str}
+
+
+def explain(
+    error: ValidationError, values: Mapping[str, Any], known: Callable[[Name], Iterable[str]]
+) -> Iterator[tuple[Name, str]]:
+    """Setting and what is wrong with it, one for each setting. known: names that a mapping of settings may have."""
+    problems: dict[Name, list[Any]] = {}
+    for problem in error.errors():
+        problems.setdefault(_place(problem, values), []).append(problem)
+    for path, several in problems.items():
+        first, name = several[0], ".".join(path)
+        if first["type"] == "extra_forbidden":
+            yield path, f"{name}: no such setting.{suggest(path[-1], known(path[:-1]), path[:-1])}"
+        elif first["type"] == "missing":
+            yield path, f"{name}: not given, and it has no default"
+        elif first["type"] == "value_error":
+            # What only several settings together show names them itself.
+            said = first["msg"].removeprefix("Value error, ")
+            yield path, said if isinstance(first["input"], (Mapping, BaseModel)) else f"{name}: {said}"
+        else:
+            said = "; ".join(dict.fromkeys(problem["msg"] for problem in several))
+            wanted = said.replace("; Input should be", " or").replace("Input should be", "must be")
+            choices = re.findall(r"'([^']+)'", " ".join(problem.get("ctx", {}).get("expected", "") for problem in several))
+            yield path, f"{name}: {wanted} (found {first['input']!r}).{suggest(str(first['input']), choices)}"
+
+
+def _place(problem: Mapping[str, Any], values: Any) -> Name:
+    """Where a problem lies in what was given: pydantic's own way there also names the kinds that it tried."""
+    path = []
+    for number, part in enumerate(problem["loc"]):
+        there = part in values if isinstance(values, Mapping) else isinstance(part, int) and isinstance(values, (list, tuple))
+        if there and not (isinstance(part, int) and part >= len(values)):
+            values = values[part]
+            path.append(str(part))
+        elif problem["type"] == "missing" and number == len(problem["loc"]) - 1:
+            path.append(str(part))
+    return tuple(path)
+
+
+def suggest(word: str, known: Iterable[str], path: Sequence[str] = ()) -> str:
+    """What an error ends with: the nearest name, or nothing."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" Did you mean {'.'.join([*path, near[0]])}?" if near else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 
 from typer.completion import completion_init
@@ -39,6 +40,7 @@ PLACES = (errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EACCES,
 
 def main() -> None:
     """Entry point: mistakes of the user and a full disk end in one clear line, defects in a traceback."""
+    from pipelines.cluster import NoCluster
     from pipelines.durable import FULL, Damaged
     from pipelines.ledger import BrokenEntry
     from pipelines.model_identity import ServerUnavailable
@@ -46,6 +48,8 @@ def main() -> None:
     from pipelines.serve import ServeError
     from pipelines.sources import SourceError
 
+    # What Slurm, Kubernetes and `ray job stop` send is heard as a Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     completion_init()  # the shells that Tab may be pressed in
     try:
         app()
@@ -60,6 +64,9 @@ def main() -> None:
     except (ConfigError, SourceError, RunBusy, ServerUnavailable, ServeError, StoreError, BrokenEntry, Damaged) as error:
         warn(f"error: {error}")
         sys.exit(2)
+    except NoCluster as error:
+        warn(f"error: {error}")
+        sys.exit(1)
     except OSError as error:
         if error.errno in FULL:
             warn(f"error: the disk is full: {error}. Free some space and call this again; nothing committed is lost")

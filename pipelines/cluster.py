@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -18,12 +19,19 @@ import psutil
 NAMESPACE = "fineloom"
 TRIES = 3
 """Ray gives a node 30 s to start, whatever the machine is busy with; that limit cannot be set, so the start is tried again."""
+KNOCK = 20.0
+"""Seconds that a cluster's head has to take a connection."""
+
+
+class NoCluster(RuntimeError):
+    """Ray did not start here, or none answers at the address that was given; the message says what to do."""
 
 
 def connect(address: str | None, cpus: int | None = None) -> None:
     """Connect to `address` ("auto" inside a Ray job), or start Ray here.
 
     `address="local"` starts a cluster of its own: a head that was killed leaves state that a plain `ray.init()` would attach to.
+    Raises NoCluster.
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
@@ -35,7 +43,9 @@ def connect(address: str | None, cpus: int | None = None) -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     if address is None and os.environ.get("RAY_ADDRESS"):
         address = "auto"
-    with _ctrl_c_held(), _native_stderr_held():
+    if address is not None:
+        _knock(os.environ.get("RAY_ADDRESS", address) if address == "auto" else address)
+    with _sigterm_kept(), _ctrl_c_held(), _native_stderr_held():
         for attempt in range(TRIES):
             before = set(psutil.Process().children())
             try:
@@ -50,14 +60,33 @@ def connect(address: str | None, cpus: int | None = None) -> None:
                 else:
                     ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
                 return
-            except Exception as error:  # Ray has no type of its own for this
-                if "timed out during startup" not in str(error) or attempt == TRIES - 1:
+            except ConnectionError as error:
+                if address is None:
                     raise
+                raise NoCluster(f"{address}: no Ray cluster to join: {error}") from error
+            except Exception as error:  # Ray has no type of its own for this
+                if "timed out during startup" not in str(error):
+                    raise
+                if attempt == TRIES - 1:
+                    raise NoCluster(
+                        f"Ray did not start in time, {TRIES} times: call this again when less runs on this machine, or look into "
+                        "/tmp/ray/session_latest/logs"
+                    ) from error
                 ray.shutdown()
                 # Ray knows nothing of what it had begun, and the next try would compete with it.
                 for left in set(psutil.Process().children()) - before:
                     with suppress(psutil.NoSuchProcess):
                         left.kill()
+
+
+def _knock(address: str) -> None:
+    """Ask whether anybody listens at HOST:PORT: Ray itself asks for a quarter of an hour, and says nothing."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal() and "://" not in host:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), KNOCK).close()
+        except OSError as error:
+            raise NoCluster(f"{address}: no Ray cluster answers there: {error.strerror or error}") from error
 
 
 @contextmanager
@@ -88,6 +117,27 @@ def _ctrl_c_held() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if pressed:
         raise KeyboardInterrupt
+
+
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Put the handler of SIGTERM back: Ray takes it, and its native code would print a stack trace and abort.
+
+    While it starts Ray makes a SystemExit of the signal, which is then handed to the handler that was there.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before, came = signal.getsignal(signal.SIGTERM), False
+    try:
+        yield
+    except SystemExit as ended:
+        came = ended.code == signal.SIGTERM
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        if came:
+            signal.raise_signal(signal.SIGTERM)
 
 
 @contextmanager

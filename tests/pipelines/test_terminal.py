@@ -266,9 +266,11 @@ def test_a_full_disk_ends_a_command_with_one_line(tmp_path, monkeypatch, capsys)
     )
 
 
-@pytest.mark.parametrize("command", ["run", "view"])
-def test_ctrl_c_on_the_real_command(command, tmp_path, finished):
-    """`run` is interrupted while Ray and its workers are there, `view` while it serves."""
+@pytest.mark.parametrize(
+    ("command", "sign"), [("run", signal.SIGINT), ("run", signal.SIGTERM), ("view", signal.SIGINT), ("view", signal.SIGTERM)]
+)
+def test_ctrl_c_and_sigterm_on_the_real_command(command, sign, tmp_path, finished):
+    """`run` is interrupted while Ray and its workers are there, `view` while it serves. Only a Ctrl-C reaches their children, too."""
     recipe = json.loads((finished / "tiny.yaml").read_text())
     recipe["stages"] = {"mark": {"operator": "faulty_operators:Mark", "seconds": 60}}
     (tmp_path / "slow.yaml").write_text(json.dumps(recipe))
@@ -289,7 +291,7 @@ def test_ctrl_c_on_the_real_command(command, tmp_path, finished):
             if re.search(r"2 stages|looking at", line):
                 break
         time.sleep({"run": 8, "view": 1}[command])
-        os.killpg(process.pid, signal.SIGINT)
+        (os.killpg if sign == signal.SIGINT else os.kill)(process.pid, sign)
         rest, _ = process.communicate(timeout=400)
     told = "".join(seen) + rest
     assert "Traceback" not in told and "raylet" not in told

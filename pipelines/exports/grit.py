@@ -9,6 +9,7 @@ the text of the sample in which most of its expressions occur word for word; a b
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,9 @@ def _spans(caption: str, region: Region) -> list[tuple[int, int]]:
     """Where the short and the long expression stand in the caption, shortest first."""
     found = []
     for expression in dict.fromkeys((region.short, region.long)):
-        at = caption.lower().find(expression.lower())
-        if at >= 0 and len(caption.lower()) == len(caption):  # a few letters change their length with their case
-            found.append((at, at + len(expression)))
+        words = re.escape(expression)
+        if region.language == "en":  # "a car" is not in "a carpet"; Chinese has no blanks between words
+            words = rf"(?<!\w){words}(?!\w)"
+        if match := re.search(words, caption, re.IGNORECASE):
+            found.append(match.span())
     return sorted(found, key=lambda span: span[1] - span[0])

@@ -7,6 +7,7 @@ import.json           files with their checksums, and counts
 
 from __future__ import annotations
 
+import errno
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -37,6 +38,8 @@ __all__ = ["READERS", "REASONS", "ImportSettings", "Imported", "import_layout"]
 READERS: dict[str, Reader] = {reader.name: reader for reader in (FineHardReader(), LitCnReader(), BoxClassCnReader())}
 TABLES_OF_ADDRESSES = {"grit": "grit", "url2key": "coyo"}
 """Layouts without pictures → the source by which a recipe downloads them."""
+NO_SUCH_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
+"""What a row's name may be met with; any other error is the machine's."""
 PACK = Pack.model_validate({})
 SCHEMA = pa.schema(
     {
@@ -224,7 +227,9 @@ class _Shard:
             if place.stat().st_size > self.settings.max_picture_bytes:
                 raise BadRow("bad_picture", f"{place.stat().st_size} bytes > {self.settings.max_picture_bytes}")
             picture = verify(place.read_bytes(), self.settings.max_pixels)
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        except OSError as error:
+            if error.errno not in NO_SUCH_FILE:
+                raise
             raise BadRow("no_picture", row.image[:200]) from None
         except FetchError as error:
             raise BadRow("bad_picture", str(error)) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,9 @@ from operators.perturb.diff import WORD, diff_span
 from pipelines.shard_format import NEGATIVES
 from pipelines.sources.boxes import check_box
 from pipelines.sources.cleaning import clean_text, is_lost, number_of
+
+NO_FILE = re.compile("[\0\ud800-\udfff]")
+"""Characters of no file's name: half of a surrogate pair, which JSON can say, cannot be written."""
 
 
 class BadRow(ValueError):
@@ -96,7 +100,7 @@ def text_in(value: Any) -> str:
 
 def picture_path(folder: Path, name: Any) -> Path:
     """Where a row's picture must lie. BadRow for a name that leads elsewhere."""
-    if not isinstance(name, str) or not name.strip() or "\0" in name:
+    if not isinstance(name, str) or not name.strip() or NO_FILE.search(name):
         raise BadRow("bad_path", f"{str(name)[:100]!r} is no file name")
     inside = os.path.normpath(name.strip())
     if os.path.isabs(inside) or inside.startswith(".."):
@@ -110,6 +114,9 @@ def region_of(raw_box: Any, short: str, long: str, language: str) -> dict[str, A
     box, why = check_box(numbers[:4])
     if box is None:
         raise BadRow("bad_box", why)
+    box = [round(x, 6) for x in box]  # as shards hold it
+    if box[0] == box[2] or box[1] == box[3]:
+        raise BadRow("bad_box", f"{box}: a side is less than a millionth of the picture's")
     if not (short or long):
         raise BadRow("bad_text", "a box without an expression")
     score = number_of(numbers[4]) if len(numbers) > 4 else None
@@ -123,25 +130,25 @@ def region_of(raw_box: Any, short: str, long: str, language: str) -> dict[str, A
     }
 
 
-def negatives_of(texts: Any, positive: str, language: str) -> list[dict[str, Any]]:
+def negatives_of(texts: Any, region: dict[str, Any]) -> list[dict[str, Any]]:
     """A group of ten in the shard format's terms; BadRow "bad_negatives" for anything else.
 
-    What was changed is found by comparing with the positive, its family by the lexicon; where that knows none of the words the family
-    is a guess ("state") and says so by the flag `family_unknown`.
+    What was changed is found by comparing with the short expression, its family by the lexicon; where that knows none of the words
+    the family is a guess ("state") and says so by the flag `family_unknown`.
     """
     listed = list(texts.values()) if isinstance(texts, dict) else texts if isinstance(texts, list) else []
     cleaned = [clean_text(text) if isinstance(text, str) else "" for text in listed]
     different = {text.lower() for text in cleaned if text}
-    if len(cleaned) != NEGATIVES or len(different) != NEGATIVES or positive.lower() in different:
-        own = positive.lower() in different
+    own = different & {region["short"].lower(), region["long"].lower()}
+    if len(cleaned) != NEGATIVES or len(different) != NEGATIVES or own:
         raise BadRow(
             "bad_negatives",
             f"{len(cleaned)} texts, {len(different)} different{', the expression itself among them' if own else ''}",
         )
     group = []
     for text in cleaned:
-        start, end, original = diff_span(positive, text)
-        family, flags = _family(text[start:end], original, language)
+        start, end, original = diff_span(region["short"], text)
+        family, flags = _family(text[start:end], original, region["language"])
         group.append(
             {
                 "text": text,

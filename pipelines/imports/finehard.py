@@ -97,7 +97,7 @@ class FineHardReader(Reader):
         group: list[dict[str, Any]] = []
         if entry.get("flag_short_neg") in (1, True, "1"):
             try:
-                group = negatives_of(entry.get("short_expr_negs"), region["short"], row.language)
+                group = negatives_of(entry.get("short_expr_negs"), region)
             except BadRow as bad:
                 row.items.append((f"negatives[{i}]", bad.reason, bad.detail))
         row.regions.append(region)

@@ -58,6 +58,8 @@ class Value:
     number: int | None = None
     fits: str | None = None
     """What it can be said of: a class of nouns, "animate", "thing", or nouns separated by "|"; None: of anything."""
+    takes: str | None = None
+    """What a verb may be done to or a place be of, as `fits`: none wears a ball or sits inside a cow."""
     alone: bool = False
     """An action that cannot be followed by a place ("swimming on a bench"), a pattern that goes with one colour ("plain")."""
 
@@ -140,14 +142,28 @@ class Lexicon:
         """The kinds of things a noun names: "dog" → {"animal", "animate"}."""
         return _classes(self.language, noun)
 
-    def fits(self, value: Value, noun: str) -> bool:
-        """Whether the value can sensibly be said of the noun. Nonsense is refuted without looking at the picture."""
-        classes = self.classes(noun)
-        if value.fits and not any(part in classes or part == noun for part in value.fits.split("|")):
+    def fits(self, value: Value, noun: str, other: str = "", instead_of: Value | None = None) -> bool:
+        """Whether the value can sensibly be said of the noun (and of the `other` that it takes). Nonsense is refuted without looking
+        at the picture. A noun of no class that has a list takes what goes with the value that it has (`unlisted`)."""
+        if not self._among(value.fits, noun) or (other and not self._among(value.takes, other)):
             return False
-        plausible = self.nouns.get("plausible", {}).get(value.family, {})
-        lists = [plausible[name] for name in classes if name in plausible]
+        plausible = self.nouns["plausible"].get(value.family, {})
+        lists = [plausible[name] for name in self.classes(noun) if name in plausible]
+        if not lists and instead_of is not None:
+            roots = {kind.id for kind in self.families[value.family].chain(instead_of)}
+            lists = [entry["take"] for entry in self.nouns["unlisted"].get(value.family, []) if roots & set(entry["of"])]
         return not lists or any(value.id in names for names in lists)
+
+    def _among(self, wanted: str | None, noun: str) -> bool:
+        return not wanted or any(part in self.classes(noun) or part == noun for part in wanted.split("|"))
+
+    def alike(self, a: Value, b: Value, noun: str) -> bool:
+        """Whether the two are hard to tell apart on such a thing, though not on others: red and orange hair."""
+        listed = self.nouns["alike"].get(a.family, {})
+        families = self.families[a.family]
+        kinds = [{kind.id for kind in families.chain(value)} for value in (a, b)]
+        groups = [group for name in self.classes(noun) for group in listed.get(name, [])]
+        return any(kinds[0] & set(group) and kinds[1] & set(group) for group in groups)
 
     def unlikely(self, family: str, noun: str) -> list[Value]:
         """Values that a noun with a list of plausible ones hardly ever has (a blue dog); empty where there is no such list."""
@@ -187,6 +203,11 @@ def _word_index(language: str) -> dict[str, list[Value]]:
 def _classes(language: str, noun: str) -> frozenset[str]:
     nouns = load(language).nouns
     found = frozenset(name for name, members in nouns["classes"].items() if noun in members)
+    if not found and language == "zh":  # 金毛犬 is a 犬
+        ends = [(len(end), name) for name, ends in nouns["endings"].items() for end in ends if noun.endswith(end)]
+        found = frozenset(name for length, name in ends if length == max(ends)[0])
+    if "picture" in found:  # what is to the left in it is not beside it
+        return found
     return found | {"animate" if found & set(nouns["animate"]) else "thing"}
 
 

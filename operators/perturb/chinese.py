@@ -55,7 +55,8 @@ def options(slot: Slot, weights: dict[str, float] | None = None) -> list[Option]
         if (
             not value.use
             or value.object != slot.value.object
-            or not lex.fits(value, slot.noun)
+            or not lex.fits(value, slot.noun, slot.other, slot.value)
+            or lex.alike(slot.value, value, slot.noun)
             or (value.alone and slot.follows)
         ):
             continue
@@ -253,6 +254,8 @@ def _slot(tokens: _Tokens, value: Value, start: int, end: int) -> Slot | None:
     aligned = start in tokens.bounds and end in tokens.bounds
     family = value.family
     noun = tokens.noun_after(end) or tokens.noun_before(start)
+    if family == "material" and _telling().search(before):
+        return None
     if len(word) == 1 and (family in ("colour", "material") or (family == "size" and not aligned)):
         return _compound(tokens, value, start, end)
     if not aligned and family == "material" and start in tokens.bounds:  # 玻璃杯 is one word
@@ -284,12 +287,19 @@ def _slot(tokens: _Tokens, value: Value, start: int, end: int) -> Slot | None:
     if family in ("size", "state"):
         return _adjective(tokens, value, start, end, noun)
     if family == "relation":
-        if not tokens.noun_before(start) or not value.use:
-            return None
-        return Slot("relation", start, end, value, word, tokens.noun_before(len(text)))
+        landmark = tokens.noun_before(start)
+        if not landmark or not before.removesuffix("的").endswith(landmark) or not value.use:
+            return None  # 左侧有一只猫: of what it does not say
+        return Slot("relation", start, end, value, word, tokens.noun_before(len(text)), other=landmark)
     if family == "action" and value.use:
         return _action(tokens, value, start, end)
     return None
+
+
+@lru_cache
+def _telling() -> re.Pattern[str]:
+    """What goes with one material only, before it: 生锈的铁门."""
+    return re.compile(rf"(?:{'|'.join(lexicon.load('zh').traps['of_stuff'])})的?[^，。的]{{0,4}}$")
 
 
 def _compound(tokens: _Tokens, value: Value, start: int, end: int) -> Slot | None:
@@ -344,7 +354,8 @@ def _action(tokens: _Tokens, value: Value, start: int, end: int) -> Slot | None:
             return None
         if not after.startswith(("着", "在")):
             return None
-        return Slot("action", start, end, value, "char", noun, follows=after.startswith("在"))
+        other = tokens.noun_after(end) if value.object else ""
+        return Slot("action", start, end, value, "char", noun, follows=after.startswith("在"), other=other)
     if value.axis != "motion" or not re.search(r"(?:正在|在[^，。]{0,6})$", before):
         return None
     return Slot("action", start, end, value, "word", noun)

@@ -99,7 +99,7 @@ def _fits(slot: Slot, value: Value) -> bool:
         return False
     if slot.family == "size" and value.id in ("short", "short in height"):
         return slot.value.axis == value.axis
-    return lex.fits(value, slot.noun)
+    return lex.fits(value, slot.noun, slot.other, slot.value) and not lex.alike(slot.value, value, slot.noun)
 
 
 def _phrase(doc: Any, wanted: frozenset[str]) -> Phrase:
@@ -116,7 +116,10 @@ def _phrase(doc: Any, wanted: frozenset[str]) -> Phrase:
             slots.append(slot)
     head = singular(tokens.lower[tokens.head]) if tokens.head is not None else ""
     slots = [
-        slot for slot in slots if not any(_one_stuff(text, *pair) for other in slots for pair in ((slot, other), (other, slot)))
+        slot
+        for slot in slots
+        if not any(_one_stuff(text, *pair) for other in slots for pair in ((slot, other), (other, slot)))
+        and not (slot.family == "material" and _implied(text[: slot.start]))
     ]
     clash = contradicting(slots, lex.families)
     why = f"{clash[0].value.words[0]} and {clash[1].value.words[0]} {clash[0].noun}" if clash else ""
@@ -126,6 +129,17 @@ def _phrase(doc: Any, wanted: frozenset[str]) -> Phrase:
 def _one_stuff(text: str, first: Slot, second: Slot) -> bool:
     """Two words that name one material together ("knitted woolen"): another in the place of either would not go with what is left."""
     return first.family == second.family == "material" and first.end < second.start and text[first.end : second.start].isspace()
+
+
+@lru_cache
+def _telling() -> re.Pattern[str]:
+    words = lexicon.load("en").traps["of_stuff"]
+    return re.compile(rf"\b(?:{'|'.join(words)})(?:,? (?!with\b|of\b|in\b|on\b|and\b)[\w-]+){{0,2}} $", re.IGNORECASE)
+
+
+def _implied(before: str) -> bool:
+    """Whether the word before a material goes with no other: "a rusty iron gate"."""
+    return _telling().search(before) is not None
 
 
 def _is_name(tokens: Tokens, first: int, last: int) -> bool:

@@ -210,7 +210,7 @@ def _relation(place: Place) -> Slot | None:
         return None
     if tokens.pos[i] not in ("DET", "NOUN", "ADJ", "NUM", "PROPN") and tokens.tags[i] != "PRP$":
         return None
-    ahead = [j for j in range(i, min(i + 6, len(tokens.words))) if tokens.pos[j] in ("NOUN", "PROPN")]
+    ahead = _nouns_ahead(tokens, i)
     if not ahead or any(tokens.lower[j] in lexicon.load("en").traps["no_places"] for j in range(i, ahead[0] + 1)):
         return None
     if value.id == "on top":  # a logo on a shirt is not on top of it, a dog lying on a rug is
@@ -221,7 +221,19 @@ def _relation(place: Place) -> Slot | None:
             return None
     if tokens.head is not None and ahead[0] <= tokens.head:
         return None
-    return place.slot("word", singular(place.root))
+    return replace(place.slot("word", singular(place.root)), other=_last_of_nouns(tokens, ahead[0]))
+
+
+def _nouns_ahead(tokens: Tokens, first: int) -> list[int]:
+    return [j for j in range(first, min(first + 6, len(tokens.words))) if tokens.pos[j] in ("NOUN", "PROPN")]
+
+
+def _last_of_nouns(tokens: Tokens, first: int) -> str:
+    """The noun that a run of nouns ends in: "a coffee table"."""
+    last = first
+    while last + 1 < len(tokens.pos) and tokens.pos[last + 1] in ("NOUN", "PROPN"):
+        last += 1
+    return singular(tokens.lower[last])
 
 
 def _action(place: Place) -> Slot | None:
@@ -240,7 +252,9 @@ def _action(place: Place) -> Slot | None:
             return None
     elif following in ("NOUN", "PROPN", "DET", "PRON"):
         return None
-    return place.slot("word", singular(place.root), follows=following in ("ADP", "ADV"))
+    ahead = _nouns_ahead(tokens, i) if place.value.object else []
+    other = _last_of_nouns(tokens, ahead[0]) if ahead else ""
+    return replace(place.slot("word", singular(place.root), follows=following in ("ADP", "ADV")), other=other)
 
 
 def _attributive_action(place: Place) -> Slot | None:

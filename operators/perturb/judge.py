@@ -161,7 +161,10 @@ def _compare(old: list[_Unit], new: list[_Unit], phrase: Phrase, language: str) 
         relation = lex.families[family].relation(a, b)
         for other_family, other_a, other_b in _shared(unit, partner):
             if lex.families[other_family].excludes(other_a, other_b):
-                family, relation = other_family, "excludes"
+                family, a, b, relation = other_family, other_a, other_b, "excludes"
+        nouns = [slot.noun for slot in phrase.slots if phrase.text[slot.start : slot.end].casefold() == unit.text]
+        if relation == "excludes" and nouns and all(lex.alike(a, b, noun) for noun in nouns):
+            relation = "near"
         found.append((relation, family, f"{partner.text!r} for {unit.text!r}: {_SAY[relation]}"))
     left = [unit for unit in gone if not any(f"for {unit.text!r}:" in sentence for _, _, sentence in found)]
     for unit, other in zip(left, come, strict=False):

@@ -21,6 +21,7 @@ class Slot:
     agree        (start, end, text when one, text when several) of the words that follow a changed number
     follows      text right after the slot begins a place ("sitting on …"), so verbs that stand alone do not fit; or, of a pattern,
                  several colours stand before it ("blue and white striped"), so "plain" does not
+    other        the noun behind a verb or a place: what is worn, what something stands beside
     """
 
     family: str
@@ -33,6 +34,7 @@ class Slot:
     agree: tuple[tuple[int, int, str, str], ...] = ()
     plural_only: bool = False
     follows: bool = False
+    other: str = ""
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ class Words(OperatorBase):
         if slot.family not in self.families or not slot.value.use:
             return [], 0.0
         mates = tuple(value.id for value in slot.mates)
-        key = (language, slot.family, slot.value.id, slot.form, slot.noun, mates, slot.plural_only, slot.follows)
+        key = (language, slot.family, slot.value.id, slot.form, slot.noun, mates, slot.plural_only, slot.follows, slot.other)
         if key not in self._known:
             engine, given = ENGINES[language], self.distribution.get(slot.family, {})
             words = {word for value in load(language).families[slot.family].values.values() for word in value.words}

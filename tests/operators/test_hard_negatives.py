@@ -309,3 +309,47 @@ def test_diff_span_covers_whole_words_and_is_never_empty_for_different_texts():
     assert diff_span("a red car", "a red car") == (0, 0, "")
     assert diff_span("红色的车", "蓝色的车") == (0, 1, "红")
     assert diff_span("", "a car") == (0, 5, "")
+
+
+@pytest.mark.parametrize("uid", range(4))
+@pytest.mark.parametrize(
+    ("text", "absurd"),
+    [
+        ("a boy kicking a ball", {"wearing", "riding"}),
+        ("a chair with metal wheels", {"knitted", "denim", "lace", "fur", "wool"}),
+        ("a brick building", {"fur", "wax", "knitted", "lace", "cork"}),
+        ("a small cat sitting behind a large dog", {"inside"}),
+        ("一只正在奔跑的金毛犬", {"写字", "弹钢琴", "骑车", "看书"}),
+        ("一只小猫站在大狗后面", {"里面", "中间"}),
+    ],
+)
+def test_what_nothing_of_the_kind_is_or_does_is_no_negative(text, absurd, uid):
+    groups, _ = run(*[[]] * uid, [(text, LEFT)])
+    assert not absurd & {negative["text"][negative["start"] : negative["end"]] for negative in groups[uid][0]}
+
+
+@pytest.mark.parametrize("uid", range(4))
+@pytest.mark.parametrize(
+    ("text", "alike"),
+    [
+        ("a girl with red hair", {"orange", "brown"}),
+        ("a man with a grey beard", {"white", "silver"}),
+        ("the calm blue sea", {"green", "grey", "turquoise"}),
+        ("灰色的胡子", {"白色", "银色"}),
+        ("一只棕色的泰迪犬", {"红色", "橙色"}),
+    ],
+)
+def test_colours_that_such_things_share_are_no_negatives_of_each_other(text, alike, uid):
+    groups, _ = run(*[[]] * uid, [(text, LEFT)])
+    assert len(groups[uid][0]) == 10
+    assert not alike & {negative["text"][negative["start"] : negative["end"]] for negative in groups[uid][0]}
+
+
+@pytest.mark.parametrize("text", ["a rusty iron gate", "a transparent plastic bag", "一扇生锈的铁门", "一个透明塑料袋"])
+def test_a_material_that_another_word_gives_away_is_not_changed(text):
+    groups, rejects = run([(text, LEFT)])
+    assert groups[0][0] == [] and rejects[0].reason in ("too_few", "no_attribute")
+
+
+def test_a_rusty_gate_may_change_its_colour():
+    assert {negative["family"] for negative in group("a rusty iron gate with a red handle")} <= {"colour", "state"}

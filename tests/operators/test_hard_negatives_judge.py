@@ -8,6 +8,9 @@ from operators.perturb.judge import judge
     [
         ("a grey wall", "a red wall", None),
         ("a grey wall", "a gray wall", "synonym"),
+        ("a girl with red hair", "a girl with orange hair", "not_false"),
+        ("a girl with a red bag", "a girl with an orange bag", None),
+        ("the blue sea", "the green sea", "not_false"),
         ("a large dog", "a big dog", "synonym"),
         ("a red couch", "a red sofa", "synonym"),
         ("two dogs", "2 dogs", "synonym"),

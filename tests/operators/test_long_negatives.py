@@ -48,6 +48,20 @@ def test_what_may_be_true_of_something_else_in_the_picture_is_not_said():
     assert changed and not changed & {"blue", "green", "navy blue", "dark green", "light blue"}
 
 
+def test_a_place_in_the_picture_becomes_another_one_and_a_place_of_nothing_stays():
+    made, _ = run(zh="照片左侧有一只猫。右侧是一扇窗户。", uids=UIDS, families=("relation",))
+    assert {entry["text"][:4] for (entry,) in made} <= {
+        "照片右侧",
+        "照片右边",
+        "照片上面",
+        "照片上方",
+        "照片下面",
+        "照片下方",
+        "照片中间",
+        "照片中央",
+    }
+
+
 def test_what_is_mentioned_twice_is_left_alone():
     twice = "There is a red ball on the left. The red ball is beside a wooden chair."
     made, _ = run(twice, uids=UIDS, count=5)

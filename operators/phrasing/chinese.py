@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from operators.phrasing import Phrase
-from operators.phrasing.chinese_words import DEVICES, Word, clauses, split_words
+from operators.phrasing.chinese_words import DEVICES, Word, clauses, is_place_name, split_words
 from operators.phrasing.words import words
 
 HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]")
@@ -99,7 +99,7 @@ class _Clause:
             or (name in CAMERAS and head + 1 < len(self.tokens) and self.tokens[head + 1].text in TAKES)
         ):
             return None
-        if not HAN.search(name):
+        if not HAN.search(name) or (first == head and is_place_name(name)):
             return None
         if len(name) == 1 and (name not in lists["single"] or (name == "人" and first == head)):
             return None

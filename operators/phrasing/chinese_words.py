@@ -141,6 +141,12 @@ def _is_noun(text: str) -> bool:
     return text in words("zh")["noun"] or tagger().word_tag_tab.get(text, "").startswith("n")
 
 
+def is_place_name(text: str) -> bool:
+    """德国; not 大桥 or 白马, which jieba takes for ones."""
+    thing = text in words("zh")["noun"] or text[-1] in words("zh")["single"]
+    return tagger().word_tag_tab.get(text) == "ns" and not thing and not dictionary.is_common(text)
+
+
 def _names(text: str) -> bool:
     return text in words("zh")["single"] or (len(text) > 1 and _is_noun(text))
 

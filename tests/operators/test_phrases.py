@@ -277,6 +277,10 @@ def test_what_is_worn_on_a_part_of_the_body_is_a_thing_of_its_own():
     ]
 
 
+def test_a_country_is_no_thing_and_its_castle_is():
+    assert texts("德国的城堡旁有一匹白马，远处是法国。", language="zh") == [["德国的城堡", "一匹白马"]]
+
+
 def test_a_black_and_white_photograph_is_the_picture():
     assert texts("这是一张黑白照片，照片里有一辆老式汽车。", language="zh") == [["一辆老式汽车"]]
 

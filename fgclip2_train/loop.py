@@ -28,7 +28,7 @@ from fgclip2_train.parallel import full, spread
 from fgclip2_train.ring import rank, world
 from fgclip2_train.setup import join_processes, start_from, total_steps
 from fgclip2_train.step import Stepper
-from fgclip2_train.stopping import INTERRUPTED, NOT, StopRequests
+from fgclip2_train.stopping import INTERRUPTED, NOT, StopRequests, nothing_to_save
 from fgclip2_train.together import ending_together
 from fgclip2_train.watch import Watch
 
@@ -59,7 +59,8 @@ def _train(settings: Settings, device: torch.device, stop: Path | None) -> Path:
         box = [checkpoint]
         dist.broadcast_object_list(box, src=0)
         checkpoint = box[0]
-    run = Run(settings, device, checkpoint)
+    with nothing_to_save():
+        run = Run(settings, device, checkpoint)
     with StopRequests(stop) as requests:
         return run.to_the_end(requests)
 

@@ -6,9 +6,11 @@ therefore ends them too, and kills what is left after its `--shutdown-timeout`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -18,6 +20,27 @@ import torch.distributed as dist
 from fgclip2_train.ring import rank, world
 
 NOT, TERMINATED, INTERRUPTED = range(3)
+
+
+@contextlib.contextmanager
+def nothing_to_save() -> Iterator[None]:
+    """Around what comes before the first step, which may take long: a SIGTERM ends the process there and then, with the exit status of
+    one that saved. Without effect outside the main thread."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if rank() == 0:
+            os.write(2, b"asked to stop before the first step: there is nothing to save\n")
+        raise SystemExit(0)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        if before is not None:  # not Python's to put back
+            signal.signal(signal.SIGTERM, before)
 
 
 class StopRequests:

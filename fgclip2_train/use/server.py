@@ -20,13 +20,14 @@ import base64
 import binascii
 import errno
 import json
+import logging
 import signal
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import numpy as np
-from aiohttp import web
+from aiohttp import http_exceptions, web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from fgclip2_train.data.tokens import refuse_half_characters
@@ -37,6 +38,10 @@ from fgclip2_train.use.towers import WALKS, Walk
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 TOO_LARGE = ("too many pixels", "too many bytes")
+NOISE = (http_exceptions.HttpProcessingError, web.RequestPayloadError)
+"""What clients send that is no HTTP. They get their 400; a traceback for each would let them fill the log."""
+log = logging.getLogger("fgclip2_train.serve")
+log.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], NOISE)))
 
 
 class Refused(Exception):
@@ -63,7 +68,8 @@ class Server:
 
     async def run(self, ready: Callable[[str], None]) -> None:
         """Until SIGTERM or SIGINT; then no new connections, and requests in hand are answered."""
-        runner = web.AppRunner(self.app, access_log=None, handle_signals=False, shutdown_timeout=min(5.0, self.settings.drain))
+        patience = min(5.0, self.settings.drain)
+        runner = web.AppRunner(self.app, access_log=None, logger=log, handle_signals=False, shutdown_timeout=patience)
         await runner.setup()
         stop = asyncio.Event()
         try:
@@ -197,6 +203,8 @@ class Server:
                 return await request.read()
         except TimeoutError:
             raise Refused(408, f"the request took longer than {self.settings.timeout:g} s to arrive") from None
+        except (ConnectionResetError, web.RequestPayloadError):
+            raise Refused(400, "the request broke off") from None
 
     # -- around every request ---------------------------------------------------------------------------------------------
 
@@ -268,7 +276,7 @@ def _unit(values: Any, width: int) -> np.ndarray:
     try:
         if isinstance(values, str):
             vector = np.frombuffer(base64.b64decode(values, validate=True), dtype="<f4").astype(np.float64)
-        elif isinstance(values, list):
+        elif isinstance(values, list) and not any(isinstance(value, (str, bool)) for value in values):
             vector = np.asarray(values, dtype=np.float64)
         else:
             raise TypeError

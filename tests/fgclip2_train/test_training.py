@@ -13,7 +13,7 @@ import torch
 from make_shards import write_scenes, write_shard
 from safetensors.torch import load_file, save_file
 
-from fgclip2_train import counting
+from fgclip2_train import counting, loop
 from fgclip2_train.__main__ import main
 from fgclip2_train.checkpoint import latest, resolve
 from fgclip2_train.config import load_settings
@@ -150,6 +150,17 @@ def test_ctrl_c_saves_and_leaves_with_130(shards, stage1, tmp_path):
     reached = json.loads((resolve(tmp_path) / "trainer.json").read_text())["step"]
     assert 4 <= reached < 8 and [step for step, *_ in losses(tmp_path)] == list(range(1, reached + 1))
     assert not list((tmp_path / "checkpoints").glob(".step-*"))
+
+
+def test_a_sigterm_before_the_first_step_ends_the_run_with_0_and_nothing_is_lost(shards, stage1, tmp_path, monkeypatch, capfd):
+    out = Path(shutil.copytree(stage1.parents[1], tmp_path / "run", symlinks=True))
+    monkeypatch.setattr(loop, "start_from", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended:
+        train(settings(shards, out, "stage=1", "steps=9"))
+    assert ended.value.code == 0 and "before the first step" in capfd.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert latest(out).name == stage1.name
 
 
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])  # torchrun makes a SIGTERM of the second Ctrl-C

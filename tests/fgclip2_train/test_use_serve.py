@@ -301,6 +301,33 @@ def test_a_client_that_goes_away_costs_nothing(running):
     asyncio.run(ask())
 
 
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"\x16\x03\x01 no http\r\n\r\n", b"400"),
+        (b"POST /v1/text HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n", b"400"),
+        (b"GET /health HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 100_000 + b"\r\n\r\n", b"400"),
+        (b"POST /v1/text HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\nxx", b"415"),
+        (b"POST /v1/text HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{", b""),
+    ],
+    ids=["no http", "length", "header", "gzip", "broken off"],
+)
+def test_requests_that_are_none_get_their_refusal_and_leave_no_traceback(sent, status, running, caplog):
+    async def ask():
+        async with running() as server:
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.session._base_url.port)
+            writer.write(sent)
+            if not status:
+                writer.write_eof()
+            answer = await asyncio.wait_for(reader.read(), 30)
+            writer.close()
+            assert answer[9:12] == status
+            assert (await server.post("/v1/text", {"texts": ["b"]}))[0] == 200
+
+    asyncio.run(ask())
+    assert not caplog.records
+
+
 def test_a_port_in_use_is_said(world):
 
     with socket.socket() as taken:

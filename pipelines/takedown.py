@@ -37,6 +37,7 @@ from pipelines.answers import segments
 from pipelines.chain import Chain
 from pipelines.config import ConfigError
 from pipelines.durable import (
+    Damaged,
     canonical_json,
     create_if_absent,
     folders,
@@ -105,8 +106,8 @@ def take_down(
     receipt = Receipt(number, sum(map(len, found.values())), unknown, to_come, sorted(taken), unread=unread)
     if remove:
         _purge(chain, taken, receipt)
-        _pack_again(chain, set(taken), receipt)
         _drop_leftovers(chain.run, receipt)
+        _pack_again(chain, set(taken), receipt)
         receipt.ended = datetime.now(UTC).isoformat(timespec="seconds")
     replace(chain.run / "tombstones" / f"{number:04d}.receipt.json", json.dumps(asdict(receipt), indent=1).encode())
     return receipt
@@ -211,7 +212,13 @@ def _blank_pictures(run: Path, entry: Entry, gone: Iterable[str], receipt: Recei
 
         def fill(target: Path) -> None:
             _copy(run / path, target)
-            _blank_members(target, places)
+            try:
+                _blank_members(target, places)
+            except tarfile.TarError as error:
+                raise Damaged(
+                    f"{run / path}: not the tar that was written here ({error}), so that nobody knows where in it the picture lies. "
+                    "Put it back, or remove it, and give this command again"
+                ) from error
 
         replace_by(run / path, fill)
         receipt.files[path] = {"pictures": len(places), "sha256": sha256_file(run / path)}
@@ -322,7 +329,7 @@ def _tell_outside(chain: Chain, index: int, taken: dict[int, frozenset[str]], re
 
 
 def _pack_again(chain: Chain, shards: set[int], receipt: Receipt) -> None:
-    """Pack the shards anew that had come so far; whatever is further back waits for the next run."""
+    """Pack the shards anew that had come so far and can be; all others wait for the next run."""
     pack = next((stage for stage in chain.recipe.stages if stage.kind == "pack"), None)
     if pack is None:
         return
@@ -332,9 +339,12 @@ def _pack_again(chain: Chain, shards: set[int], receipt: Receipt) -> None:
     if ready:
         worker = Worker(chain, pack)
         for shard in ready:
-            asyncio.run(worker.process(at[shard][0], _quiet))
+            try:
+                asyncio.run(worker.process(at[shard][0], _quiet))
+            except (FileNotFoundError, Damaged):  # what it is made of is gone: the next run fails the shard by that name
+                continue
             receipt.packed_again.append(shard)
-    receipt.waiting = [shard for shard in sorted(shards) if shard in waiting and shard not in ready]
+    receipt.waiting = [shard for shard in sorted(shards) if shard in waiting and shard not in receipt.packed_again]
     handoff(chain)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -174,6 +175,21 @@ def test_what_killed_tries_left_goes_with_a_takedown(recipe_of, tmp_path, monkey
     assert traces(chain.run, uid, SECRET, pixels) == []
     assert {str(copy.relative_to(chain.run)), f"tables/{orphan.name}"} < set(receipt.gone)
     assert collect(chain.run, delete=True) == (0, 0)
+
+
+def test_a_tar_that_was_cut_is_named_and_the_takedown_ends_without_it(recipe_of, tmp_path):
+    recipe, root = recipe_of(), tmp_path / "runs"
+    chain = run_here(recipe, root)
+    uid = secret(look(recipe, root))
+    pixels = (root / "secret.jpg").read_bytes()
+    (tar,) = (chain.run / "images").glob("00001.*.tar")
+    os.truncate(tar, 1000)
+    with pytest.raises(Damaged, match=f"{tar}: not the tar that was written here"):
+        take_down(look(recipe, root), [uid], [], [])
+    tar.unlink()
+    receipt = take_down(look(recipe, root), [uid], [], [])
+    assert receipt.ended and (receipt.packed_again, receipt.waiting) == ([], [1])
+    assert traces(chain.run, uid, SECRET, pixels) == []
 
 
 def test_answers_that_were_asked_with_the_picture_go(recipe_of, tmp_path):

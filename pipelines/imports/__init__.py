@@ -107,6 +107,8 @@ def import_layout(
     if not pictures.is_dir():
         raise ConfigError(f"{pictures}: no such folder of pictures")
     cuts = [(path, *reader.pieces(path, settings.shard_size)) for path in found]
+    if not any(pieces for *_, pieces in cuts):  # one of many may be empty: what `export` writes of a shard without a text
+        raise ConfigError(f"{', '.join(map(str, files))}: no records")
     described = {
         "import": reader.version,
         "layout": layout,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 from pipelines.imports.base import BadRow, Piece, Reader, Row, negatives_of, region_of, text_in
-from pipelines.sources.base import Columns, Slice, Source, SourceError
+from pipelines.sources.base import Columns, Slice, Source
 from pipelines.sources.json_lines import JsonLinesSource
 from pipelines.sources.json_list import JsonListSource, _elements
 from pipelines.sources.records import read_piece, record_bytes, split_lines
@@ -35,8 +35,6 @@ class FineHardReader(Reader):
 
     def pieces(self, path: Path, shard_size: int) -> tuple[str, list[Piece]]:
         index = self._source(path).index(str(path), shard_size)
-        if not index.rows:
-            raise SourceError(f"{path}: no records in it")
         return index.digest, [Piece(cut["first_row"], cut["rows"], dict(cut)) for cut in index.slices]
 
     def rows(self, path: Path, digest: str, piece: Piece) -> Iterator[Row | tuple[int, BadRow]]:

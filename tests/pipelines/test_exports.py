@@ -17,7 +17,7 @@ from pipelines.exports import LAYOUTS, About, ExportSettings, export
 from pipelines.folder_job import FolderJob
 from pipelines.imports import ImportSettings, import_layout
 from pipelines.shard_format import FORMAT, validate_shard
-from pipelines.sources import SourceError, index_table, load_source, read_slice
+from pipelines.sources import index_table, load_source, read_slice
 
 WORDS = ["blue", "green", "black", "white", "pink", "grey", "brown", "yellow", "purple", "orange"]
 ABOUT = About("tiny", "A tiny set.", {"laion": "LAION, of the web | <b>bold</b>"}, "1.0.0")
@@ -457,7 +457,7 @@ def test_a_score_that_is_no_number_is_none(tmp_path):
 
 def test_a_file_without_records_says_so(tmp_path):
     (tmp_path / "a.json").write_text("[\n]\n")
-    with pytest.raises(SourceError, match="no records"):
+    with pytest.raises(ConfigError, match=r"a\.json: no records"):
         imported("finehard", tmp_path / "a.json", tmp_path, tmp_path)
 
 

@@ -107,6 +107,13 @@ def test_in_and_out_and_in_again_changes_nothing(take_in, tmp_path):
         assert {text["text"] for text in before["texts"]} <= {text["text"] for text in after["texts"]}
 
 
+def test_a_shard_without_a_text_of_the_language_is_an_empty_file_that_comes_in_beside_the_others(take_in, tmp_path):
+    *_, shards = take_in([*(row() for _ in range(4)), row(caption="一辆红色的汽车。", short=None, is_cn=True)])
+    export(shards, "finehard", tmp_path / "zh", ExportSettings(language="zh"), ABOUT)
+    assert json.loads((tmp_path / "zh" / "jsonfiles" / "00000.json").read_text()) == []
+    assert take_in(tmp_path / "zh", "again")[0].samples == 1
+
+
 @pytest.mark.parametrize("newline", [None, ""])
 def test_every_line_of_lit_cn_is_a_picture_and_its_caption_for_any_reader(take_in, tmp_path, newline):
     *_, shards = take_in(HOSTILE)

@@ -156,7 +156,7 @@ def validate_as(model: type[Model], values: Mapping[str, Any], where: Callable[[
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        told = explain(error, values, lambda name: _fields(name, model))
+        told = explain(error.errors(), values, lambda name: _fields(name, model))
         raise ValueError("\n".join(f"{where(name)}: {line}" for name, line in told)) from None
 
 

@@ -8,7 +8,7 @@ import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Name = tuple[str, ...]
 """The parts of a setting's name."""
@@ -36,13 +36,16 @@ class Strict(BaseModel):
 
 
 def explain(
-    error: ValidationError, values: Mapping[str, Any], known: Callable[[Name], Iterable[str]]
+    problems: Iterable[Mapping[str, Any]], values: Mapping[str, Any], known: Callable[[Name], Iterable[str]]
 ) -> Iterator[tuple[Name, str]]:
-    """Setting and what is wrong with it, one for each setting. known: names that a mapping of settings may have."""
-    problems: dict[Name, list[Any]] = {}
-    for problem in error.errors():
-        problems.setdefault(_place(problem, values), []).append(problem)
-    for path, several in problems.items():
+    """Setting and what is wrong with it, one for each setting.
+
+    problems: of pydantic's ValidationError     known: names that a mapping of settings may have
+    """
+    places: dict[Name, list[Any]] = {}
+    for problem in problems:
+        places.setdefault(_place(problem, values), []).append(problem)
+    for path, several in places.items():
         first, name = several[0], ".".join(path)
         if first["type"] == "extra_forbidden":
             yield path, f"{name}: no such setting.{suggest(path[-1], known(path[:-1]), path[:-1])}"

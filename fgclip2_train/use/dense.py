@@ -106,6 +106,10 @@ def find_font(name: Path | None = None) -> Path | None:
     if name is not None:
         if not name.is_file():
             raise FileNotFoundError(f"no font file {name}")
+        try:
+            ImageFont.truetype(str(name), 14)
+        except OSError as error:
+            raise ValueError(f"{name}: no font ({error})") from error
         return name
     for known in CHINESE_FONTS:
         try:

@@ -195,6 +195,7 @@ def test_score_dense_and_boxes_from_the_command_line(world):
         (["score", "CHECKPOINT/config.json", "--text", "a"], "not a picture"),
         (["score", "PICTURE", "--text", "a", "--walk", "lang"], "auto, short, long, box"),
         (["dense", "PICTURE", "--text", "a", "--out", "x.png", "--font", "no.ttf"], "no font file"),
+        (["dense", "PICTURE", "--text", "a", "--out", "x.png", "--font", "PICTURE"], "png: no font ("),
         (["search", "nowhere", "--text", "a"], "no feature cache there"),
         (["search", "CACHE"], "nothing to search for"),
         (["search", "CACHE", "--text", " "], "none of them empty"),

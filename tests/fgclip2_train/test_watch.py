@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import wandb
 from make_shards import record, scene, write_scenes, write_shard
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
@@ -180,6 +181,16 @@ def test_a_run_logs_rates_and_norms_to_all_that_is_asked_for(shards, tmp_path, m
     assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
     shown = [(event.step, value.tag) for event in events(tmp_path / "tensorboard") for value in event.summary.value]
     assert {(step, name) for step in (2, 4) for name in ("update_norm", "tokens_per_s", "loss")} <= set(shown)
+
+
+def test_a_board_that_refuses_is_told_in_one_line_with_its_setting(shards, tmp_path, monkeypatch):
+    def refuses(**_):
+        raise wandb.errors.UsageError("No API key configured.")
+
+    monkeypatch.setattr(wandb, "init", refuses)
+    options = ["stage=1", "steps=1", "batch=4", "data.workers=0", "data.patches=16", "threads=1", "wandb=try", TOKENIZER]
+    with pytest.raises(ValueError, match=r"^wandb=try: No API key configured\. WANDB_MODE=offline logs to files only$"):
+        train(load_settings("tiny", [f"data.shards={shards}", f"out={tmp_path}", *options]))
 
 
 def test_what_is_done_again_after_a_kill_shows_once(shards, tmp_path):

@@ -36,16 +36,18 @@ def load_suite(
 def build(model: type[Kind], given: Mapping[str, Any], suite: str | Path | None, where: str) -> Kind:
     """Settings of `model` from values laid over a suite's. Raises ValueError that names key and nearest valid one."""
     values = merge(_read(_find(suite)), given) if suite else dict(given)
-    defaults = values.pop("defaults", None) or {}
-    named = values.get("sets") or {}
-    for kind in defaults:
+    defaults = _mapping(values.pop("defaults", None), f"{where}: defaults")
+    named = _mapping(values.get("sets"), f"{where}: sets")
+    for kind, own in defaults.items():
         if kind != "all" and kind not in KINDS:
             raise ValueError(f"{where}: defaults.{kind}: no such kind of set.{suggest(kind, KINDS)}")
+        _mapping(own, f"{where}: defaults.{kind}")
     try:
         values["sets"] = {name: _whole(name, own, defaults) for name, own in named.items()}
         settings = model.model_validate(values)
     except ValidationError as error:
-        told = explain(error, values, lambda path: _known(path, model, values))
+        problems = [problem | {"loc": _without_kind(problem["loc"])} for problem in error.errors()]
+        told = explain(problems, values, lambda path: _known(path, model, values))
         raise ValueError("\n".join(f"{where}: {line}" for _, line in told)) from None
     unknown = [name for name in settings.only or [] if name not in settings.sets]
     if unknown:
@@ -55,14 +57,20 @@ def build(model: type[Kind], given: Mapping[str, Any], suite: str | Path | None,
     return settings
 
 
+def _mapping(value: Any, where: str) -> Mapping[str, Any]:
+    if value is not None and not isinstance(value, Mapping):
+        raise ValueError(f"{where}: must be a mapping (found {value!r})")
+    return value or {}
+
+
 def _whole(name: str, own: Any, defaults: Mapping[str, Any]) -> Any:
     """A set's values over its kind's and everybody's defaults, where the kind has such a setting."""
     if isinstance(own, PictureSettings):
         return own
     if not isinstance(own, Mapping) or own.get("kind") not in KINDS:
         found = own.get("kind") if isinstance(own, Mapping) else own
-        raise ValueError(f"sets.{name}: kind is {found!r}; it must be one of {', '.join(KINDS)}")
-    return merge(merge(defaults.get("all", {}), defaults.get(own["kind"], {})), own)
+        raise ValueError(f"sets.{name}: kind is {found!r}; it must be one of {', '.join(KINDS)}.{suggest(str(found), KINDS)}")
+    return merge(merge(defaults.get("all") or {}, defaults.get(own["kind"]) or {}), own)
 
 
 def _find(suite: str | Path) -> Path:
@@ -94,6 +102,11 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
         merged[key] = merge(merged[key], value) if both else value
     return merged
+
+
+def _without_kind(place: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """pydantic names a set's kind, by which it found the right model, behind the set."""
+    return (*place[:2], *place[3:]) if place[:1] == ("sets",) else place
 
 
 def _known(path: Name, model: type[Strict], values: Mapping[str, Any]) -> Any:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import PreTrainedConfig, Siglip2Config, Siglip2Model, SiglipConfig, SiglipModel
+from transformers import PreTrainedConfig, PreTrainedModel, Siglip2Config, Siglip2Model, SiglipConfig, SiglipModel
 from transformers.utils import logging
 
 from fgclip2_train.data.images import PATCH
@@ -102,19 +103,24 @@ def load_model(start: str | Path) -> Fgclip2Model:
     logging.disable_progress_bar()
     kind = model_type(start)
     if kind == "siglip2":
-        siglip = Siglip2Model.from_pretrained(str(start))
+        siglip = _with_its_weights(Siglip2Model, start)
         return from_siglip2(siglip.state_dict(), siglip.config)
     if kind == "siglip":
-        fixed = SiglipModel.from_pretrained(str(start))
+        fixed = _with_its_weights(SiglipModel, start)
         return from_fixed_size(fixed.state_dict(), fixed.config)
     if kind != "fgclip2":
         raise ValueError(f"{start}: model_type is {kind!r}; expected 'fgclip2', 'siglip2' or 'siglip'")
+    return _with_its_weights(Fgclip2Model, start, config=read_config(start))
+
+
+def _with_its_weights(kind: type[PreTrainedModel], start: str | Path, **options: Any) -> Any:
+    """Of transformers' `from_pretrained`, which would make up at random what the file lacks or holds in another shape."""
     try:
-        loaded: Any = Fgclip2Model.from_pretrained(
-            str(start), config=read_config(start), output_loading_info=True, ignore_mismatched_sizes=True
-        )
+        loaded: Any = kind.from_pretrained(str(start), output_loading_info=True, ignore_mismatched_sizes=True, **options)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{start}: weights missing or damaged ({error})") from error
+    except StrictDataclassError as error:
+        raise ValueError(f"{start}/config.json: {' '.join(str(error).split())}") from error
     model, report = loaded
     other = [
         f"{name}: {list(found)} in the file, {list(ours)} by its config.json" for name, found, ours in report["mismatched_keys"]

@@ -125,6 +125,43 @@ def test_a_siglip_2_of_a_fixed_size_is_a_start_and_sees_the_same(tmp_path):
     assert load_model(tmp_path / "again").vision_model.embeddings.position_embedding.weight.shape == (64, 16)
 
 
+@pytest.mark.parametrize("naflex", [True, False])
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("lacks one", r"not the weights that its config\.json describes\. lacks vision_model\.head\.probe$"),
+        ("other names", r"not the weights that its config\.json describes\. lacks logit_bias, .* …"),
+        ("other shape", r"text_model\.head\.weight: \[5, 5\] in the file, \[16, 16\] by its config\.json"),
+        ("cut short", "weights missing or damaged"),
+        ("config", r"config\.json: .*hidden_size"),
+    ],
+)
+def test_a_damaged_siglip2_is_refused_and_nothing_of_it_made_up(damage, said, naflex, tmp_path):
+    parts = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    text = parts | {"vocab_size": 300, "projection_size": 16, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 1}
+    if naflex:
+        Siglip2Model(Siglip2Config(text_config=text, vision_config=parts)).save_pretrained(tmp_path)
+    else:
+        vision = parts | {"image_size": 64, "patch_size": 16}
+        SiglipModel(SiglipConfig(text_config=text, vision_config=vision)).save_pretrained(tmp_path)
+    file, config = tmp_path / "model.safetensors", tmp_path / "config.json"
+    weights = load_file(file)
+    match damage:
+        case "lacks one":
+            del weights["vision_model.head.probe"]
+        case "other names":
+            weights = {f"model.{name}": value for name, value in weights.items()}
+        case "other shape":
+            weights["text_model.head.weight"] = torch.zeros(5, 5)
+        case "config":
+            config.write_text(config.read_text().replace('"hidden_size": 16', '"hidden_size": "many"'))
+    save_file(weights, file, {"format": "pt"})
+    if damage == "cut short":
+        file.write_bytes(file.read_bytes()[:900])
+    with pytest.raises(ValueError, match=said):
+        load_model(tmp_path)
+
+
 def test_a_checkpoint_of_other_shapes_names_what_differs(model, tmp_path):
     model.save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")

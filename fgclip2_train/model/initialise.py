@@ -114,9 +114,11 @@ def load_model(start: str | Path) -> Fgclip2Model:
 
 
 def _with_its_weights(kind: type[PreTrainedModel], start: str | Path, **options: Any) -> Any:
-    """Of transformers' `from_pretrained`, which would make up at random what the file lacks or holds in another shape."""
+    """Of transformers' `from_pretrained`, which would make up at random what the file lacks or holds in another shape. In float32,
+    however the file holds them: half precision does not remember what a small learning rate adds."""
+    options |= {"dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
-        loaded: Any = kind.from_pretrained(str(start), output_loading_info=True, ignore_mismatched_sizes=True, **options)
+        loaded: Any = kind.from_pretrained(str(start), **options)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{start}: weights missing or damaged ({error})") from error
     except StrictDataclassError as error:

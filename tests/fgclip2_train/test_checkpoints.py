@@ -162,6 +162,17 @@ def test_a_damaged_siglip2_is_refused_and_nothing_of_it_made_up(damage, said, na
         load_model(tmp_path)
 
 
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_weights_kept_in_half_precision_are_trained_in_single(half, model, tmp_path):
+    """Left in half precision, a learning rate of 1e-6 would teach them nothing."""
+    model.save_pretrained(tmp_path)
+    weights = {name: value.to(half) for name, value in load_file(tmp_path / "model.safetensors").items()}
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    loaded = load_model(tmp_path)
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
+    assert all(torch.equal(loaded.state_dict()[name], value.float()) for name, value in weights.items())
+
+
 def test_a_checkpoint_of_other_shapes_names_what_differs(model, tmp_path):
     model.save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")

@@ -12,6 +12,7 @@ from typing import cast
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 from transformers import Siglip2Config, Siglip2TextConfig, Siglip2VisionConfig
+from transformers.activations import ACT2FN
 
 
 @strict
@@ -58,11 +59,20 @@ class Fgclip2Config(Siglip2Config):
 
 
 def read_config(start: str | Path) -> Fgclip2Config:
-    """Of a folder or hub name. Raises ValueError for a value of another kind than its key takes."""
+    """Of a folder or hub name. Raises ValueError for a value that its key does not take."""
     try:
-        return Fgclip2Config.from_pretrained(start)
+        config = Fgclip2Config.from_pretrained(start)
     except StrictDataclassError as error:
         raise ValueError(f"{start}/config.json: {' '.join(str(error).split())}") from error
+    for name, part in (("text_config", config.text), ("vision_config", config.vision)):
+        for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
+            if getattr(part, key) < 1:
+                raise ValueError(f"{start}/config.json: {name}.{key}: must be at least 1 (found {getattr(part, key)})")
+        if part.hidden_act not in ACT2FN:
+            raise ValueError(f"{start}/config.json: {name}.hidden_act: no such function (found {part.hidden_act!r})")
+    if not 0 < config.text.keep_len < config.text.max_position_embeddings:
+        raise ValueError(f"{start}/config.json: text_config.keep_len: must be below max_position_embeddings")
+    return config
 
 
 def _plain(config) -> dict:

@@ -173,6 +173,25 @@ def test_weights_kept_in_half_precision_are_trained_in_single(half, model, tmp_p
     assert all(torch.equal(loaded.state_dict()[name], value.float()) for name, value in weights.items())
 
 
+@pytest.mark.parametrize(
+    ("part", "key", "value", "said"),
+    [
+        ("vision_config", "hidden_size", -1, "must be at least 1"),
+        ("text_config", "num_attention_heads", 0, "must be at least 1"),
+        ("vision_config", "num_hidden_layers", 0, "must be at least 1"),
+        ("text_config", "hidden_act", "nope", "no such function"),
+        ("text_config", "keep_len", 70, "must be below max_position_embeddings"),
+    ],
+)
+def test_a_description_that_no_model_fits_is_refused_by_key(part, key, value, said, model, tmp_path):
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config[part][key] = value
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=rf"config\.json: {part}\.{key}: {said}"):
+        load_model(tmp_path)
+
+
 def test_a_checkpoint_of_other_shapes_names_what_differs(model, tmp_path):
     model.save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")

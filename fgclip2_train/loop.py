@@ -71,6 +71,8 @@ class Run:
         # What is not there is told before a model is loaded, and a model that is not before records are counted: both may take long.
         if rank() == 0:
             look(settings.data)
+        else:
+            settings.data.found()
         trainer = load_trainer(checkpoint) if checkpoint else None
         if trainer:
             self._refuse_another_stage(trainer["settings"]["stage"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -110,7 +111,8 @@ def numbers(box: Any) -> list[float] | None:
 
 
 class Folder:
-    """Finds pictures by the names that annotation files give them: as written, else by the last part, else in COCO's own folders."""
+    """Finds pictures by the names that annotation files give them: as written, else with accents composed or apart as the file system
+    has them, else by the last part, else in COCO's own folders."""
 
     def __init__(self, root: Path):
         self.root = root
@@ -124,6 +126,8 @@ class Folder:
     def _candidates(self, names: Sequence[str]) -> Iterator[Path]:
         for name in names:
             yield self.root / name
+            for form in ("NFC", "NFD"):  # archives packed on a Mac have é in two characters
+                yield self.root / unicodedata.normalize(form, name)
         for name in names:
             last = name.rsplit("/", 1)[-1]
             yield self.root / last

@@ -24,6 +24,7 @@ from fgclip2_train.evaluation.scores import recall, sigmoid_scores
 from fgclip2_train.evaluation.settings import CaptionsSet
 from fgclip2_train.evaluation.suites import load_suite
 from fgclip2_train.evaluation.table import table
+from fgclip2_train.evaluation.task import Folder
 from fgclip2_train.model.configuration import sized
 from fgclip2_train.model.initialise import from_scratch
 
@@ -217,6 +218,17 @@ def test_pictures_of_a_table_have_the_vectors_of_their_files(encoder, folder):
     in_table = encoding.encode_all(encoder, task.wanted[:6], 2)
     files = [encoding.Wanted(encoding.File(str(folder / f"{n}.jpg")), task.view) for n in range(6)]
     assert torch.equal(in_table.whole, encoding.encode_all(encoder, files, 2).whole)
+
+
+def test_a_picture_is_found_however_its_accents_are_written(tmp_path):
+    composed, apart = "caf\u00e9.jpg", "cafe\u0301.jpg"
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    (tmp_path / "one" / composed).touch()
+    (tmp_path / "two" / apart).touch()
+    for name in (composed, apart):
+        assert Folder(tmp_path / "one")(name).path == str(tmp_path / "one" / composed)
+        assert Folder(tmp_path / "two")(name).path == str(tmp_path / "two" / apart)
 
 
 def test_an_empty_row_of_a_table_is_no_picture_and_not_the_whole_table(encoder, folder):

@@ -144,7 +144,7 @@ def _is_noun(text: str) -> bool:
 def is_place_name(text: str) -> bool:
     """德国; not 大桥 or 白马, which jieba takes for ones."""
     thing = text in words("zh")["noun"] or text[-1] in words("zh")["single"]
-    return tagger().word_tag_tab.get(text) == "ns" and not thing and not dictionary.is_common(text)
+    return tagger().word_tag_tab.get(text) == "ns" and not thing and dictionary.is_name(text)
 
 
 def _names(text: str) -> bool:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from operators.phrasing import denial
 from operators.validators import Finding, dictionary, pairing
 from operators.validators.pairing import Pairing
 
@@ -44,12 +45,14 @@ DEGREES = (
 TO = frozenset(("on", "onto", "in", "into", "inside", "under", "behind", "over", "against", "above", "below", "upon", "to"))
 MOVED = re.compile("[把将](?:[^，。；把将]{0,6}的)?(?:[这那]?[一二两三四五六七八九十几][^，。；]|[他她它]的)?$")
 """Before a noun: it is what is moved."""
+DENIES = re.compile("(?:没有?|不是|并非|而非|不再)([^，。；！？、]*)$")
+"""Before a noun in its clause; over a 的 it may deny something else, or this as well."""
 LESS = re.compile("没有?|不如|不及")
 
 
 def crossed(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | None:
     """doc: one parsed English sentence; paired: its nouns with their places in the Chinese."""
-    checks = (_descriptions, _partners, _owners, _bearers, _ends, _moved, _doers)
+    checks = (_descriptions, _partners, _owners, _bearers, _ends, _moved, _doers, _holders, _denied)
     return next((found for check in checks if (found := check(doc, paired, chinese))), None)
 
 
@@ -61,9 +64,11 @@ def turned_comparison(actor: Any, target: Any, paired: dict[int, Pairing], chine
     first, second = sorted((paired[actor.i], paired[target.i]), key=lambda one: one.start)
     between = chinese[first.end : second.start]
     less = LESS.search(between)
-    if "比" not in between and not less:
-        return None
     after = re.split("[，。；！？]", chinese[second.end :])[0]
+    if "比" not in between and not less:
+        if not re.search("比[^，。；]{0,3}$", chinese[: first.start]) or "的" not in between:
+            return None
+        first, after = second, between  # 比篱笆高的向日葵
     for english, same, opposite in DEGREES:
         if words & set(english.split()):
             said = [char for char in after if char in same + opposite]
@@ -202,7 +207,7 @@ def _bearers(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | No
     for bearer, borne, sure in _borne(doc):
         if bearer.i not in paired or borne.i not in paired:
             continue
-        owns = bearer.dep_ == "poss" and bearer.head == borne
+        owns = (bearer.dep_ == "poss" and bearer.head == borne) or (bearer.head.lower_ == "of" and bearer.head.head == borne)
         other = _owner_of(paired[borne.i], paired, chinese) if owns else _bearer_of(paired[borne.i], paired, chinese)
         if other is None or other.token.i in (bearer.i, borne.i) or other.token in bearer.conjuncts:
             continue
@@ -221,6 +226,8 @@ def _borne(doc: Any) -> Iterator[tuple[Any, Any, bool]]:
             yield token.head.head, token, False
         if token.dep_ == "poss" and token.pos_ in pairing.NOUN:
             yield token, token.head, True
+        if token.dep_ == "pobj" and token.head.lower_ == "of" and token.head.head.dep_ in ("pobj", "dobj", "nsubj"):
+            yield token, token.head.head, True  # "the sleeve of a jogger"
 
 
 def _owner_of(owned: Pairing, paired: dict[int, Pairing], chinese: str) -> Pairing | None:
@@ -305,6 +312,40 @@ def _doers(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | None
         full = not words and any("满" in word for word, _ in (*own, *before[-1:]))
         if full or (verb and any(says(verb, stem) for stem in words)):
             return "swapped", f"“{doer.text}” and “{done.text}”, to which it is done"
+    return None
+
+
+def _holders(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | None:
+    """ "A rope held by the trainer", "that the trainer holds", as 海豚拿着的绳子: who does it stands right before the verb and 的."""
+    for verb in doc:
+        if verb.dep_ not in ("acl", "relcl"):
+            continue
+        own = next((c for c in verb.lefts if c.dep_ == "nsubj" and c.lower_ not in pairing.WHO), None)
+        doer, done = pairing.passive(verb) or (own, verb.head)
+        if doer is None or doer.i not in paired or done.i not in paired:
+            continue
+        before = [one for one in paired.values() if one.end <= paired[done.i].start]
+        last = max(before, key=lambda one: one.end, default=None)
+        if last is None or last.token.i == doer.i or last.token in doer.conjuncts:
+            continue
+        between = chinese[last.end : paired[done.i].start]
+        words = _tagged(between)
+        if "的" in between and not STOP.search(between) and words[0][1][0] == "v" and words[0][0] not in ("是", "有"):
+            return "swapped", f"“{doer.text}” and “{last.token.text}”, of whom one does it to “{done.text}”"
+    return None
+
+
+def _denied(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | None:
+    """ "The spoon instead of the cup" as 没有拿勺子，而是拿起了杯子: the Chinese denies the one that is there and not the other."""
+    things = {i: one for i, one in paired.items() if one.token.dep_ not in PARTS}
+    absent = {i for i, one in things.items() if denial.denied(one.token)}
+    if not absent or len(absent) == len(things):
+        return None
+    denials = {i: match[1] for i, one in things.items() if (match := DENIES.search(chinese[: one.start]))}
+    wrong, right = {i for i, over in denials.items() if "的" not in over} - absent, absent - denials.keys()
+    if wrong and right and not absent & denials.keys():
+        a, b = (things[min(some)].token.text for some in (right, wrong))
+        return "swapped", f"“{a}” and “{b}”, of which one is denied"
     return None
 
 

@@ -141,11 +141,20 @@ def is_deed(word: str) -> bool:
     return _entries().get(word, "").startswith("/to ")
 
 
+def _senses(word: str) -> list[str]:
+    senses = (sense.strip() for sense in ASIDE.sub("", _entries().get(word, "")).split("/"))
+    return [sense for sense in senses if sense]
+
+
 def is_only_deed(word: str) -> bool:
     """Whether all meanings of the word are to do something."""
-    senses = [sense.strip() for sense in ASIDE.sub("", _entries().get(word, "")).split("/")]
-    senses = [sense for sense in senses if sense]
+    senses = _senses(word)
     return bool(senses) and all(sense.startswith("to ") for sense in senses)
+
+
+def is_name(word: str) -> bool:
+    """Whether the dictionary knows the word as a name only, or not at all."""
+    return not any(sense[0].islower() for sense in _senses(word))
 
 
 @lru_cache(maxsize=50_000)

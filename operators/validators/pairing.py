@@ -79,7 +79,7 @@ def _thing_and_place(word: str, flag: str) -> tuple[str, ...]:
     return (word[:-1], word[-1]) if flag == "s" and word[-1] in PLACES and dictionary.entry(word[:-1]) else (word,)
 
 
-PLACES = "上下里中内"
+PLACES = "上下里中内边旁侧前后外"
 WHO_DOES = ("者", "员", "手", "师", "家", "工")
 """What makes who does it of what is done: 滑冰者."""
 
@@ -108,7 +108,7 @@ def is_thing(token: Any) -> bool:
     if token.text.lower() in ("one", "ones"):
         return any(child.dep_ == "amod" for child in token.lefts)
     mistaken = token.dep_ in ("nsubj", "nsubjpass", "dobj", "pobj") and any(child.dep_ == "det" for child in token.lefts)
-    return token.pos_ in NOUN or (mistaken and token.pos_ in ("ADJ", "VERB", "ADV"))
+    return token.pos_ in NOUN or (mistaken and token.pos_ in ("ADJ", "VERB", "ADV", "PRON"))
 
 
 def pair(doc: Any, chinese: str) -> dict[int, Pairing]:
@@ -155,11 +155,19 @@ def pair(doc: Any, chinese: str) -> dict[int, Pairing]:
 def _leave_to_surer(meant: dict[int, list[Token]], doc: Any) -> None:
     """The one word that may mean two nouns stands for the one of which its own entry speaks: 摄影师 is the photographer and not the
     picture that is taken."""
-    alone = {i: spans[0] for i, spans in meant.items() if len(spans) == 1}
-    by_entry = {i for i, span in alone.items() if dictionary.alike(dictionary.stem(doc[i].text), dictionary.entry(span[0]))}
-    for i, span in alone.items():
-        if i not in by_entry and any(alone[j][2:] == span[2:] for j in by_entry):
-            meant[i] = []
+    own = {i: {span for span in spans if _is_entry(doc[i], span)} for i, spans in meant.items()}
+    sure = {span[2:]: i for i, spans in meant.items() if len(spans) == 1 for span in own[i]}
+    for i, spans in meant.items():
+        meant[i] = [span for span in spans if span in own[i] or sure.get(span[2:], i) == i]
+
+
+def _is_entry(noun: Any, span: Token) -> bool:
+    return dictionary.alike(dictionary.stem(noun.text), _entry(span[0]))
+
+
+def _entry(word: str) -> frozenset[str]:
+    """Its own, or where that is of a name, or missing, the one of its last character: 大桥 is a 桥."""
+    return dictionary.entry(word[-1] if dictionary.is_name(word) else word)
 
 
 def _last_pair(
@@ -190,8 +198,8 @@ def _noun_at(tokens: list[Token], at: int) -> bool:
 def _spans_of(stem: str, spans: list[Token]) -> list[Token]:
     """The words that can mean it, in order; of words inside one another the longest."""
     # 卡车 is a truck by its own entry, and a car only by a part of it.
-    sure = [span for span in spans if dictionary.alike(stem, dictionary.entry(span[0]))]
-    sure = [span for span in sure if stem in dictionary.entry(span[0])] or sure  # 画家 is the painter, 画 what he paints
+    sure = [span for span in spans if dictionary.alike(stem, _entry(span[0]))]
+    sure = [span for span in sure if stem in _entry(span[0])] or sure  # 画家 is the painter, 画 what he paints
     sure = [span for span in sure if span[1][0] == "n"] or sure  # 坐 is also "to bear"
     mine = sure or [span for span in spans if dictionary.means(span[0], dictionary.widened({stem}))]
     return sorted(
@@ -281,6 +289,8 @@ def passive(verb: Any) -> tuple[Any, Any] | None:
             (c for w in verb.rights if w.dep_ == "prep" and w.lower_ in ("with", "in") for c in w.rights if c.dep_ == "pobj"),
             None,
         )
+    if other is None and verb.dep_ == "conj" and by is not None:  # "is loaded with sand and towed by a tugboat"
+        other = next((child for child in verb.head.lefts if child.dep_ == "nsubjpass"), None)
     if (other is None and verb.dep_ == "acl") or (other is not None and other.text.lower() in WHO and verb.dep_ == "relcl"):
         other = verb.head
     return (actor, other) if actor is not None and other is not None else None

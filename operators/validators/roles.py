@@ -27,7 +27,9 @@ FIRM = tuple(side for side in SIDES if side[-1] in "后前左右")
 """Sides that Chinese names only where English does; 桌上 and 院子里 may render any preposition."""
 VOICE = re.compile("[被把由给让使将受]")
 ATTRIBUTE = re.compile(r"[红橙橘黄绿青蓝紫粉棕褐黑白灰金银米咖啡深浅淡暗亮]{1,3}色的?|[大小高长短老新旧]的|白的|黑的|红的")
-MUTUAL = frozenset(re.findall(r"\w+", "with near beside by among alongside along as like next opposite during without about"))
+MUTUAL = frozenset(
+    re.findall(r"\w+", "with near beside by among alongside along as like next opposite during without about through")
+)
 """Prepositions whose two sides may change places, or name no second party."""
 PLACE = re.compile("(?!面[朝向对])的?[之身左右最靠正对]?[上下左右前后里内中央旁边侧面间外尽附周四顶底脚沿处远]|[的、和与及]")
 """After a noun: it is a place, belongs to what follows, or is one of a list."""

@@ -108,6 +108,11 @@ def test_swaps_are_told_from_another_word_order(english, right, wrong):
     ("english", "chinese"),
     [
         ("On the table lies a book.", "桌子上放着一本书。"),
+        ("The tower can be seen through the window of the train.", "透过火车的窗户可以看到那座塔。"),
+        ("The bridge spans a wide river, and boats pass beneath it.", "大桥横跨一条宽阔的河流，船从桥下驶过。"),
+        ("Several bicycles lean against the wall beside tall buildings.", "高大的砖砌建筑旁，墙边靠着几辆自行车。"),
+        ("A boy without a hat stands next to a girl.", "一个没有戴帽子的男孩站在女孩旁边。"),
+        ("He does not notice the cat on the armrest.", "他没有注意到扶手上的猫。"),
         ("Two pillows lie on the bed.", "床上放着两个枕头。"),
         ("A cat is being carried by a girl.", "一只猫被女孩抱着。"),
         ("A farmhouse stands at the end of the field.", "田地尽头有一座农舍。"),
@@ -229,6 +234,23 @@ def test_words_that_weigh_nothing_still_account_for_what_renders_them(english, c
         ("A mountain is reflected in the lake.", "山倒映在湖中。", "湖倒映在山中。"),
         ("A photographer takes a picture of a dancer.", "摄影师在给舞者拍照。", "舞者在给摄影师拍照。"),
         ("The actress thanks the director on stage.", "女演员在台上感谢导演。", "导演在台上感谢女演员。"),
+        ("The dolphin leaps over a rope held by the trainer.", "海豚跃过训练员拿着的绳子。", "训练员跃过海豚拿着的绳子。"),
+        ("A puppy tugs at the sleeve of a jogger.", "一只小狗拽着一个慢跑者的袖子。", "一个慢跑者拽着一只小狗的袖子。"),
+        (
+            "The ladder leaning on the shed reaches the roof of the barn.",
+            "靠在棚子上的梯子够到了谷仓的屋顶。",
+            "靠在谷仓上的梯子够到了棚子的屋顶。",
+        ),
+        (
+            "Instead of the cup, the girl picks up the spoon.",
+            "女孩没有拿杯子，而是拿起了勺子。",
+            "女孩没有拿勺子，而是拿起了杯子。",
+        ),
+        (
+            "A woman whose scarf is red lends her pen to a clerk.",
+            "一位围着红围巾的女士把钢笔借给一名店员。",
+            "一位围着红围巾的店员把钢笔借给一名女士。",
+        ),
     ],
 )
 def test_what_belongs_to_one_and_is_given_to_the_other_is_a_swap(english, right, wrong):

@@ -2,13 +2,12 @@
 
 import os
 import secrets
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -17,12 +16,13 @@ import yaml
 from in_process import run_here
 from picture_server import picture
 
+from pipelines.cluster import TRIES
 from pipelines.config import load_recipe
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 PORTS = ("port", "dashboard-port", "dashboard-agent-listen-port", "ray-client-server-port")
-PATIENCE = 300.0
+PATIENCE = 120.0
 """Seconds for Ray to come up on a busy machine."""
 
 
@@ -39,36 +39,54 @@ def answers(port):
         return client.connect_ex(("127.0.0.1", port)) == 0
 
 
+@contextmanager
+def session(command, env, folder):
+    """A command in a session of its own, all of which is ended with it: the processes that it leaves to themselves, too."""
+    with open(folder / "said", "w") as said:
+        process = subprocess.Popen(command, env=env, cwd=folder, start_new_session=True, stdout=said, stderr=said)
+    try:
+        yield process
+    finally:
+        for left in psutil.process_iter():
+            with suppress(ProcessLookupError, psutil.NoSuchProcess):
+                if os.getsid(left.pid) == process.pid:
+                    left.kill()
+        process.wait()
+
+
+def is_up(head, ports):
+    """Whether the job server and the agent that runs jobs answer; False once Ray has given up."""
+    limit = time.monotonic() + PATIENCE
+    while not (answers(ports["dashboard-port"]) and answers(ports["dashboard-agent-listen-port"])):
+        if head.poll() not in (None, 0) or time.monotonic() > limit:
+            return False
+        time.sleep(0.2)
+    return True
+
+
 @pytest.fixture
 def cluster():
     """A Ray head that asks for a token, with its job server: (its address, the environment in which it may be asked)."""
     env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "OMP_NUM_THREADS": "1"}
     env["PATH"] = os.pathsep.join([str(BIN), env["PATH"]])  # where the cluster's machines find `fineloom`
-    ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
-    with tempfile.TemporaryDirectory(
-        prefix="fl-", dir="/tmp", ignore_cleanup_errors=True
-    ) as folder:  # paths of sockets are short
-        options = [f"--{name}={port}" for name, port in ports.items()]
-        options += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--temp-dir={folder}", "--num-cpus=2"]
-        command = [BIN / "ray", "start", "--head", "--disable-usage-stats", *options]
-        with open(Path(folder) / "start.log", "w+") as log:
-            head = subprocess.Popen(command, env=env, cwd=folder, start_new_session=True, stdout=log, stderr=log)
-            try:
-                limit = time.monotonic() + PATIENCE
-                while not (answers(ports["dashboard-port"]) and answers(ports["dashboard-agent-listen-port"])):
-                    log.seek(0)
-                    assert head.poll() in (None, 0) and time.monotonic() < limit, log.read()
-                    time.sleep(0.2)
-                yield f"http://127.0.0.1:{ports['dashboard-port']}", env
-            finally:
-                for process in psutil.process_iter():
-                    try:
-                        if os.getsid(process.pid) == head.pid:
-                            process.send_signal(signal.SIGKILL)
-                    except (ProcessLookupError, psutil.NoSuchProcess):
-                        pass  # it ended meanwhile
-                head.wait()
+    with ExitStack() as stack:
+        for _ in range(TRIES):
+            short = tempfile.TemporaryDirectory(
+                prefix="fl-", dir="/tmp", ignore_cleanup_errors=True
+            )  # for the paths of sockets
+            folder = Path(stack.enter_context(short))
+            ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
+            options = [f"--{name}={port}" for name, port in ports.items()]
+            options += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--temp-dir={folder}", "--num-cpus=2"]
+            head = stack.enter_context(
+                session([BIN / "ray", "start", "--head", "--disable-usage-stats", *options], env, folder)
+            )
+            if is_up(head, ports):
+                break
+        else:
+            pytest.fail((folder / "said").read_text())
+        yield f"http://127.0.0.1:{ports['dashboard-port']}", env
 
 
 def packed(run):

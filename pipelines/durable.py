@@ -214,7 +214,7 @@ def check_store(folder: Path) -> None:
         _check_place(folder)
         return
     folder.mkdir(parents=True, exist_ok=True)
-    probe = folder / f".probe-{uuid4().hex[:12]}"
+    probe = folder / f".probe-{uuid4().hex[:12]}.tmp"
     try:
         first, second = create_if_absent(probe, b"1"), create_if_absent(probe, b"2")
     except OSError as error:
@@ -228,7 +228,7 @@ def check_store(folder: Path) -> None:
 
 
 def _check_place(folder: Place) -> None:
-    probe = folder / f".probe-{uuid4().hex[:12]}"
+    probe = folder / f".probe-{uuid4().hex[:12]}.tmp"
     try:
         first, second = probe.store.create(probe.key, b"1"), probe.store.create(probe.key, b"2")
         kept = probe.read_bytes() if first else b""

@@ -63,7 +63,8 @@ class Tally:
         self.counts["notes"][why] += times
 
     def plain(self) -> dict[str, dict[str, int]]:
-        return {kind: dict(counter) for kind, counter in self.counts.items()}
+        """In the order that it has when it was kept and read again: a card says the same whether its export was killed or not."""
+        return {kind: dict(sorted(counter.items())) for kind, counter in self.counts.items()}
 
     @property
     def samples(self) -> int:

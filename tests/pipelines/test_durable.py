@@ -140,3 +140,12 @@ def test_a_link_that_was_about_to_replace_another_is_collected_after_a_kill(tmp_
     assert len(list(shards.iterdir())) == 2
     collect(tmp_path, delete=True)
     assert [path.read_bytes() for path in shards.iterdir()] == [b"old"]
+
+
+def test_what_a_killed_start_tried_the_store_with_is_collected(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", lambda *_, **__: None)
+        check_store(tmp_path)
+    assert list(tmp_path.iterdir())
+    collect(tmp_path, delete=True)
+    assert not list(tmp_path.iterdir())

@@ -24,7 +24,12 @@ ABOUT = About("tiny", "A tiny set.", {"laion": "LAION, of the web | <b>bold</b>"
 NOTHING_DONE = {"operators": [], "prompt": None, "model": None, "fingerprint": "f"}
 PROVENANCE = {
     "source": NOTHING_DONE,
-    "captions": {"operators": ["recaption@1"], "prompt": "long_caption_zh@1", "model": "qwen2.5-vl", "fingerprint": "f"},
+    "captions": {
+        "operators": ["recaption@1", "pii@1"],
+        "prompt": "long_caption_zh@1",
+        "model": "qwen2.5-vl",
+        "fingerprint": "f",
+    },
 }
 
 

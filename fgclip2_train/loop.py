@@ -7,6 +7,7 @@ import math
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from fgclip2_train.alone import alone
 from fgclip2_train.batch import Batch
 from fgclip2_train.checkpoint import Saver, latest, load_optimizer, load_trainer, point
 from fgclip2_train.config import Settings, changed
@@ -54,15 +56,12 @@ def _train(settings: Settings, device: torch.device, stop: Path | None) -> Path:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"out={out}: no folder can be made there ({error.strerror})") from error
-    checkpoint = latest(out)
-    if world() > 1:  # nobody may see a checkpoint that rank 0 writes later
-        box = [checkpoint]
-        dist.broadcast_object_list(box, src=0)
-        checkpoint = box[0]
-    with nothing_to_save():
-        run = Run(settings, device, checkpoint)
-    with StopRequests(stop) as requests:
-        return run.to_the_end(requests)
+    with alone(out) if rank() == 0 else nullcontext():
+        checkpoint = from_rank_0(latest(out))  # nobody may see a checkpoint that rank 0 writes later
+        with nothing_to_save():
+            run = Run(settings, device, checkpoint)
+        with StopRequests(stop) as requests:
+            return run.to_the_end(requests)
 
 
 class Run:

@@ -96,7 +96,7 @@ def test_pruning_spares_the_best(tmp_path):
         (
             ["evaluate.sets.x.kind=captions", "evaluate.sets.x.fiel=a.txt"],
             ValueError,
-            "sets.x.fiel: no such setting. Did you mean file",
+            "sets.x.fiel: no such setting. Did you mean sets.x.file",
         ),
         (["evaluate.sets.x.kind=captions", "evaluate.sets.x.file=a.txt"], FileNotFoundError, "set x: no such"),
     ],

@@ -9,7 +9,7 @@ One YAML file per language and family (`en_colour.yaml`, `zh_size.yaml` …) hol
     axis      only values on one axis can contradict each other (tall/short, wide/narrow)
     near      lists of values any two of which can be true of one thing at once, or are mixed up by people; `near_to`: the same
               for one value against a list
-    weight    how often the value describes things in positives; replacements are drawn by it
+    weight    how often the value describes things in positives; replacements are drawn by its square (`Value.drawn`)
 
 `Lexicon.excludes(a, b)` is the one question everything else rests on: does b being said of a thing make a false?
 It answers yes only when that is sure; in doubt two values are compatible.
@@ -62,6 +62,12 @@ class Value:
     """What a verb may be done to or a place be of, as `fits`: none wears a ball or sits inside a cow."""
     alone: bool = False
     """An action that cannot be followed by a place ("swimming on a bench"), a pattern that goes with one colour ("plain")."""
+
+    @property
+    def drawn(self) -> float:
+        """How often to draw it. A group takes ten of the dozen or two words of its kind, so that rare ones come in more often than
+        they describe things, and tell themselves apart from the positive; of squared weights they come in less often."""
+        return self.weight**2
 
 
 @dataclass(frozen=True)

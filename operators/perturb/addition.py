@@ -37,7 +37,7 @@ def changes(phrase: Phrase, slot: int, opposites: list[Option], rng: random.Rand
     lex, place = lexicon.load(phrase.language), len(phrase.slots) - 1
     gap = " " if phrase.language == "en" else ""
     colours = [
-        Option(value.words[0] + gap, value, value.weight)
+        Option(value.words[0] + gap, value, value.drawn)
         for value in lex.families["colour"].values.values()
         if value.use and not value.vague and value.weight >= USUAL and lex.fits(value, phrase.slots[place].noun)
     ]

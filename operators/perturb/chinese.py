@@ -65,14 +65,14 @@ def options(slot: Slot, weights: dict[str, float] | None = None) -> list[Option]
         word = _surface(slot, value)
         if word is None:
             continue
-        weight = value.weight if weights is None else sum(weights.get(form, 0.0) for form in {word, *value.words})
+        weight = value.drawn if weights is None else sum(weights.get(form, 0.0) for form in {word, *value.words})
         if weight > 0:
             found.append(Option(word, value, weight))
     return found
 
 
 def own_weight(slot: Slot, weights: dict[str, float] | None = None) -> float:
-    return slot.value.weight if weights is None else sum(weights.get(form, 0.0) for form in slot.value.words)
+    return slot.value.drawn if weights is None else sum(weights.get(form, 0.0) for form in slot.value.words)
 
 
 def insert(phrase: Phrase) -> tuple[Slot, list[Option]] | None:
@@ -86,7 +86,7 @@ def insert(phrase: Phrase) -> tuple[Slot, list[Option]] | None:
     if not match:
         return None
     found = lexicon.load("zh").unlikely("colour", phrase.head)
-    return bare_slot(phrase, match.end(1)), [Option(value.words[0] + "的", value, value.weight) for value in found]
+    return bare_slot(phrase, match.end(1)), [Option(value.words[0] + "的", value, value.drawn) for value in found]
 
 
 def render(phrase: Phrase, changes: dict[int, Option]) -> str:

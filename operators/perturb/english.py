@@ -66,7 +66,7 @@ def insert(phrase: Phrase) -> tuple[Slot, list[Option]] | None:
     if not match:
         return None
     found = lexicon.load("en").unlikely("colour", phrase.head)
-    return bare_slot(phrase, match.end()), [Option(value.words[0] + " ", value, value.weight) for value in found]
+    return bare_slot(phrase, match.end()), [Option(value.words[0] + " ", value, value.drawn) for value in found]
 
 
 def render(phrase: Phrase, changes: dict[int, Option]) -> str:
@@ -86,7 +86,7 @@ def _surfaces(slot: Slot, value: Value, weights: dict[str, float] | None) -> tup
     if weights:
         known = [word for word in dict.fromkeys([written, *value.words]) if word in weights]
         return known, [weights[word] for word in known]
-    return [written], [value.weight]
+    return [written], [value.drawn]
 
 
 def _fits(slot: Slot, value: Value) -> bool:

@@ -353,3 +353,14 @@ def test_a_material_that_another_word_gives_away_is_not_changed(text):
 
 def test_a_rusty_gate_may_change_its_colour():
     assert {negative["family"] for negative in group("a rusty iron gate with a red handle")} <= {"colour", "state"}
+
+
+def test_words_that_hardly_describe_anything_stand_in_few_of_the_ten():
+    groups, _ = run(*([("a red ball", LEFT)] for _ in range(60)))
+    texts = [negative["text"] for (group,) in groups for negative in group]
+    rare = [
+        text
+        for text in texts
+        if text.split()[1] in ("lavender", "khaki", "teal", "maroon", "cyan", "coral", "bronze", "magenta")
+    ]
+    assert len(texts) == 600 and len(rare) < 12

@@ -1,4 +1,8 @@
-"""One model on several processes: replicated (DDP) or sharded (FSDP2). Numbers are the same; memory and traffic are not."""
+"""One model on several processes: replicated (DDP) or sharded (FSDP2). In float32 numbers are the same; memory and traffic are not.
+
+In bfloat16 the sharded layers get their weights in half precision, as the released program's are, and so is what they hand on to one
+another; replicated ones are autocast, which keeps that in float32. Losses then differ in the third digit, gradient norms in the second.
+"""
 
 from __future__ import annotations
 

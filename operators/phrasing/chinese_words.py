@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from operators.phrasing.words import words
@@ -191,7 +191,7 @@ def _kind(text: str, flag: str) -> str:
 
 def clauses(tokens: list[Word]) -> Iterator[list[Word]]:
     clause: list[Word] = []
-    for token in _worn(_several(_deeds(_devices(_measured(tokens))))):
+    for token in _worn(_joined(_deeds(_joined(_measured(tokens), _device)), _several)):
         if CLAUSE.fullmatch(token.text):
             yield clause
             clause = []
@@ -224,18 +224,23 @@ def _measured(tokens: list[Word]) -> Iterator[Word]:
         yield waiting
 
 
-def _devices(tokens: Iterable[Word]) -> Iterator[Word]:
-    """Join what a thing is for and what it is, which jieba gives apart: 导航 栏."""
+def _joined(tokens: Iterable[Word], join: Callable[[Word, Word], Word | None]) -> Iterator[Word]:
+    """The words, with one in the place of each two that `join` makes one of."""
     last: Word | None = None
     for token in tokens:
-        if last is not None and token.text in DEVICES and token.kind in "NM" and _is_use(last):
-            last = Word(last.text + token.text, "N", last.start)
-            continue
-        if last is not None:
+        whole = join(last, token) if last is not None else None
+        if whole is None and last is not None:
             yield last
-        last = token
+        last = whole or token
     if last is not None:
         yield last
+
+
+def _device(last: Word, token: Word) -> Word | None:
+    """What a thing is for and what it is, which jieba gives apart: 导航 栏."""
+    if token.text in DEVICES and token.kind in "NM" and _is_use(last):
+        return Word(last.text + token.text, "N", last.start)
+    return None
 
 
 def _is_use(word: Word) -> bool:
@@ -274,20 +279,11 @@ def _deeds(tokens: Iterable[Word]) -> Iterator[Word]:
         yield waiting._replace(kind="V")
 
 
-def _several(tokens: Iterable[Word]) -> Iterator[Word]:
-    """Join a noun and its 们, which jieba gives apart: 孩子 们, and 老 人们."""
-    last: Word | None = None
-    for token in tokens:
-        if last is not None and (
-            (token.text == "们" and last.kind == "N") or (token.text == "人们" and _is_noun(last.text + "人"))
-        ):
-            last = Word(last.text + token.text, "N", last.start)
-            continue
-        if last is not None:
-            yield last
-        last = token
-    if last is not None:
-        yield last
+def _several(last: Word, token: Word) -> Word | None:
+    """A noun and its 们, which jieba gives apart: 孩子 们, and 老 人们."""
+    if (token.text == "们" and last.kind == "N") or (token.text == "人们" and _is_noun(last.text + "人")):
+        return Word(last.text + token.text, "N", last.start)
+    return None
 
 
 def _worn(tokens: Iterable[Word]) -> Iterator[Word]:

@@ -222,7 +222,10 @@ def _take(ledger: Ledger, stage: str, paths: list[Path], done: Compacted) -> Non
         fresh = [entry for entry in entries if ledger.compacted(stage, entry.fingerprint, entry.shard) is None]
         if not fresh:
             break
-        segment = _write(ledger, stage, sorted(fresh, key=lambda entry: entry.shard))
+        try:
+            segment = _write(ledger, stage, sorted(fresh, key=lambda entry: entry.shard))
+        except FileNotFoundError:  # `gc` beside this took it before it was whole
+            continue
         segments = {**generation.segments, stage: [*generation.segments.get(stage, []), segment]}
         if _publish(ledger, generation, segments):
             done.taken += len(fresh)
@@ -268,7 +271,10 @@ def _merge(ledger: Ledger, stage: str, done: Compacted) -> None:
                 for group in range(parquet.num_row_groups):
                     yield parquet.read_row_group(group)
 
-    merged = _write_tables(ledger, stage, rows())
+    try:
+        merged = _write_tables(ledger, stage, rows())
+    except FileNotFoundError:  # as above; or one of the old ones, which somebody has joined meanwhile
+        return
     if _publish(ledger, generation, {**generation.segments, stage: [merged]}):
         done.merged += len(names)
     else:  # somebody compacted meanwhile: the next call joins

@@ -210,9 +210,19 @@ def remove_if_empty(folder: Path) -> None:
 
 def check_store(folder: Path) -> None:
     """Refuse, before any work, a store that cannot publish by create-if-absent, or replaces what was published."""
-    if isinstance(folder, Place):
-        _check_place(folder)
-        return
+    for last in (False, False, True):
+        try:
+            if isinstance(folder, Place):
+                _check_place(folder)
+            else:
+                _check_folder(folder)
+            return
+        except (StoreError, FileNotFoundError):  # `gc` beside this may take a probe for a leftover: it is tried with another
+            if last:
+                raise
+
+
+def _check_folder(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     probe = folder / f".probe-{uuid4().hex[:12]}.tmp"
     try:

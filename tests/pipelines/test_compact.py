@@ -6,6 +6,7 @@ import pytest
 from in_process import run_here
 
 from pipelines import compact as compaction
+from pipelines import durable
 from pipelines.compact import compact
 from pipelines.config import load_recipe
 from pipelines.gc import collect
@@ -197,6 +198,21 @@ def test_collecting_beside_a_compaction_takes_no_segment_that_is_about_to_be_pub
     assert compact(Ledger(tmp_path)).taken == 5
     assert collected == [1] and everything(Ledger(tmp_path)) == put
     assert collect(tmp_path, delete=True) == (0, 0)
+
+
+def test_collecting_beside_a_compaction_may_take_a_half_written_segment(tmp_path, monkeypatch):
+    put = fill(tmp_path, map(entry, range(5)))
+    sync, taken = durable.sync_file, []
+
+    def after_collect(path):
+        if path.suffix == ".parquet" and not taken:
+            taken.append(path)
+            collect(tmp_path, delete=True)
+        sync(path)
+
+    monkeypatch.setattr(durable, "sync_file", after_collect)
+    assert compact(Ledger(tmp_path)).taken == 5
+    assert taken and everything(Ledger(tmp_path)) == put
 
 
 def test_a_segment_published_while_leftovers_are_counted_is_none(tmp_path, monkeypatch):

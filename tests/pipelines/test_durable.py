@@ -142,6 +142,20 @@ def test_a_link_that_was_about_to_replace_another_is_collected_after_a_kill(tmp_
     assert [path.read_bytes() for path in shards.iterdir()] == [b"old"]
 
 
+def test_a_probe_that_gc_takes_for_a_leftover_is_no_fault_of_the_store(tmp_path, monkeypatch):
+    tried = []
+
+    def then_collect(path, data):
+        tried.append(create_if_absent(path, data))
+        if len(tried) == 1:
+            collect(tmp_path, delete=True)
+        return tried[-1]
+
+    monkeypatch.setattr("pipelines.durable.create_if_absent", then_collect)
+    check_store(tmp_path)
+    assert tried == [True, True, True, False]
+
+
 def test_what_a_killed_start_tried_the_store_with_is_collected(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", lambda *_, **__: None)

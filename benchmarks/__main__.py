@@ -48,6 +48,7 @@ BENCHES = [
     Bench("sources", "--rows 500000"),
     Bench("hostile"),
     Bench("client", "--requests 32 --rounds 2", SERVER),
+    Bench("client_stage", "--shard 8 --rounds 1", SERVER),
     Bench("search", "--vectors 20000 --seconds 2 --hnsw 5000"),
     Bench("train_step", "--images 1 --rounds 1 --layers 2 --vocabulary 4000"),
     Bench("train_attention", "--rounds 1"),

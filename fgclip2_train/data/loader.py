@@ -7,6 +7,8 @@ import gc
 import math
 import os
 import signal
+import threading
+import time
 import traceback
 import weakref
 from collections import Counter
@@ -136,9 +138,11 @@ class Reader(IterableDataset):
         self.shares = np.array(list(self.weights.values())) / sum(self.weights.values())
         self.rooms: list[Room] = []
         self.room: Room | None = None
+        self.main = 0
 
     def furnish(self, workers: int) -> None:
         """Make room for the batches of so many processes, before they start."""
+        self.main = os.getpid()
         patches = self.settings.patches if isinstance(self.settings.patches, int) else images.BUCKETS[-1]
         for _ in range(workers):
             # The two batches that a process prefetches, and its share of those that a step is made of.
@@ -167,6 +171,7 @@ class Reader(IterableDataset):
             # They may go to the whole group of processes; the main one still wants batches, and ends the workers itself.
             signal.signal(signal.SIGTERM, _not_yet)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+            threading.Thread(target=_end_with, args=(self.main,), daemon=True).start()
             self.room = self.rooms[worker.id]
             images.keep_memory()
         workers, index = (worker.num_workers, worker.id) if worker else (1, 0)
@@ -292,6 +297,14 @@ class Reader(IterableDataset):
 def _not_yet(number: int, frame: Any) -> None:
     """A signal's first time is let pass; the next one ends the process."""
     signal.signal(number, signal.SIG_DFL)
+
+
+def _end_with(main: int) -> None:
+    """A reader whose main process was killed would wait for ever for somebody to take its last batch: its fellows, which hold the same
+    pipe open, wait likewise."""
+    while os.getppid() == main:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _handing_over(batches: Iterator[Batch]) -> Iterator[Batch | Exception]:

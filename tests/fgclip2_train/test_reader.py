@@ -3,12 +3,16 @@
 import io
 import json
 import multiprocessing
+import os
 import pickle
 import random
+import signal
+import time
 from collections import Counter
 from itertools import islice
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from make_shards import record, scene, write_scenes, write_shard
@@ -160,6 +164,21 @@ def test_a_loader_that_nobody_closed_ends_with_the_program(shards, texts, monkey
     for call, *arguments in reversed(at_exit):
         call(*arguments)
     assert not set(multiprocessing.active_children()) - before
+
+
+def test_readers_end_with_a_main_process_that_is_killed(shards, texts):
+    """Also those that wait for somebody to take a batch that is larger than their pipe."""
+    reading, writing = os.pipe()
+    main = os.fork()
+    if main == 0:
+        loader = Loader(reader(shards, texts, batch=200), 2)
+        next(loader)
+        os.write(writing, " ".join(str(child.pid) for child in multiprocessing.active_children()).encode())
+        time.sleep(600)
+    readers = [psutil.Process(int(pid)) for pid in os.read(reading, 1000).split()]
+    os.kill(main, signal.SIGKILL)
+    os.waitpid(main, 0)
+    assert len(readers) >= 2 and not psutil.wait_procs(readers, timeout=60)[1]
 
 
 def test_no_text_in_the_wanted_language_is_an_error_and_not_an_endless_search(tmp_path, texts):

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import gzip
 import json
-from typing import Any, Literal
+import zlib
+from typing import Any, BinaryIO, Literal, cast
 
 import pyarrow as pa
 
 from operators.base import Reject
 from pipelines.sources.base import Encoding, Slice, Source, SourceError, TableIndex, nearest
-from pipelines.sources.records import index_records, is_gz, read_piece, record_bytes, split_lines
+from pipelines.sources.records import head_of, index_records, is_gz, read_piece, record_bytes, split_lines
 from pipelines.sources.rows import build
 
 MAX_ROW = 4 << 20
@@ -31,10 +32,10 @@ class JsonLinesSource(Source):
             try:
                 start = _bom(file.read(3))
                 file.seek(start)
-                lines = file.read(MAX_ROW).split(b"\n")
-            except (OSError, EOFError) as error:
+                head = head_of(self, path, cast(BinaryIO, file), split_lines, MAX_ROW)
+            except (OSError, EOFError, zlib.error) as error:
                 raise SourceError(f"source {self.name}: {path}: cannot be read: {error}") from error
-        check_objects(self, path, [line for line in lines[: LOOK + 1] if line.strip()], self.encoding)
+        check_objects(self, path, record_bytes(head, split_lines)[:LOOK], self.encoding)
         return index_records(self, path, shard_size, split_lines, start)
 
     def read(self, path: str, digest: str, piece: Slice) -> tuple[pa.Table, list[Reject]]:

@@ -9,7 +9,7 @@ import pyarrow as pa
 from operators.base import Reject
 from pipelines.sources.base import Encoding, Slice, Source, SourceError, TableIndex
 from pipelines.sources.json_lines import LOOK, MAX_ROW, check_objects, parse_objects
-from pipelines.sources.records import SplitJsonList, index_records, read_piece
+from pipelines.sources.records import SplitJsonList, head_of, index_records, read_piece
 from pipelines.sources.rows import build
 
 
@@ -21,12 +21,14 @@ class JsonListSource(Source):
     def index(self, path: str, shard_size: int) -> TableIndex:
         with open(path, "rb") as file:
             head = file.read(MAX_ROW)
-        body = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-        if not body.startswith(b"["):
-            raise SourceError(f"source {self.name}: {path}: not a JSON list, it begins with {head[:60]!r}")
-        start = len(head) - len(body) + 1
+            body = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+            if not body.startswith(b"["):
+                raise SourceError(f"source {self.name}: {path}: not a JSON list, it begins with {head[:60]!r}")
+            start = len(head) - len(body) + 1
+            file.seek(start)
+            first = head_of(self, path, file, SplitJsonList(), MAX_ROW)
         if body[1:].strip(b"] \r\n\t"):
-            check_objects(self, path, _elements(head[start:], len(head) < MAX_ROW)[:LOOK], self.encoding)
+            check_objects(self, path, _elements(first, True)[:LOOK], self.encoding)
         return index_records(self, path, shard_size, SplitJsonList(), start)
 
     def read(self, path: str, digest: str, piece: Slice) -> tuple[pa.Table, list[Reject]]:

@@ -308,12 +308,31 @@ def _blocks(
             if not read:
                 return
             if len(rest) > MAX_RECORD:
-                raise SourceError(
-                    f"source {source.name}: {path}: no end of a {source.format} record within {MAX_RECORD >> 20} MiB "
-                    f"from byte {base}; is this the right format?"
-                )
+                raise _endless(source, path, base)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise SourceError(f"source {source.name}: {path}: broken gzip file near unpacked byte {base}: {error}") from error
+
+
+def _endless(source: Source, path: str, at: int) -> SourceError:
+    return SourceError(
+        f"source {source.name}: {path}: no end of a {source.format} record within {MAX_RECORD >> 20} MiB "
+        f"from byte {at}; is this the right format?"
+    )
+
+
+def head_of(source: Source, path: str, file: BinaryIO, split: Splitter, size: int) -> bytes:
+    """The whole records among the next `size` bytes of a file, or, where that is none, the first one."""
+    start, head = file.tell(), b""
+    while len(head) <= MAX_RECORD:
+        wanted = max(size, len(head))
+        more = file.read(wanted)
+        head += more
+        if len(more) < wanted:
+            return head
+        ends = not_blank(head, split(head, False))
+        if len(ends):
+            return head[: int(ends[-1])]
+    raise _endless(source, path, start)
 
 
 def starts_of(ends: np.ndarray) -> np.ndarray:

@@ -241,6 +241,16 @@ def test_a_json_list_in_blocks_of_any_size(make_source, tmp_path):
         assert source.index(str(tmp_path / "l.json"), 7).rows == 0
 
 
+@pytest.mark.parametrize("kind", ["json_list", "jsonl", "jsonl.gz"])
+def test_a_first_record_that_is_too_long_costs_itself_alone(make_source, tmp_path, kind):
+    rows = [json.dumps({"u": "http://h/0", "t": text}) for text in ("x" * (5 << 20), "fine")]
+    data = (f"[{', '.join(rows)}]" if kind == "json_list" else "\n\n" + "\n".join(rows)).encode()
+    (tmp_path / f"l.{kind}").write_bytes(gzip.compress(data) if kind.endswith("gz") else data)
+    source = make_source(format=kind.removesuffix(".gz"), tables=f"l.{kind}", columns={"url": "u", "captions": "t"})
+    assert [row["captions"] for row in read_all(source)[0]] == [["fine"]]
+    assert read_all(source)[1] == [(0, "row_too_long", None)]
+
+
 # --- Parquet ---
 
 

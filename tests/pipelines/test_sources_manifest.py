@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.sources import SourceError, index_table, load_source
+from pipelines.sources import SourceError, index_table, load_source, records
 
 
 def complaint(call):
@@ -52,7 +52,7 @@ def test_a_manifest_says_everything_once(make_source, tmp_path):
     assert "the key 'columns' stands twice" in complaint(lambda: load_source(str(manifest), []))
 
 
-def test_files_of_another_kind_are_told_apart(make_source, tmp_path):
+def test_files_of_another_kind_are_told_apart(make_source, tmp_path, monkeypatch):
     pq.write_table(pa.table({"url": ["x"]}), tmp_path / "t.parquet")
     (tmp_path / "t.csv").write_text("url,caption\nhttp://h/1,c\n")
     (tmp_path / "t16.csv").write_text("url,caption\n", encoding="utf-16")
@@ -69,6 +69,10 @@ def test_files_of_another_kind_are_told_apart(make_source, tmp_path):
     assert "empty file" in complaint(lambda: index("csv", "empty.csv"))
     assert "none of the first rows is a JSON object" in complaint(lambda: index("jsonl", "t.csv"))
     assert "not a JSON list" in complaint(lambda: index("json_list", "t.csv"))
+    (tmp_path / "long").write_text("[" + "x" * (5 << 20))
+    monkeypatch.setattr(records, "MAX_RECORD", 1 << 20)
+    assert "no end of a jsonl record within 1 MiB from byte 0" in complaint(lambda: index("jsonl", "long"))
+    assert "no end of a json_list record within 1 MiB from byte 1" in complaint(lambda: index("json_list", "long"))
     assert "not a whole tar file" in complaint(
         lambda: index_table(make_source(format="webdataset", tables="t.csv"), tmp_path / "t.csv", 10)
     )

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
-from pydantic import ValidationError
 
 from operators.pictures import UPRIGHT, decode, open_picture, orientation
 from pipelines.config import ConfigError
@@ -28,25 +27,43 @@ class Sample:
 
 
 def read_samples(shard: Path) -> Iterator[Sample]:
-    """The samples of one shard in order. ConfigError for a shard that breaks docs/shard-format.md: nothing is skipped silently."""
+    """The samples of one shard in order. ConfigError for members or records that docs/shard-format.md forbids: none is skipped.
+
+    Pictures are taken as they are: whether they are what their records say, `fineloom validate` tells.
+    """
+    seen: set[str] = set()
     try:
         with tarfile.open(shard, "r|") as archive:
-            uid, picture = "", b""
-            for member in archive:
-                archive.members.clear()  # type: ignore[attr-defined]  # tarfile would remember every member
-                key, _, extension = member.name.partition(".")
-                content = archive.extractfile(member)
-                if content is None or member.size > (MAX_JSON_BYTES if extension == "json" else MAX_PICTURE_BYTES):
-                    raise ConfigError(f"{shard}: {member.name}: not a member of a shard; see `fineloom validate {shard}`")
-                if extension == "jpg":
-                    uid, picture = key, content.read()
-                elif extension == "json" and key == uid:
-                    yield Sample(uid, picture, Record.model_validate_json(content.read()))
-                    uid = ""
-                else:
-                    raise ConfigError(f"{shard}: {member.name} without its picture; see `fineloom validate {shard}`")
-    except (tarfile.TarError, EOFError, ValidationError) as error:
+            for uid, members in _pairs(archive):
+                record = Record.model_validate_json(members["json"])
+                if record.uid != uid:
+                    raise ValueError(f"{uid}.json is the record of {record.uid}")
+                if uid in seen:
+                    raise ValueError(f"{uid} occurs twice")
+                seen.add(uid)
+                yield Sample(uid, members["jpg"], record)
+    except (tarfile.TarError, EOFError, ValueError) as error:
         raise ConfigError(f"{shard}: {str(error).splitlines()[0]}; see `fineloom validate {shard}`") from error
+
+
+def _pairs(archive: tarfile.TarFile) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Each sample's two members, which lie next to each other in either order. ValueError for any other member."""
+    uid, members = "", dict[str, bytes]()
+    for member in archive:
+        archive.members.clear()  # type: ignore[attr-defined]  # tarfile would remember every member
+        key, _, extension = member.name.partition(".")
+        limit = {"json": MAX_JSON_BYTES, "jpg": MAX_PICTURE_BYTES}.get(extension, -1)
+        content = archive.extractfile(member)
+        if content is None or member.size > limit:
+            raise ValueError(f"{member.name}: not a member of a shard")
+        if members and (key != uid or extension in members):
+            break
+        uid, members[extension] = key, content.read()
+        if len(members) == 2:
+            yield uid, members
+            members = {}
+    if members:
+        raise ValueError(f"{uid}.{next(iter(members))} without {'its record' if 'jpg' in members else 'its picture'}")
 
 
 def upright_bytes(data: bytes) -> bytes:

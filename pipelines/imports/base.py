@@ -31,6 +31,7 @@ class BadRow(ValueError):
 REASONS = {
     "bad_json": "the row is not valid JSON",
     "bad_row": "the row is not an object, or lacks what the layout demands",
+    "bad_annotation": "an annotation that is no object, or whose image is not in the file or is there twice",
     "bad_path": "the picture's name is missing or leads out of the picture folder",
     "no_picture": "the picture is not in the folder: addresses die",
     "bad_picture": "the file is no whole picture",
@@ -96,6 +97,12 @@ def text_in(value: Any) -> str:
     if is_lost(text):
         raise BadRow("bad_text", f"lost characters in {text[:60]!r}")
     return text
+
+
+def no_text(what: str, row: Row) -> BadRow:
+    """The refusal of a row that has no text left, with what became of its parts: they go with it."""
+    parts = ", ".join(f"{item}: {reason}" for item, reason, _ in row.items[:3])
+    return BadRow("no_text", f"{what} ({parts})" if parts else what)
 
 
 def picture_path(folder: Path, name: Any) -> Path:

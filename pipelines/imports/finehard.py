@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
-from pipelines.imports.base import BadRow, Piece, Reader, Row, negatives_of, region_of, text_in
+from pipelines.imports.base import BadRow, Piece, Reader, Row, negatives_of, no_text, region_of, text_in
 from pipelines.sources.base import Columns, Slice, Source
 from pipelines.sources.json_lines import JsonLinesSource
 from pipelines.sources.json_list import JsonListSource, _elements
@@ -70,7 +70,7 @@ class FineHardReader(Reader):
             if text:
                 into.append(text)
         if not (row.captions or row.long_captions):
-            raise BadRow("no_text", "neither caption nor short_caption can be used")
+            raise no_text("neither caption nor short_caption can be used", row)
         boxes = raw.get("bbox_info")
         if not isinstance(boxes, list):
             if boxes is not None:

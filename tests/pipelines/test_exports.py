@@ -10,12 +10,12 @@ from contextlib import suppress
 
 import pyarrow.parquet as pq
 import pytest
+from imported import imported
 from PIL import Image
 
 from pipelines.config import ConfigError
 from pipelines.exports import LAYOUTS, About, ExportSettings, export
 from pipelines.folder_job import FolderJob
-from pipelines.imports import ImportSettings, import_layout
 from pipelines.shard_format import FORMAT, validate_shard
 from pipelines.sources import index_table, load_source, read_slice
 
@@ -96,14 +96,21 @@ def record(n, picture, size=(40, 20), **changes):
     }
 
 
-def shard(path, *samples):
+def members(made, picture):
+    return [(f"{made['uid']}.jpg", picture), (f"{made['uid']}.json", json.dumps(made).encode())]
+
+
+def tar(path, *files):
     with tarfile.open(path, "w") as archive:
-        for made, picture in samples:
-            for name, data in ((f"{made['uid']}.jpg", picture), (f"{made['uid']}.json", json.dumps(made).encode())):
-                member = tarfile.TarInfo(name)
-                member.size = len(data)
-                archive.addfile(member, io.BytesIO(data))
+        for name, data in files:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
     return path
+
+
+def shard(path, *samples):
+    return tar(path, *(file for made, picture in samples for file in members(made, picture)))
 
 
 @pytest.fixture
@@ -355,6 +362,33 @@ def test_a_broken_shard_is_named_and_nothing_is_published(shards, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+PICTURE = jpeg()
+ZERO, ONE = members(record(0, PICTURE), PICTURE), members(record(1, PICTURE), PICTURE)
+
+
+@pytest.mark.parametrize(
+    ("files", "why"),
+    [
+        ([ZERO[0], *ONE], "0.jpg without its record"),
+        ([*ONE, ZERO[0]], "0.jpg without its record"),
+        ([ZERO[1], *ONE], "0.json without its picture"),
+        ([*ZERO, *ZERO], "0 occurs twice"),
+        ([ZERO[0], *ZERO], "0.jpg without its record"),
+        ([(ZERO[0][0], PICTURE), (ZERO[1][0], ONE[1][1])], "0.json is the record of 0+1"),
+        ([*ONE, ("notes.txt", b"")], "notes.txt: not a member"),
+    ],
+)
+def test_no_member_of_a_shard_is_passed_over(files, why, tmp_path):
+    with pytest.raises(ConfigError, match=f"{why}.*fineloom validate"):
+        export([tar(tmp_path / "00000.tar", *files)], "lit-cn", tmp_path / "out", ExportSettings(), ABOUT)
+
+
+def test_a_samples_two_members_lie_in_either_order(tmp_path):
+    turned = tar(tmp_path / "00000.tar", *ZERO[::-1], *ONE)
+    assert validate_shard(turned).ok
+    assert export([turned], "lit-cn", tmp_path / "out", ExportSettings(), ABOUT).samples == 2
+
+
 def test_a_set_without_anything_for_the_layout_is_an_error(shards, tmp_path):
     with pytest.raises(ConfigError, match="no Chinese region"):
         picture = jpeg()
@@ -363,19 +397,6 @@ def test_a_set_without_anything_for_the_layout_is_an_error(shards, tmp_path):
 
 
 # And back again.
-
-
-def imported(layout, files, pictures, tmp_path, **settings):
-    out = tmp_path / "imported"
-    found = import_layout(layout, [files], pictures, out, ImportSettings(name="finehard", shard_size=3, **settings))
-    tars = sorted(out.glob("*.tar"))
-    assert all(validate_shard(tar).ok for tar in tars), [str(e) for tar in tars for e in validate_shard(tar).errors]
-    records = []
-    for tar in tars:
-        with tarfile.open(tar) as archive:
-            records += [json.load(archive.extractfile(m)) for m in archive if m.name.endswith(".json")]
-    rejects = [json.loads(line) for file in sorted((out / "rejects").iterdir()) for line in file.read_text().splitlines()]
-    return found, records, rejects
 
 
 def test_finehard_comes_back_as_shards_with_its_boxes_and_negatives(shards, tmp_path):
@@ -389,55 +410,6 @@ def test_finehard_comes_back_as_shards_with_its_boxes_and_negatives(shards, tmp_
     assert english["provenance"]["import"]["operators"] == ["import_finehard@1"]
 
 
-def test_bad_rows_of_a_published_file_are_refused_one_by_one(tmp_path):
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
-    (pictures / "a.jpg").write_bytes(jpeg())
-    (pictures / "cut.jpg").write_bytes(jpeg()[:300])
-    (tmp_path / "secret.jpg").write_bytes(jpeg())
-    negatives = {str(i): f"a {w} car" for i, w in enumerate(WORDS)}
-
-    def row(f_path="a.jpg", **more):
-        return {"f_path": f_path, "caption": "A red car on a road.", "short_caption": "a car", **more}
-
-    def box(bbox=(0.1, 0.1, 0.5, 0.5), negs=negatives, **more):
-        return {
-            "bbox": list(bbox),
-            "short_expr": "a red car",
-            "long_expr": "a red car",
-            "flag_short_neg": 1,
-            "short_expr_negs": negs,
-        } | more
-
-    rows = [
-        row(bbox_info=[box(), box((0.5, 0.1, 0.2, 0.9)), box((0, 0, 1, float("nan"))), box(negs={"0": "a blue car"}), "x"]),
-        row("../secret.jpg"),
-        row("gone.jpg"),
-        row("cut.jpg"),
-        {"f_path": "a.jpg"},
-        row(caption=None, short_caption=["a list"]),
-        row(is_cn=0, caption="一辆红色的汽车。", short_caption=None, bbox_info=None),
-        "nonsense",
-        row(bbox_info=[box(negs={**negatives, "3": "a red car"})]),
-    ]
-    file = tmp_path / "annotations.json"
-    file.write_text(json.dumps(rows))
-    found, records, rejects = imported("finehard", file, pictures, tmp_path, license="CC-BY-4.0")
-    assert found.rows == 9 and found.samples == 3 and sum(found.reasons.values()) == 6
-    whole = {r["row"]: r["reason"] for r in rejects if r["item"] is None}
-    assert whole == {1: "bad_path", 2: "no_picture", 3: "bad_picture", 4: "bad_row", 5: "no_text", 7: "bad_row"}
-    parts = sorted((r["row"], r["item"], r["reason"]) for r in rejects if r["item"] is not None)
-    assert parts == [
-        (0, "negatives[3]", "bad_negatives"),
-        (0, "regions[1]", "bad_box"),
-        (0, "regions[2]", "bad_box"),
-        (0, "regions[4]", "bad_row"),
-        (8, "negatives[0]", "bad_negatives"),
-    ]
-    assert [len(r["regions"]) for r in records] == [2, 0, 1] and records[1]["texts"][0]["language"] == "zh"
-    assert [len(region["negatives"]) for region in records[0]["regions"]] == [10, 0]
-
-
 def test_lit_cn_and_boxclass_cn_come_back(shards, tmp_path):
     out, _ = made(shards, "lit-cn", tmp_path)
     found, records, _ = imported("lit-cn", out, out, tmp_path)
@@ -446,47 +418,6 @@ def test_lit_cn_and_boxclass_cn_come_back(shards, tmp_path):
     found, records, _ = imported("boxclass-cn", out, out / "images", tmp_path / "again")
     assert found.regions == 3 and records[0]["regions"][0]["short"] == "汽车"
     assert records[0]["regions"][0]["box"] == pytest.approx([0.1, 0.2, 0.5, 0.9], abs=0.001)
-
-
-def test_a_score_that_is_no_number_is_none(tmp_path):
-    (tmp_path / "a.jpg").write_bytes(jpeg())
-    boxes = [
-        {"bbox": [0.1, 0.1, 0.5, 0.5, score], "short_expr": "a car", "long_expr": "a car"} for score in (float("nan"), 0.5)
-    ]
-    (tmp_path / "a.json").write_text(
-        json.dumps([{"f_path": "a.jpg", "caption": "A car.", "short_caption": "a car", "bbox_info": boxes}])
-    )
-    _, records, _ = imported("finehard", tmp_path / "a.json", tmp_path, tmp_path)
-    assert [region["score"] for region in records[0]["regions"]] == [None, 0.5]
-
-
-def test_a_file_without_records_says_so(tmp_path):
-    (tmp_path / "a.json").write_text("[\n]\n")
-    with pytest.raises(ConfigError, match=r"a\.json: no records"):
-        imported("finehard", tmp_path / "a.json", tmp_path, tmp_path)
-
-
-def test_an_endless_line_is_one_refused_row_and_the_next_is_read(tmp_path):
-    (tmp_path / "a.jpg").write_bytes(jpeg())
-    text = tmp_path / "image_caption_x.txt"
-    text.write_text("a.jpg\t一只狗。\n" + "a.jpg\t" + "狗" * 900_000 + "\n\na.jpg\t一只猫。", "utf-8")
-    found, records, rejects = imported("lit-cn", text, tmp_path, tmp_path)
-    assert [record["texts"][0]["text"] for record in records] == ["一只狗。", "一只猫。"]
-    assert found.rows == 3 and [(r["row"], r["reason"]) for r in rejects] == [(1, "bad_row")]
-
-
-def test_a_coco_file_with_odd_entries_loses_only_these(tmp_path):
-    (tmp_path / "000001.jpg").write_bytes(jpeg())
-    box = {"image_id": 1, "bbox": [4, 4, 8, 8]}
-    coco = {
-        "images": [{"id": 1, "file_name": "000001.jpg", "width": 40, "height": 20}, {"id": [1], "file_name": "000001.jpg"}],
-        "categories": [{"id": 1, "name": "狗"}, {"id": 2, "name": 7}],
-        "annotations": [box | {"category_id": 1}, box | {"category_id": 2}, box | {"category_id": [1]}],
-    }
-    (tmp_path / "coco.json").write_text(json.dumps(coco))
-    found, records, _ = imported("boxclass-cn", tmp_path / "coco.json", tmp_path, tmp_path)
-    assert [region["short"] for region in records[0]["regions"]] == ["狗"]
-    assert found.parts == {"bad_text": 2} and found.reasons == {"no_text": 1}
 
 
 def test_a_boxclass_export_killed_at_its_end_gives_every_picture_its_own_number(shards, tmp_path, monkeypatch):
@@ -500,11 +431,6 @@ def test_a_boxclass_export_killed_at_its_end_gives_every_picture_its_own_number(
     export(shards, "boxclass-cn", tmp_path / "out", ExportSettings(), ABOUT)
     assert [p.name for p in sorted((tmp_path / "out" / "images").iterdir())] == ["000001.jpg", "000002.jpg"]
     assert (tmp_path / "out" / "images" / "000002.jpg").read_bytes() == jpeg(shade=2)
-
-
-def test_an_import_says_what_to_do_with_tables_of_addresses(tmp_path):
-    with pytest.raises(ConfigError, match=r"manifests/sources/grit.yaml"):
-        import_layout("grit", [tmp_path], tmp_path, tmp_path / "x", ImportSettings(name="x"))
 
 
 def test_the_trainer_reads_imported_shards(shards, tmp_path):

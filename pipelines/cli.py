@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import sys
+from types import FrameType
 
 from typer.completion import completion_init
 
@@ -38,6 +39,19 @@ PLACES = (errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EACCES,
 """Of an OSError: at a path is something else than was wanted there, or it may not be touched. What the system says names it."""
 
 
+def _hung_up(number: int, frame: FrameType | None) -> None:
+    """A Ctrl-C, heard once: the system sends it, and the shell. Nothing is written to a terminal that is gone: that would raise."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    for stream in (1, 2):
+        try:
+            os.write(stream, b"")
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream)
+            os.close(nowhere)
+    signal.default_int_handler(number, frame)
+
+
 def main() -> None:
     """Entry point: mistakes of the user and a full disk end in one clear line, defects in a traceback."""
     from pipelines.cluster import NoCluster
@@ -48,8 +62,10 @@ def main() -> None:
     from pipelines.serve import ServeError
     from pipelines.sources import SourceError
 
-    # What Slurm, Kubernetes and `ray job stop` send is heard as a Ctrl-C.
+    # What Slurm, Kubernetes and `ray job stop` send is heard as a Ctrl-C, and so is the end of the terminal, except below nohup.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, _hung_up)
     completion_init()  # the shells that Tab may be pressed in
     try:
         app()
@@ -58,6 +74,7 @@ def main() -> None:
             raise
         # All is said and kept, and threads of Ray's are wherever the Ctrl-C found them: the interpreter's own end can crash beneath
         # them. Ray's processes end with this one.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(INTERRUPTED)

@@ -21,6 +21,8 @@ TRIES = 3
 """Ray gives a node 30 s to start, whatever the machine is busy with; that limit cannot be set, so the start is tried again."""
 KNOCK = 20.0
 """Seconds that a cluster's head has to take a connection."""
+ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What ends a run: Ctrl-C; Slurm, Kubernetes, `ray job stop`; a terminal that is closed."""
 
 
 class NoCluster(RuntimeError):
@@ -45,7 +47,7 @@ def connect(address: str | None, cpus: int | None = None) -> None:
         address = "auto"
     if address is not None:
         _knock(os.environ.get("RAY_ADDRESS", address) if address == "auto" else address)
-    with _sigterm_kept(), _ctrl_c_held(), _native_stderr_held():
+    with _ends_heard(after=address is None), _native_stderr_held():
         for attempt in range(TRIES):
             before = set(psutil.Process().children())
             try:
@@ -90,54 +92,39 @@ def _knock(address: str) -> None:
 
 
 @contextmanager
-def _ctrl_c_held() -> Iterator[None]:
-    """Hold a first Ctrl-C back until Ray is there; a second one is heard at once.
+def _ends_heard(after: bool) -> Iterator[None]:
+    """Ray takes SIGTERM for itself, and its native code prints a stack trace at it and aborts: the handlers of ENDS stay what they are.
 
-    Ray's start is many forks, and Python drops what is raised in the hooks of a fork: the Ctrl-C would be lost, and with it the
-    release of the lock of `logging`, at which the run would then wait for ever.
-    """
-    if (
-        threading.current_thread() is not threading.main_thread()
-        or signal.getsignal(signal.SIGINT) != signal.default_int_handler
-    ):
-        yield
-        return
-    pressed = False
-
-    def press(number: int, frame: FrameType | None) -> None:
-        nonlocal pressed
-        if pressed:
-            signal.default_int_handler(number, frame)
-        pressed = True
-
-    signal.signal(signal.SIGINT, press)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    if pressed:
-        raise KeyboardInterrupt
-
-
-@contextmanager
-def _sigterm_kept() -> Iterator[None]:
-    """Put the handler of SIGTERM back: Ray takes it, and its native code would print a stack trace and abort.
-
-    While it starts Ray makes a SystemExit of the signal, which is then handed to the handler that was there.
+    after   hold what comes back until the body is through; a Ctrl-C that comes second is heard at once. Ray's start on this machine
+            is many forks, and Python drops what is raised in the hooks of a fork: the signal would be lost, and with it the release
+            of the lock of `logging`, at which the run would then wait for ever
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before, came = signal.getsignal(signal.SIGTERM), False
+    import ray._private.utils as of_ray
+
+    before = {number: signal.getsignal(number) for number in ENDS}
+    came: int | None = None
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        nonlocal came
+        if came is not None and number == signal.SIGINT:
+            signal.default_int_handler(number, frame)
+        came = number
+
+    take, of_ray.set_sigterm_handler = of_ray.set_sigterm_handler, lambda handler: None
+    for number, handler in before.items():
+        if after and callable(handler):  # neither ignored, as below nohup, nor left to the system
+            signal.signal(number, hold)
     try:
         yield
-    except SystemExit as ended:
-        came = ended.code == signal.SIGTERM
-        raise
     finally:
-        signal.signal(signal.SIGTERM, before)
-        if came:
-            signal.raise_signal(signal.SIGTERM)
+        of_ray.set_sigterm_handler = take
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if came is not None:
+        signal.raise_signal(came)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from typer.core import TyperCommand, TyperGroup
 from pipelines.terminal import console, ending, errors
 
 INTERRUPTED = 130
-"""The exit status of a command that a Ctrl-C or SIGTERM ended."""
+"""The exit status of a command that a Ctrl-C, SIGTERM or SIGHUP ended."""
 WIDEST = 100
 TWO_COLUMNS = 60
 """Below this width an option's text stands under its name."""

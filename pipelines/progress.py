@@ -67,9 +67,11 @@ class Progress:
             yield
         finally:
             ended.set()
-            thread.join(timeout=5)
-            if live is not None:
+            if (
+                live is not None
+            ):  # first of all: a second Ctrl-C while the thread ends would leave the terminal without a cursor
                 live.stop()
+            thread.join(timeout=5)
         for line in summary(look(), stages):
             self.say(line)
         sys.stdout.flush()

@@ -66,8 +66,8 @@ def run(
     """Run a recipe: take every pending shard through its stages. What is committed already is not done again, so a run that was
     stopped goes on when it is called again.
 
-    Exit status: 0 all shards are whole, 1 some are not (they are named), 2 a mistake in the call, 130 Ctrl-C or
-    SIGTERM.
+    Exit status: 0 all shards are whole, 1 some are not (they are named), 2 a mistake in the call, 130 Ctrl-C, SIGTERM
+    or SIGHUP.
 
     Examples:
         fineloom run demo

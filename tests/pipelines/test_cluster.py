@@ -6,12 +6,14 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
+import ray._private.utils as of_ray
 from PIL import Image
 
 from pipelines import cli
-from pipelines.cluster import NoCluster, connect
+from pipelines.cluster import ENDS, NoCluster, connect
 
 
 def test_what_a_start_that_took_too_long_leaves_is_ended_before_the_next_try(monkeypatch):
@@ -64,43 +66,57 @@ def test_an_address_at_which_nobody_listens_is_told_at_once(monkeypatch):
         connect(None)
 
 
-def test_sigterm_is_heard_as_before_when_ray_is_there(monkeypatch):
-    def mine(*_):
-        """Not called."""
+@contextmanager
+def heard(*handlers):
+    """What ends a run has these handlers, in the order of ENDS, and then those that it had."""
+    kept = [signal.signal(number, handler) for number, handler in zip(ENDS, handlers, strict=True)]
+    try:
+        yield
+        assert tuple(signal.getsignal(number) for number in ENDS) == handlers
+    finally:
+        for number, handler in zip(ENDS, kept, strict=True):
+            signal.signal(number, handler)
+
+
+def start_ray_by(monkeypatch, start):
+    def init(**_):
+        of_ray.set_sigterm_handler(lambda *_: sys.exit(signal.SIGTERM))  # Ray's way
+        start()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as its native code does
 
     monkeypatch.setattr("ray.is_initialized", lambda: False)
-    monkeypatch.setattr("ray.init", lambda **_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    monkeypatch.setattr("ray.init", init)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    kept = signal.signal(signal.SIGTERM, mine)
-    try:
-        connect(None)
-        assert signal.getsignal(signal.SIGTERM) is mine
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        monkeypatch.setattr("ray.init", lambda **_: sys.exit(signal.SIGTERM))  # Ray's way while it starts
-        with pytest.raises(KeyboardInterrupt):
-            connect(None)
-    finally:
-        signal.signal(signal.SIGTERM, kept)
 
 
-@pytest.mark.parametrize("presses", [1, 2])
-def test_ctrl_c_waits_until_ray_is_there_and_a_second_one_does_not(monkeypatch, presses):
+@pytest.mark.parametrize("sign", ENDS)
+@pytest.mark.parametrize("pressed", [False, True])
+def test_what_ends_a_run_waits_until_ray_is_there_but_not_a_ctrl_c_after_it(monkeypatch, sign, pressed):
     reached = []
 
-    def start(**_):
-        for press in range(presses):
-            reached.append(press)
+    def start():
+        os.kill(os.getpid(), sign)
+        reached.append("signal")
+        if pressed:
             os.kill(os.getpid(), signal.SIGINT)
         reached.append("started")
 
-    monkeypatch.setattr("ray.is_initialized", lambda: False)
-    monkeypatch.setattr("ray.init", start)
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    kept = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            connect(None)
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    finally:
-        signal.signal(signal.SIGINT, kept)
-    assert ("started" in reached) == (presses == 1)
+    start_ray_by(monkeypatch, start)
+    with heard(*[signal.default_int_handler] * 3), pytest.raises(KeyboardInterrupt):
+        connect(None)
+    assert reached == (["signal"] if pressed else ["signal", "started"])
+
+
+def test_who_does_not_hear_a_signal_does_not_hear_it_while_ray_starts(monkeypatch):
+    """As below nohup, and in the background of a script."""
+    start_ray_by(monkeypatch, lambda: [os.kill(os.getpid(), number) for number in ENDS])
+    with heard(*[signal.SIG_IGN] * 3):
+        connect(None)
+
+
+@pytest.mark.parametrize("sign", ENDS)
+def test_who_joins_a_cluster_hears_at_once(monkeypatch, sign):
+    """A head may take a quarter of an hour to answer."""
+    start_ray_by(monkeypatch, lambda: (os.kill(os.getpid(), sign), pytest.fail("was not heard")))
+    with heard(*[signal.default_int_handler] * 3), pytest.raises(KeyboardInterrupt):
+        connect("ray://a-head:10001")

@@ -1,6 +1,8 @@
 """The command line as a person and as a machine meet it: help in any width, pipes, JSON, completion, Ctrl-C."""
 
 import errno
+import fcntl
+import io
 import json
 import os
 import pty
@@ -10,19 +12,24 @@ import shutil
 import signal
 import subprocess
 import sys
+import termios
+import threading
 import time
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import typer.main
 from in_process import run_here
 from PIL import Image
+from rich.console import Console
 from typer.testing import CliRunner
 
 from pipelines import cli
 from pipelines.cli import app
 from pipelines.config import load_recipe
 from pipelines.help_page import App, split
+from pipelines.progress import Progress
 
 BIN = Path(sys.executable).parent
 FINELOOM = BIN / "fineloom"
@@ -303,3 +310,76 @@ def test_ctrl_c_and_sigterm_on_the_real_command(command, sign, tmp_path, finishe
         )
     else:
         assert process.returncode in (0, 130)
+
+
+def test_a_second_ctrl_c_does_not_leave_a_terminal_without_its_cursor(monkeypatch):
+    """It comes while the run waits for the thread that asks how far it is."""
+    shown, answered, started = io.StringIO(), threading.Event(), threading.Thread.start
+
+    def start(thread):
+        started(thread)
+        if thread.name.endswith("(follow)"):
+            thread.join = interrupted
+
+    def interrupted(timeout=None):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ray.get", lambda _: answered.wait(400))
+    monkeypatch.setattr(threading.Thread, "start", start)
+    progress = Progress(Console(file=shown, force_terminal=True, width=80))
+    with pytest.raises(KeyboardInterrupt), progress.watch(MagicMock(), ["mark"], 1):
+        raise KeyboardInterrupt
+    answered.set()
+    hidden, back = "\x1b[?25l", "\x1b[?25h"
+    assert hidden in shown.getvalue() and shown.getvalue().rindex(back) > shown.getvalue().rindex(hidden)
+
+
+AT_WORK = """
+import time
+import pipelines.run
+from pipelines.cli import main
+
+pipelines.run.execute = lambda *_: (print("at work", flush=True), time.sleep(400))
+main()
+"""
+
+
+def own_terminal():
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_the_end_of_the_terminal_is_a_ctrl_c(closed, finished):
+    """A terminal that is gone, to which nothing can be written, or the signal alone, as often as it comes."""
+    leader, follower = pty.openpty()
+    words = ["run", str(finished / "tiny.yaml")]
+    on = {"stdin": follower, "stdout": follower, "stderr": follower if closed else subprocess.PIPE}
+    call = [sys.executable, "-c", AT_WORK, *words]
+    with subprocess.Popen(call, start_new_session=True, preexec_fn=own_terminal, **on) as process:
+        os.close(follower)
+        assert b"at work" in os.read(leader, 4096)
+        if closed:
+            os.close(leader)
+        else:
+            process.send_signal(signal.SIGHUP)
+            process.send_signal(signal.SIGHUP)
+        told = process.communicate(timeout=400)[1]
+    assert process.returncode == 130
+    if not closed:
+        os.close(leader)
+        assert told.decode().strip() == f"stopped. Everything committed is kept; go on with: {shlex.join(['fineloom', *words])}"
+
+
+def test_below_nohup_the_end_of_the_terminal_is_not_heard(finished):
+    call = [sys.executable, "-c", AT_WORK, "run", str(finished / "tiny.yaml")]
+
+    def nohup() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    with subprocess.Popen(call, preexec_fn=nohup, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout.readline() == b"at work\n"
+        ignored = re.search(r"SigIgn:\s+(\w+)", Path(f"/proc/{process.pid}/status").read_text()).group(1)
+        process.terminate()
+    assert int(ignored, 16) & 1 << signal.SIGHUP - 1
+    assert process.returncode == 130

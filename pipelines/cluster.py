@@ -9,7 +9,7 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
@@ -47,7 +47,7 @@ def connect(address: str | None, cpus: int | None = None) -> None:
         address = "auto"
     if address is not None:
         _knock(os.environ.get("RAY_ADDRESS", address) if address == "auto" else address)
-    with _ends_heard(after=address is None), _native_stderr_held():
+    with _ends_heard(after=address is None) as told, _native_stderr_held():
         for attempt in range(TRIES):
             before = set(psutil.Process().children())
             try:
@@ -69,9 +69,9 @@ def connect(address: str | None, cpus: int | None = None) -> None:
             except Exception as error:  # Ray has no type of its own for this
                 if "timed out during startup" not in str(error):
                     raise
-                if attempt == TRIES - 1:
+                if attempt == TRIES - 1 or told():
                     raise NoCluster(
-                        f"Ray did not start in time, {TRIES} times: call this again when less runs on this machine, or look into "
+                        f"Ray did not start in time, {attempt + 1} times: call this again when less runs on this machine, or look into "
                         "/tmp/ray/session_latest/logs"
                     ) from error
                 ray.shutdown()
@@ -92,15 +92,16 @@ def _knock(address: str) -> None:
 
 
 @contextmanager
-def _ends_heard(after: bool) -> Iterator[None]:
+def _ends_heard(after: bool) -> Iterator[Callable[[], bool]]:
     """Ray takes SIGTERM for itself, and its native code prints a stack trace at it and aborts: the handlers of ENDS stay what they are.
 
     after   hold what comes back until the body is through; a Ctrl-C that comes second is heard at once. Ray's start on this machine
             is many forks, and Python drops what is raised in the hooks of a fork: the signal would be lost, and with it the release
             of the lock of `logging`, at which the run would then wait for ever
+    Yields  whether something is held
     """
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield lambda: False
         return
     import ray._private.utils as of_ray
 
@@ -118,13 +119,13 @@ def _ends_heard(after: bool) -> Iterator[None]:
         if after and callable(handler):  # neither ignored, as below nohup, nor left to the system
             signal.signal(number, hold)
     try:
-        yield
+        yield lambda: came is not None
     finally:
         of_ray.set_sigterm_handler = take
         for number, handler in before.items():
             signal.signal(number, handler)
-    if came is not None:
-        signal.raise_signal(came)
+        if came is not None:
+            signal.raise_signal(came)
 
 
 @contextmanager
@@ -136,7 +137,7 @@ def _native_stderr_held() -> Iterator[None]:
         os.dup2(held.fileno(), 2)
         try:
             yield
-        except BaseException:
+        except Exception:
             os.dup2(kept, 2)
             held.seek(0)
             sys.stderr.write(held.read().decode(errors="replace"))

@@ -107,6 +107,20 @@ def test_what_ends_a_run_waits_until_ray_is_there_but_not_a_ctrl_c_after_it(monk
     assert reached == (["signal"] if pressed else ["signal", "started"])
 
 
+def test_a_start_that_took_too_long_is_not_tried_again_when_the_run_was_told_to_end(monkeypatch):
+    tries = []
+
+    def start():
+        tries.append(os.kill(os.getpid(), signal.SIGTERM))
+        raise Exception("The current node timed out during startup.")
+
+    start_ray_by(monkeypatch, start)
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    with heard(*[signal.default_int_handler] * 3), pytest.raises(KeyboardInterrupt):
+        connect(None)
+    assert len(tries) == 1
+
+
 def test_who_does_not_hear_a_signal_does_not_hear_it_while_ray_starts(monkeypatch):
     """As below nohup, and in the background of a script."""
     start_ray_by(monkeypatch, lambda: [os.kill(os.getpid(), number) for number in ENDS])

@@ -346,9 +346,9 @@ def _claimed(claim: Claim, language: str) -> tuple[str, Fits]:
 
 
 def _gathered(scene: Scene, thing: Thing, language: str, rng: random.Random) -> list[tuple[str, bool]]:
-    """Ten texts as operators gather them around an expression, which may be wrong; mostly one true text among them."""
+    """Ten texts as operators gather them around an expression, which is wrong so often that its place among them tells nothing."""
     base = true = claim_of(thing)
-    if rng.random() < 0.15:
+    if rng.random() < 0.4:
         base = rng.choice([_changed(true, rng), claim_of(rng.choice(scene.things))])
     texts = []
     for slot, word in rewordings.star(base, language, rng):

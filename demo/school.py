@@ -138,11 +138,11 @@ class School(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
     def about_picture(self, scene: Scene | None, other: Scene, rng: random.Random) -> lessons.Lesson:
         language = rng.choice(["en", "zh"])
         kind = rng.random()
-        if kind < 0.18:
+        if kind < 0.26:
             return lessons.long_caption(scene, language, rng)
-        if kind < 0.62:
+        if kind < 0.66:
             return lessons.ground(scene, language, rng, other)
-        if kind < 0.93:
+        if kind < 0.94:
             return lessons.verify(scene, language, rng, other)
         return lessons.check(scene, language, rng, other)
 

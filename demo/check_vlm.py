@@ -17,11 +17,12 @@ import json
 import random
 import re
 import urllib.request
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,14 @@ def claims(text: str, language: str) -> list[Claim]:
     ]
 
 
+def paired(truth: list[Claim], said: list[Claim]) -> Iterable[tuple[Claim, Claim | None]]:
+    """What each true claim is compared with: itself, wherever it is said; of the others the first with the first that is left."""
+    both = Counter(truth) & Counter(said)
+    missed, wrong = Counter(truth) - both, Counter(said) - both
+    yield from ((claim, claim) for claim in both.elements())
+    yield from islice(zip_longest(missed.elements(), wrong.elements()), missed.total())
+
+
 class Tally:
     """Shares of hits by name."""
 
@@ -135,8 +144,7 @@ def check_captions(server: Server, tally: Tally, pixels: int, number: int, held_
         answer = server.ask(lessons.long_caption(scene, language, random.Random(0)), image) or {}
         said = claims(str(answer.get("caption", "")), language)
         truth = [claim_of(thing) for thing in scene.things]
-        for i, true in enumerate(truth):
-            named = said[i] if i < len(said) else None
+        for true, named in paired(truth, said):
             for slot in SLOTS:
                 tally.add(
                     f"{group} {language}: {slot}", float(named is not None and getattr(named, slot) == getattr(true, slot))

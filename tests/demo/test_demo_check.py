@@ -1,7 +1,7 @@
 import random
 
 from demo import check_vlm, lessons
-from demo.negatives import claim_of
+from demo.negatives import Claim, claim_of
 from demo.scenes import render
 
 
@@ -16,6 +16,14 @@ def test_captions_are_read_back_as_what_they_say():
 def test_text_about_nothing_claims_nothing():
     assert check_vlm.claims("I cannot describe this picture. A dog stands on grass.", "en") == []
     assert check_vlm.claims("抱歉，我无法描述这张图片。", "zh") == []
+
+
+def test_claims_are_compared_whatever_their_order():
+    red, blue, green = (Claim("circle", colour, "plain", "medium", 1) for colour in ("red", "blue", "green"))
+    assert list(check_vlm.paired([red, blue], [blue, red])) == [(red, red), (blue, blue)]
+    assert list(check_vlm.paired([red, red, blue], [green, red])) == [(red, red), (red, green), (blue, None)]
+    assert list(check_vlm.paired([red], [green, blue, red])) == [(red, red)]
+    assert list(check_vlm.paired([red], [green, blue])) == [(red, green)]
 
 
 def test_iou():

@@ -25,6 +25,8 @@ FAMILIES = ("colour", "material", "size", "pattern", "count", "state", "relation
 NEGATIVES = 10
 MAX_JSON_BYTES = 16 << 20
 MAX_PICTURE_BYTES = 1 << 30
+MAX_SIDE = 2**31 - 1
+"""No format of pictures that Pillow reads has more pixels in a row."""
 SHOWN = 120
 
 Language = Literal["en", "zh"]
@@ -139,8 +141,8 @@ class Record(Strict):
     url: str | None
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     image_format: NotBlank
-    width: Annotated[int, Field(ge=1)]
-    height: Annotated[int, Field(ge=1)]
+    width: Annotated[int, Field(ge=1, le=MAX_SIDE)]
+    height: Annotated[int, Field(ge=1, le=MAX_SIDE)]
     texts: Annotated[list[Text], Field(min_length=1)]
     regions: list[Region]
     long_negatives: list[LongNegative]
@@ -258,12 +260,13 @@ def _check_sample(key: str, members: dict[str, bytes], report: Report) -> None:
     for extension in ("jpg", "json"):
         if extension not in members:
             report.add(key, extension, "missing; expected <uid>.jpg and <uid>.json next to each other")
-    record = _check_record(key, members["json"], report) if "json" in members else None
+    record = check_record(key, members["json"], report) if "json" in members else None
     if "jpg" in members:
         _check_picture(key, members["jpg"], record, report)
 
 
-def _check_record(key: str, data: bytes, report: Report) -> Record | None:
+def check_record(key: str, data: bytes, report: Report) -> Record | None:
+    """The sample's record, and in `report` all that is wrong with it; None where it cannot be used."""
     try:
         raw = json.loads(data.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_no_repeats)
     except UnicodeDecodeError as error:

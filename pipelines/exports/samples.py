@@ -14,7 +14,7 @@ from PIL import Image
 from operators.pictures import UPRIGHT, decode, open_picture, orientation
 from pipelines.config import ConfigError
 from pipelines.exports.tally import Tally
-from pipelines.shard_format import MAX_JSON_BYTES, MAX_PICTURE_BYTES, Record
+from pipelines.shard_format import MAX_JSON_BYTES, MAX_PICTURE_BYTES, Record, Report, check_record
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,10 @@ def read_samples(shard: Path) -> Iterator[Sample]:
     try:
         with tarfile.open(shard, "r|") as archive:
             for uid, members in _pairs(archive):
-                record = Record.model_validate_json(members["json"])
-                if record.uid != uid:
-                    raise ValueError(f"{uid}.json is the record of {record.uid}")
+                report = Report(shard="", limit=1)
+                record = check_record(uid, members["json"], report)
+                if record is None or not report.ok:
+                    raise ValueError(report.errors[0])
                 if uid in seen:
                     raise ValueError(f"{uid} occurs twice")
                 seen.add(uid)

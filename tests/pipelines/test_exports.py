@@ -374,13 +374,35 @@ ZERO, ONE = members(record(0, PICTURE), PICTURE), members(record(1, PICTURE), PI
         ([ZERO[1], *ONE], "0.json without its picture"),
         ([*ZERO, *ZERO], "0 occurs twice"),
         ([ZERO[0], *ZERO], "0.jpg without its record"),
-        ([(ZERO[0][0], PICTURE), (ZERO[1][0], ONE[1][1])], "0.json is the record of 0+1"),
+        ([(ZERO[0][0], PICTURE), (ZERO[1][0], ONE[1][1])], "0: json.uid: expected the member's key, found '0+1'"),
         ([*ONE, ("notes.txt", b"")], "notes.txt: not a member"),
     ],
 )
 def test_no_member_of_a_shard_is_passed_over(files, why, tmp_path):
     with pytest.raises(ConfigError, match=f"{why}.*fineloom validate"):
         export([tar(tmp_path / "00000.tar", *files)], "lit-cn", tmp_path / "out", ExportSettings(), ABOUT)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"width": 2**31}, r"json\.width: .*less than or equal to 2147483647, found 2147483648"),
+        ({"height": 10**20}, r"json\.height: .*less than or equal to 2147483647"),
+        ({"scores": {"clip": float("nan")}}, "json: not a JSON object: NaN is not JSON"),
+        ({"regions": [region() | {"box": [0, 0, 1, "1"]}]}, r"json\.regions\[0\]\.box\[3\]: .*valid number, found '1'"),
+    ],
+)
+def test_a_record_against_the_format_is_told_with_its_shard_uid_key_and_what_was_expected(changes, why, layout, tmp_path):
+    with pytest.raises(ConfigError, match=rf"00000\.tar: 0{{32}}: {why}.*; see `fineloom validate"):
+        export(
+            [shard(tmp_path / "00000.tar", (record(0, PICTURE, **changes), PICTURE))],
+            layout,
+            tmp_path / "out",
+            ExportSettings(),
+            ABOUT,
+        )
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_samples_two_members_lie_in_either_order(tmp_path):

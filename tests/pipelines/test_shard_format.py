@@ -114,6 +114,7 @@ REGION, NEGATIVE = ("regions", 0), ("regions", 0, "negatives", 0)
         (("width",), 40.5, "json.width", "valid integer, found 40.5"),
         (("width",), "40", "json.width", "valid integer, found '40'"),
         (("height",), 0, "json.height", "greater than or equal to 1"),
+        (("height",), 2**31, "json.height", "less than or equal to 2147483647"),
         (("texts",), [], "json.texts", "at least 1 item"),
         (("texts",), RECORD["texts"] * 2, "json.texts", "texts repeat one another"),
         (("texts", 0, "text"), " \n", "json.texts[0].text", "should match pattern"),

@@ -218,16 +218,18 @@ def _checksum(header: bytes) -> int:
 
 
 def _samples(tar: tarfile.TarFile) -> Iterator[dict[str, tarfile.TarInfo]]:
-    """Adjacent members of one key, by extension."""
-    key = ""
+    """Adjacent files of one key, by extension. As in WebDataset a key may hold folders, with dots: `tar` itself writes ./KEY.jpg"""
+    key = ("", "")
     members: dict[str, tarfile.TarInfo] = {}
     for member in tar:
-        stem, _, extension = member.name.partition(".")
-        if stem != key and members:
+        folder, _, name = member.name.rpartition("/")
+        stem, _, extension = name.partition(".")
+        if (folder, stem) != key and members:
             yield members
             members = {}
-        key = stem
-        members[extension] = member
+        key = folder, stem
+        if member.isfile():
+            members[extension] = member
         tar.members = []  # type: ignore[attr-defined]  # or tarfile keeps every header of a shard of 10,000 samples
     if members:
         yield members

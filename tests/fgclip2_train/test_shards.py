@@ -289,6 +289,26 @@ def test_headers_of_every_kind_are_read_as_tarfile_reads_them(format, tmp_path):
                 listed(**options)
 
 
+@pytest.mark.parametrize("folder", ["./", "../", "v1.0/part.2/"])
+def test_samples_in_folders_of_a_tar_are_told_apart_and_only_files_are_members(folder, tmp_path):
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+
+        def add(name: str, data: bytes = b"", kind: bytes = tarfile.REGTYPE) -> None:
+            member = tarfile.TarInfo(folder + name)
+            member.size, member.type, member.linkname = len(data), kind, "elsewhere.jpg"
+            tar.addfile(member, io.BytesIO(data))
+
+        add("", kind=tarfile.DIRTYPE)
+        for uid, picture, record in (sample("a" * 32), sample("b" * 32)):
+            add(f"{uid}.jpg", picture)
+            add(f"{uid}.json", record)
+        add(f"{'c' * 32}.jpg", kind=tarfile.LNKTYPE)
+        add(f"{'c' * 32}.json", sample("c" * 32)[2])
+    counts: Counter[str] = Counter()
+    assert [raw.uid[0] for raw in read_shard(str(tmp_path / "0.tar"), counts, lambda place, record: True)] == ["a", "b"]
+    assert counts == {"bad: picture or record missing": 1}
+
+
 def test_a_pattern_without_shards_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="no shard matches"):
         find_shards(str(tmp_path / "*.tar"))

@@ -39,6 +39,7 @@ from fgclip2_train.data.loader import DataSettings, Loader, Reader
 from fgclip2_train.data.samples import TextSettings
 from fgclip2_train.data.shards import Raw, find_shards, read_shard
 from fgclip2_train.data.tokens import train_tokenizer
+from fgclip2_train.memory import keep_memory
 
 WORDS = [
     "red",
@@ -113,7 +114,7 @@ def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def bare(raws: list[Raw], bucket: int, repeats: int, ready, go) -> None:
-    images.keep_memory()
+    keep_memory()
     ready.release()
     go.wait()
     for _ in range(repeats):

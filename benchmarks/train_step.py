@@ -1,26 +1,30 @@
-"""One optimizer step against the same step written plainly: time and peak memory, same weights, same batch, same process.
+"""One optimizer step against the same step written plainly: time and peak memory, same weights, same batch, in turns.
 
-    python benchmarks/train_step.py [--images 2] [--rounds 2] [--size base] [--patches 576] [--device cpu]
+    python benchmarks/train_step.py [--images 2] [--rounds 3] [--size base] [--patches 576] [--precision bf16] [--device cpu]
 
 The plain step is what one writes first, in its own words: the vision tower pools image after image, resizes positions
 image after image, pools boxes image after image (once for captions, once for hard groups), the dense head is a
 MultiheadAttention with a full mask per head that also returns its weights, every one of four box slots is encoded
 whether it holds a box or not (`--regions` says how many do), the positive of a hard group is encoded once more,
 padding masks are full [T, T] ones, heads run text after text, and the sigmoid loss keeps its logits, labels and
-log-sigmoids. Layers of the towers are transformers' own in both. Both take turns; the first round is not counted.
+log-sigmoids. Layers of the towers are transformers' own in both. `--plain-precision fp32` beside `--precision bf16`
+asks what autocast and all the rest are worth together; else both sides have the same.
 
-Memory is what a step adds at its peak to what was resident before it (VmHWM after a reset through
-/proc/self/clear_refs; on a GPU the allocator's peak).
+Each side is a process of its own, ours with its memory kept as `train` keeps it on a CPU. Both take turns; two rounds are
+not counted, for in the first ones the optimizer's state is made and memory is asked of the system. Memory is what the
+steps add at their peak to what was resident before the first (on a GPU the allocator's peak), gradients and the
+optimizer's state included, which are the same for both.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
-import gc
+import multiprocessing
 import statistics
 import sys
 import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
@@ -34,6 +38,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from fgclip2_train.batch import TEXTS_PER_GROUP, Batch, pack_phrases, pad_rows
 from fgclip2_train.config import validate
 from fgclip2_train.flops import layer_flops, step_flops, text_flops
+from fgclip2_train.memory import keep_memory
 from fgclip2_train.model import Fgclip2Model
 from fgclip2_train.model.attention import NAME
 from fgclip2_train.model.configuration import FAMILY, sized
@@ -41,6 +46,7 @@ from fgclip2_train.optim import make_optimizer
 from fgclip2_train.step import Stepper
 
 SLOTS = 4
+UNCOUNTED = 2
 WIDTH_OF_A_TEXT = {"short": 16, "long": 140, "phrase": 9}
 """Tokens before the padding; padding is computed like any other token."""
 
@@ -233,44 +239,9 @@ def resident(key: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def measured(step, device: torch.device) -> tuple[float, float, int]:
-    """Loss, seconds, and bytes that the step added at its peak."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-    else:
-        ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
-        before = resident("VmRSS")
-    clock = time.perf_counter if device.type == "cuda" else time.process_time  # other work on the machine does not count
-    started = clock()
-    loss = step()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    seconds = clock() - started
-    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else resident("VmHWM")
-    return loss, seconds, peak - before
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", default="base")
-    parser.add_argument("--images", type=int, default=2)
-    parser.add_argument("--patches", type=int, default=576)
-    parser.add_argument("--regions", type=float, default=4.0, help="regions per picture, of four slots; FineHARD has 3.3")
-    parser.add_argument("--groups", type=float, default=4.0, help="hard groups per picture; FineHARD has 0.83")
-    parser.add_argument("--vocabulary", type=int, default=32_000)
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="bf16: autocast in both")
-    parser.add_argument("--layers", type=int, help="fewer layers than the size has, for a quick look")
-    parser.add_argument("--compile", action="store_true", help="compile the layers of ours")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--pad", type=int, default=1, help="regions, groups and phrases of ours are padded to this multiple")
-    arguments = parser.parse_args()
+def build(side: str, arguments: argparse.Namespace) -> tuple[Callable[[], float], dict[str, float]]:
+    """A side's step, which gives its loss, and what is known of the work beforehand: both sides build the same weights and batch."""
     device = torch.device(arguments.device)
-
     torch.manual_seed(0)
     shape = FAMILY[arguments.size] | ({"layers": arguments.layers} if arguments.layers else {})
     model = Fgclip2Model(sized(**shape, vocabulary=arguments.vocabulary))
@@ -280,11 +251,6 @@ def main() -> None:
     torch.nn.Module.to(model, device)
     model.freeze_unused(regional=True)
     model.train()
-    start = {name: value.clone() for name, value in model.state_dict().items()}
-    settings = validate(
-        {"stage": 2, "out": "-", "steps": 10**6, "precision": arguments.precision, "optimizer": {"lr": 1e-6, "warmup": 0}},
-        "benchmark",
-    )
     batch, captions, hard = make_batch(
         arguments.images,
         arguments.patches,
@@ -295,39 +261,96 @@ def main() -> None:
         arguments.pad,
     )
     batch = batch.to(device)
-    stepper = Stepper(model, model, make_optimizer(model, settings.optimizer), settings, settings.steps)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-6, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.001)
-    plain = Plain(model, batch, captions.to(device), hard.to(device), optimizer, arguments.precision)
-    sides = {"plain": plain, "ours": lambda: stepper(0, [batch]).terms.total.item()}
+    known = {
+        "phrases": len(batch.phrases),
+        "ours": step_flops(model.config, batch, True),
+        "plain": plain_flops(model.config, batch, hard),
+    }
+    if side == "plain":
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=1e-6, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.001)
+        return Plain(model, batch, captions.to(device), hard.to(device), optimizer, arguments.plain_precision), known
+    settings = validate(
+        {"stage": 2, "out": "-", "steps": 10**6, "precision": arguments.precision, "optimizer": {"lr": 1e-6, "warmup": 0}},
+        "benchmark",
+    )
     if arguments.compile:
-        # Only through the encoder, which is what ours calls; the plain step calls the layers' forward.
         model.compile_layers()
+    stepper = Stepper(model, model, make_optimizer(model, settings.optimizer), settings, settings.steps)
+    return lambda: stepper(0, [batch]).terms.total.item(), known
 
-    seen: dict[str, list[tuple[float, float, int]]] = {name: [] for name in sides}
-    for _ in range(arguments.rounds + 1):
-        for name, step in sides.items():
-            model.load_state_dict(start)
-            seen[name].append(measured(step, device))
-    first = {name: rounds[0][0] for name, rounds in seen.items()}
+
+def take_turns(side: str, arguments: argparse.Namespace, other: Connection) -> None:
+    """A side's process: tells what is known, then for every word that comes makes a step and tells its loss, its seconds, and the bytes
+    that steps have added at most."""
+    on_gpu = arguments.device.startswith("cuda")
+    if side == "ours" and not on_gpu:
+        keep_memory()
+    step, known = build(side, arguments)
+    other.send(known)
+    clock = time.perf_counter if on_gpu else time.process_time  # other work on the machine does not count
+    before = torch.cuda.memory_allocated() if on_gpu else resident("VmRSS")
+    while other.recv():
+        started = clock()
+        loss = step()
+        if on_gpu:
+            torch.cuda.synchronize()
+        seconds = clock() - started
+        peak = torch.cuda.max_memory_allocated() if on_gpu else resident("VmHWM")
+        other.send((loss, seconds, peak - before))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", default="base")
+    parser.add_argument("--images", type=int, default=2)
+    parser.add_argument("--patches", type=int, default=576)
+    parser.add_argument("--regions", type=float, default=4.0, help="regions per picture, of four slots; FineHARD has 3.3")
+    parser.add_argument("--groups", type=float, default=4.0, help="hard groups per picture; FineHARD has 0.83")
+    parser.add_argument("--vocabulary", type=int, default=32_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="bf16: autocast")
+    parser.add_argument("--plain-precision", choices=["fp32", "bf16"], help="of the plain side; default: the same")
+    parser.add_argument("--layers", type=int, help="fewer layers than the size has, for a quick look")
+    parser.add_argument("--compile", action="store_true", help="compile the layers of ours")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--pad", type=int, default=1, help="regions, groups and phrases of ours are padded to this multiple")
+    arguments = parser.parse_args()
+    arguments.plain_precision = arguments.plain_precision or arguments.precision
+
+    context = multiprocessing.get_context("spawn")
+    sides = {}
+    for side in ("plain", "ours"):
+        here, there = context.Pipe()
+        context.Process(target=take_turns, args=(side, arguments, there), daemon=True).start()
+        sides[side] = here
+    known, _ = (here.recv() for here in sides.values())
+    seen: dict[str, list[tuple[float, float, int]]] = {side: [] for side in sides}
+    for _ in range(UNCOUNTED + arguments.rounds):
+        for side, here in sides.items():
+            here.send(True)
+            seen[side].append(here.recv())
+    for here in sides.values():
+        here.send(False)
+    first = {side: rounds[0][0] for side, rounds in seen.items()}
     print(
         f"{arguments.size}/16, {arguments.images} pictures of {arguments.patches} patches, {arguments.regions} regions and "
-        f"{arguments.groups} hard groups each, {len(batch.phrases)} distinct phrases, {arguments.precision}, {device} "
+        f"{arguments.groups} hard groups each, {known['phrases']} distinct phrases, {arguments.device} "
         f"({torch.get_num_threads()} threads)"
     )
-    print(f"{'side':<6} {'CPU s':>8} {'peak GiB':>9}   loss")
+    print(f"{'side':<11} {'CPU s':>8} {'peak GiB':>9}   loss")
     middle = {}
-    for name, rounds in seen.items():
-        middle[name] = statistics.median(row[1] for row in rounds[1:]), max(row[2] for row in rounds[1:])
-        print(f"{name:<6} {middle[name][0]:>8.2f} {middle[name][1] / 2**30:>9.2f}   {first[name]:.6f}")
+    for side, precision in (("plain", arguments.plain_precision), ("ours", arguments.precision)):
+        seconds = statistics.median(row[1] for row in seen[side][UNCOUNTED:])
+        middle[side] = seconds, max(row[2] for row in seen[side])
+        print(f"{side:<6}{precision:<5} {seconds:>8.2f} {middle[side][1] / 2**30:>9.2f}   {first[side]:.6f}")
     print(
         f"plain / ours: time {middle['plain'][0] / middle['ours'][0]:.2f}, memory {middle['plain'][1] / middle['ours'][1]:.2f}, "
         f"losses differ by {abs(first['plain'] - first['ours']):.1e}"
     )
-    needed = step_flops(model.config, batch, True), plain_flops(model.config, batch, hard)
     print(
-        f"matrix products: ours {needed[0] / 1e12:.2f} TFLOP, plain {needed[1] / 1e12:.2f}: {needed[1] / needed[0]:.2f} times as many; "
-        f"ours at {needed[0] / middle['ours'][0] / 1e9:.0f} GFLOP/s"
+        f"matrix products: ours {known['ours'] / 1e12:.2f} TFLOP, plain {known['plain'] / 1e12:.2f}: "
+        f"{known['plain'] / known['ours']:.2f} times as many; ours at {known['ours'] / middle['ours'][0] / 1e9:.0f} GFLOP/s"
     )
 
 

@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from demo import seeing
 from demo.model import build, save
 from demo.school import INTEGERS, School, make_tokenizer
+from fgclip2_train.memory import keep_memory
 
 SHAPES = {
     "small": {"hidden": 192, "layers": 4, "heads": 6, "vision_hidden": 128, "vision_depth": 6},
@@ -119,6 +120,8 @@ class Trained(torch.nn.Module):
 def train(options: argparse.Namespace) -> None:
     torch.manual_seed(options.seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu":
+        keep_memory()
     options.out.mkdir(parents=True, exist_ok=True)
     tokenizer = make_tokenizer()
     shape = SHAPES[options.shape]
@@ -128,7 +131,7 @@ def train(options: argparse.Namespace) -> None:
     parameters = list(trained.parameters())
     decays = [[p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1]]
     groups = [{"params": part, "weight_decay": decay} for part, decay in zip(decays, (0.05, 0.0), strict=True)]
-    optimizer = torch.optim.AdamW(groups, lr=options.rate, betas=(0.9, 0.98), fused=device == "cuda")
+    optimizer = torch.optim.AdamW(groups, lr=options.rate, betas=(0.9, 0.98), fused=True)
     state = options.out / "state.pt"
     step = 0
     if state.exists():

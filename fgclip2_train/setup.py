@@ -17,6 +17,7 @@ from fgclip2_train.data.loader import DataSettings
 from fgclip2_train.data.shards import read_shard, sound
 from fgclip2_train.data.tokens import Texts, load_texts, train_tokenizer
 from fgclip2_train.evaluation.pictures import from_rank_0
+from fgclip2_train.memory import keep_memory
 from fgclip2_train.model import Fgclip2Model
 from fgclip2_train.model.configuration import FAMILY, GEMMA_VOCABULARY, sized
 from fgclip2_train.model.initialise import adopt_region_heads, from_scratch, load_model
@@ -34,6 +35,7 @@ def join_processes(settings: Settings) -> torch.device:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         dist.init_process_group("cuda:nccl,cpu:gloo" if on_gpu else "gloo")
     if not on_gpu:
+        keep_memory()
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     torch.cuda.set_device(device)

@@ -31,12 +31,6 @@ _RUN = np.dtype((np.void, 3 * PATCH))
 """A patch's part of a row of pixels: moved as one thing, not byte by byte."""
 
 
-def keep_memory() -> None:
-    """Let this process use a picture's memory for the next one. Until glibc has seen a large piece freed it hands pieces of a picture's
-    size back to the system, which clears every page anew: up to a quarter of the work on a picture. It then keeps what is smaller."""
-    bytearray(31 << 20)
-
-
 def decode(data: bytes) -> Image.Image:
     """The upright RGB picture. Raises one of BAD_PICTURE on a bad one."""
     image = Image.open(io.BytesIO(data))

@@ -30,6 +30,7 @@ from fgclip2_train.data.room import Room
 from fgclip2_train.data.samples import Language, TextSettings, choose
 from fgclip2_train.data.shards import Raw, find_shards, fingerprint
 from fgclip2_train.data.tokens import Texts
+from fgclip2_train.memory import keep_memory
 from fgclip2_train.strict import Strict, Weight
 
 FIRST, HOPELESS = 200, 10
@@ -173,7 +174,7 @@ class Reader(IterableDataset):
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             threading.Thread(target=_end_with, args=(self.main,), daemon=True).start()
             self.room = self.rooms[worker.id]
-            images.keep_memory()
+            keep_memory()
         workers, index = (worker.num_workers, worker.id) if worker else (1, 0)
         # Batches come from workers 0, 1, … in turn, also after a resume in the middle of a round.
         turn = (self.step + index) % workers

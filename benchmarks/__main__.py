@@ -33,7 +33,7 @@ class Bench:
 BENCHES = [
     Bench("engine"),
     Bench("overhead", "--pictures 600"),
-    Bench("planning", "--shards 5000 --s3"),
+    Bench("planning", "--shards 5000 --s3 folder"),
     Bench("chaos", "--seeds 3 --log build/bench/chaos.jsonl"),
     Bench("viewer", "--samples 1000 10000"),
     Bench("learning", "--seeds 2 --out build/bench/learning", ("runs/demo/shards/*.tar", "make demo")),

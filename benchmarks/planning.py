@@ -1,6 +1,6 @@
 """Planning, resuming and `status` of a large run: seconds and memory, on entries published by the engine's ledger and compacted.
 
-python benchmarks/planning.py [--shards 200000] [--folder DIR] [--s3]
+python benchmarks/planning.py [--shards 200000] [--folder DIR] [--s3 moto|folder]
 
 Makes a run of eight stages: tables are registered, every stage of every shard gets an entry with the fingerprint that the chain
 gives it, through `Ledger.publish`, and they are compacted as they come. The last 1 % of the shards is published after the last
@@ -21,6 +21,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
@@ -34,7 +36,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shards", type=int, default=200_000)
     parser.add_argument("--folder", help="where the run is made; by default a temporary folder")
-    parser.add_argument("--s3", action="store_true", help="also with the root on an S3 server on loopback (moto, in memory)")
+    parser.add_argument(
+        "--s3",
+        choices=["moto", "folder"],
+        help="also with the root on an S3 server on loopback: moto, which holds all in memory; or one that gives out "
+        "the folder's files, does nothing else, and so costs next to nothing (benchmarks/s3_folder.py)",
+    )
     parser.add_argument("--measure", nargs=2, metavar=("WHAT", "RECIPE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
@@ -49,12 +56,28 @@ def main() -> None:
         measure_all(recipe, str(folder / "runs"))
         if arguments.s3:
             sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "kit"))
-            from s3_server import BUCKET, s3_server
+            from s3_server import BUCKET, address, s3_server
 
-            with s3_server():
-                print("the same, with the root on the S3 server:", flush=True)
-                upload(folder / "runs", f"s3://{BUCKET}/runs")
-                measure_all(recipe, f"s3://{BUCKET}/runs")
+            print(f"the same, with the root on the S3 server ({arguments.s3}):", flush=True)
+            if arguments.s3 == "moto":
+                with s3_server():
+                    upload(folder / "runs", f"s3://{BUCKET}/runs")
+                    measure_all(recipe, f"s3://{BUCKET}/runs")
+            else:
+                with folder_server(folder) as url, address(url):
+                    measure_all(recipe, f"s3://{BUCKET}/runs")
+
+
+@contextmanager
+def folder_server(folder: Path) -> Iterator[str]:
+    """Its address; the bucket's name is any."""
+    program = Path(__file__).with_name("s3_folder.py")
+    with subprocess.Popen([sys.executable, str(program), str(folder)], stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        try:
+            yield f"http://127.0.0.1:{int(server.stdout.readline())}"
+        finally:
+            server.kill()
 
 
 def measure_all(recipe: Path, root: str) -> None:

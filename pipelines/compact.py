@@ -28,6 +28,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.counted import counted
 from pipelines.durable import Damaged, canonical_json, create_if_absent, files, many, more_than, open_read, write_new
 from pipelines.stores import Place
 
@@ -169,7 +170,7 @@ def compact(ledger: Ledger, say: Callable[[str], None] = lambda line: None) -> C
             batch.append(path)
             if len(batch) == BATCH:
                 _take(ledger, stage, batch, done)
-                say(f"{stage}: {done.taken:,} entries compacted")
+                say(f"{stage}: {counted(done.taken, 'entry', 'entries')} compacted")
                 batch = []
         if batch:
             _take(ledger, stage, batch, done)

@@ -17,6 +17,7 @@ from operators.decontaminate import caption_key, normal
 from operators.phash import hash_pictures
 from operators.pictures import BadPicture, decode
 from pipelines.config import ConfigError
+from pipelines.counted import counted
 from pipelines.durable import replace, sha256_file
 
 PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
@@ -65,7 +66,7 @@ def make_manifest(folder: Path, out: Path, name: str | None = None, say: Callabl
                 continue
             pictures[sha256_file(file)] = f"{int(hash_pictures([picture])[0]):016x}"
             if len(pictures) % 1000 == 0:
-                say(f"{len(pictures):,} pictures")
+                say(counted(len(pictures), "picture"))
         elif suffix in TEXTS:
             try:
                 captions.update((caption_key(text), None) for text in captions_of(file) if normal(text))

@@ -10,6 +10,7 @@ import typer
 
 from pipelines import machine_commands, review_commands
 from pipelines.config import ConfigError, load_recipe
+from pipelines.counted import counted
 from pipelines.help_page import App
 from pipelines.terminal import ROOT, AsJson, Overrides, Prompts, RecipeName, Root, print_json, say, warn
 
@@ -87,7 +88,7 @@ def export_command(
     for note, times in tally.counts["notes"].most_common():
         say(f"note: {note} ({times:,})")
     regions, groups = (sum(tally.counts[kind].values()) for kind in ("regions", "groups"))
-    say(f"{tally.samples:,} samples · {regions:,} regions · {groups:,} groups of negatives · {out}")
+    say(f"{counted(tally.samples, 'sample')} · {counted(regions, 'region')} · {counted(groups, 'group')} of negatives · {out}")
 
 
 def view_command(
@@ -144,7 +145,10 @@ def import_command(
     for kind, reasons in (("rows", made.reasons), ("parts", made.parts)):
         if reasons:
             say(f"refused {kind}: " + ", ".join(f"{reason} {n:,}" for reason, n in reasons.most_common()))
-    say(f"{made.samples:,} of {made.rows:,} rows · {made.regions:,} regions · {made.groups:,} groups of negatives · {out}")
+    say(
+        f"{made.samples:,} of {counted(made.rows, 'row')} · {counted(made.regions, 'region')} · "
+        f"{counted(made.groups, 'group')} of negatives · {out}"
+    )
 
 
 review = App(
@@ -185,7 +189,7 @@ def review_export(
     if as_json:
         print_json({"out": str(out), "pairs": pairs, "refused": refused})
     else:
-        say(f"{pairs:,} pairs, {refused:,} of them refused by the validators · {out}")
+        say(f"{counted(pairs, 'pair')}, {refused:,} of them refused by the validators · {out}")
 
 
 @review.command("import")
@@ -214,10 +218,10 @@ def review_import(
         say(f"{file}:{number}: {why}")
     for first, second, kappa, both in merged.kappas:
         shown = "not defined: both gave one and the same verdict throughout" if kappa is None else f"{kappa:.2f}"
-        say(f"Cohen's κ of {first} and {second}: {shown} ({both:,} pairs judged by both)")
+        say(f"Cohen's κ of {first} and {second}: {shown} ({counted(both, 'pair')} judged by both)")
     verdicts = ", ".join(f"{verdict} {count:,}" for verdict, count in merged.verdicts.items())
     say(
-        f"{merged.reviews:,} verdicts on {merged.pairs:,} pairs: {verdicts}, divided {merged.disputed:,} · "
+        f"{counted(merged.reviews, 'verdict')} on {counted(merged.pairs, 'pair')}: {verdicts}, divided {merged.disputed:,} · "
         f"{merged.waiting:,} not filled in, {len(merged.bad):,} bad lines · {out}"
     )
     say(f"next: fineloom run RECIPE stages.reviewed.file={out}")
@@ -245,7 +249,7 @@ def contamination_command(
         return
     if made.bad:
         warn("left out: " + ", ".join(f"{reason} {n:,}" for reason, n in made.bad.most_common()))
-    say(f"{made.set}: {made.pictures:,} pictures, {made.captions:,} captions · {out}")
+    say(f"{made.set}: {counted(made.pictures, 'picture')}, {counted(made.captions, 'caption')} · {out}")
     say(f"next: a stage `decontaminate: {{manifests: [{out}]}}` after the one that measures phash")
 
 
@@ -281,6 +285,6 @@ def compare_command(
         print_json({"out": str(out), **figures})
         return
     say(
-        f"{figures['samples']} samples, {figures['same']} the same under both · {figures['asked']} requests, "
-        f"{figures['found']} answers found · {out}"
+        f"{counted(figures['samples'], 'sample')}, {figures['same']} the same under both · {counted(figures['asked'], 'request')}, "
+        f"{counted(figures['found'], 'answer')} found · {out}"
     )

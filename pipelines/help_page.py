@@ -58,7 +58,7 @@ class Command(TyperCommand):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            errors.print("\n" + ending(ctx.command_path.partition(" ")[2]), markup=False, soft_wrap=True)
+            errors.print("\n" + ending(ctx), markup=False, soft_wrap=True)
             raise typer.Exit(INTERRUPTED) from None
 
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from pipelines.config import ConfigError, load_recipe
+from pipelines.counted import counted
 from pipelines.help_page import App
 from pipelines.terminal import ROOT, AsJson, Overrides, Prompts, RecipeName, Root, console, print_json, say, warn
 
@@ -111,6 +112,6 @@ def validate(
     if as_json:
         print_json({"ok": not bad, "shards": len(paths), "samples": samples, "faults": bad, "found": told})
     else:
-        say(f"{len(paths)} shards, {samples:,} samples, {bad} faults")
+        say(f"{counted(len(paths), 'shard')}, {counted(samples, 'sample')}, {counted(bad, 'fault')}")
     if bad:
         raise typer.Exit(1)

@@ -9,6 +9,7 @@ import typer
 from rich.text import Text
 
 from pipelines.config import ConfigError, load_recipe
+from pipelines.counted import counted
 from pipelines.help_page import App
 from pipelines.stores import place
 from pipelines.terminal import (
@@ -107,7 +108,7 @@ def gc(
     if as_json:
         print_json({"files": files, "bytes": size, "removed": not dry_run})
     else:
-        say(f"{files} files, {size / 1e6:.1f} MB {'would go' if dry_run else 'removed'}")
+        say(f"{counted(files, 'file')}, {size / 1e6:.1f} MB {'would go' if dry_run else 'removed'}")
 
 
 def compact_(recipe: RecipeName, overrides: Overrides = None, root: Root = ROOT, as_json: AsJson = False) -> None:
@@ -126,7 +127,7 @@ def compact_(recipe: RecipeName, overrides: Overrides = None, root: Root = ROOT,
     if as_json:
         print_json({"entries": done.taken, "files": done.segments})
     else:
-        say(f"{done.taken:,} entries compacted, in {done.segments} files now")
+        say(f"{counted(done.taken, 'entry', 'entries')} compacted, in {counted(done.segments, 'file')} now")
 
 
 def _run_of(recipe: str, overrides: list[str] | None, root: Path) -> Path:
@@ -216,16 +217,16 @@ def _tell_takedown(receipt: Any, at: str) -> None:
         say(f"no sample has it yet, and none will: {what}")
     if not receipt.ended:
         say(
-            f"{receipt.samples} samples are shown and packed no more, and what is asked for is not taken in from now on "
+            f"no more shown or packed: {counted(receipt.samples, 'sample')}, and what is asked for is not taken in from now on "
             f"({at}.json). Nothing is removed yet of what the run has committed"
         )
         return
     say(
-        f"{receipt.samples} samples taken down; {len(receipt.files)} files changed, {len(receipt.gone)} removed, "
-        f"{len(receipt.packed_again)} shards packed again · receipt: {at}.receipt.json"
+        f"{counted(receipt.samples, 'sample')} taken down; {counted(len(receipt.files), 'file')} changed, {len(receipt.gone)} removed, "
+        f"{counted(len(receipt.packed_again), 'shard')} packed again · receipt: {at}.receipt.json"
     )
     if receipt.waiting:
-        say(f"{len(receipt.waiting)} shards are packed by the next run")
+        say(f"the next run packs {counted(len(receipt.waiting), 'shard')} again")
     if receipt.outside:
         say("your own tables, exports and trained models still hold them: the receipt names the tables")
     if receipt.review:

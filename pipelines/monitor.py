@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+from pipelines.counted import counted
+
 MIN_SAMPLES = 200
 """A refusal rate is judged once this many samples have been seen, or when a stage has finished all its shards."""
 LOST_AFTER = 900.0
@@ -343,7 +345,7 @@ class Monitor:
         if count.refused() > bound:
             reasons = ", ".join(f"{reason} {n}" for reason, n in count.rejects.most_common(3))
             self.stop(
-                f"stage {stage} refused {count.refused():.1%} of {count.rows_in} samples, more than its bound "
+                f"stage {stage} refused {count.refused():.1%} of {counted(count.rows_in, 'sample')}, more than its bound "
                 f"refuse_at_most={bound:g} ({reasons}). Look at `fineloom rejects`, mend the cause or raise the bound, and run again"
             )
 

@@ -14,6 +14,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from pipelines.counted import counted
+
 PLAIN_SECONDS = 10.0
 LIVE_SECONDS = 0.5
 WIDE, NARROW = 80, 56
@@ -120,7 +122,7 @@ def _table(snapshot: dict[str, Any], stages: Sequence[str], shards: int, width: 
         row = (stage, f"{count['shards']}{active}", f"{samples:,}", rate(count, snapshot["seconds"]), Text(reasons(count)))
         table.add_row(*row[:columns])
     done = snapshot["skipped"] + snapshot["finished"]
-    return Group(table, Text(f"{done:,} of {shards:,} shards   {eta(snapshot, shards)}", style="bold"))
+    return Group(table, Text(f"{done:,} of {counted(shards, 'shard')}   {eta(snapshot, shards)}", style="bold"))
 
 
 def _line(snapshot: dict[str, Any], stages: Sequence[str], shards: int) -> str:
@@ -131,7 +133,7 @@ def _line(snapshot: dict[str, Any], stages: Sequence[str], shards: int) -> str:
             samples = count["rows_in"] + count["live"].get("samples", 0)
             parts.append(f"{stage} {samples:,} ({rate(count, snapshot['seconds'])})")
     done = snapshot["skipped"] + snapshot["finished"]
-    return "  ".join([f"{done:,}/{shards:,} shards", *parts, eta(snapshot, shards)]).rstrip()
+    return "  ".join([f"{done:,}/{counted(shards, 'shard')}", *parts, eta(snapshot, shards)]).rstrip()
 
 
 def summary(snapshot: dict[str, Any], stages: Sequence[str]) -> list[str]:
@@ -141,5 +143,7 @@ def summary(snapshot: dict[str, Any], stages: Sequence[str]) -> list[str]:
         if count and count["shards"]:
             refused = reasons(count)
             kept = f"{count['rows_out']:,} of {count['rows_in']:,} kept"
-            lines.append(f"  {stage:<18} {count['shards']:>6,} shards  {kept}" + (f"  refused {refused}" if refused else ""))
+            lines.append(
+                f"  {stage:<18} {counted(count['shards'], 'shard'):>13}  {kept}" + (f"  refused {refused}" if refused else "")
+            )
     return lines

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from pipelines.chain import Chain
 from pipelines.compact import meanwhile
 from pipelines.config import MANIFESTS, ConfigError, Recipe, Stage
+from pipelines.counted import counted
 from pipelines.durable import (
     THREADS,
     canonical_json,
@@ -207,9 +208,8 @@ def execute(recipe: Recipe, root: Path, options: Options, progress: Progress) ->
         chain = prepare(recipe, root, options)
         shards = chosen_shards(chain, options)
         result = Result(run, len(shards))
-        progress.say(
-            f"{len(shards):,} shards · {len(recipe.stages)} stages: {', '.join(stage.name for stage in recipe.stages)}"
-        )
+        stages = [stage.name for stage in recipe.stages]
+        progress.say(f"{counted(len(shards), 'shard')} · {counted(len(stages), 'stage')}: {', '.join(stages)}")
         engine = Engine(recipe, options, progress)
         held.lost = engine.stop
         with engine, exported(options.metrics, recipe.name, engine.snapshot) as port, meanwhile(run):

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from pipelines.config import ConfigError, load_recipe, nearest
+from pipelines.counted import counted
 from pipelines.help_page import App
 from pipelines.terminal import (
     ROOT,
@@ -84,9 +85,9 @@ def run(
     if as_json:
         print_json(_summary(result))
     elif result.nothing_to_do:
-        say(f"everything is done: {result.shards:,} shards in {result.run}")
+        say(f"everything is done: {counted(result.shards, 'shard')} in {result.run}")
     else:
-        say(f"{_whole(result):,} of {result.shards:,} shards whole after {result.seconds:,.0f} s · {result.run}")
+        say(f"{_whole(result):,} of {counted(result.shards, 'shard')} whole after {result.seconds:,.0f} s · {result.run}")
     for failure in result.failures:
         warn(f"failed: shard {failure.shard}, stage {failure.stage}: {failure.error}")
         if failure.trace:
@@ -175,8 +176,8 @@ def plan(
     names = ("done", "to do", "samples", "calls", "tokens out", "time")
     print_table({"stage": "left", **dict.fromkeys(names, "right")}, rows)
     if made.sampled is not None:
-        say(f"{made.sampled} shards were gone through, the rest taken in proportion")
-    say(f"{made.shards:,} shards · about {made.hours:.2f} h · {made.gpu_hours:.2f} GPU-hours")
+        say(f"only {counted(made.sampled, 'shard')} gone through, the rest taken in proportion")
+    say(f"{counted(made.shards, 'shard')} · about {made.hours:.2f} h · {made.gpu_hours:.2f} GPU-hours")
     say(f"{made.storage_gb:,.2f} GB more to store · {made.egress_gb:,.2f} GB of pictures to read from there")
     if made.unmeasured:
         missing = ", ".join(made.unmeasured)
@@ -273,7 +274,9 @@ def rejects(
         else:
             say("no refusals")
     for name, shards in waiting.items():
-        warn(f"{shards:,} shards not through {name} with these settings: what a run was given as KEY=VALUE, give here too")
+        warn(
+            f"{counted(shards, 'shard')} not through {name} with these settings: what a run was given as KEY=VALUE, give here too"
+        )
 
 
 def retry(
@@ -301,7 +304,7 @@ def _put_back(table: Any, nothing: str, recipe: str, root: Any, as_json: bool) -
         say(nothing)
     else:
         again = shlex.join(["fineloom", "run", recipe, "--root", str(root)])
-        say(f"{table.rows:,} samples put back in {table.shards} new shards; run `{again}`")
+        say(f"{counted(table.rows, 'sample')} put back in {counted(table.shards, 'new shard')}; run `{again}`")
 
 
 def _range(text: str | None) -> tuple[int, int] | None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.chain import Chain
 from pipelines.config import Stage
+from pipelines.counted import counted
 from pipelines.engine import Engine
 from pipelines.monitor import Failure
 from pipelines.reach import Reach, reach
@@ -158,7 +159,7 @@ def flow(
         if passes >= MAX_PASSES:
             break
         if again:
-            engine.progress.say(f"{len(left):,} shards went in and did not come out, without a word: they are taken up again")
+            engine.progress.say(f"{counted(len(left), 'shard')} went in and did not come out, without a word: taken up again")
         again = True
         engine.start()
         no_room = engine.no_room([*segment, *(beside or ())])
@@ -239,7 +240,7 @@ def _judge_wave(
 
     from pipelines.verdicts import run_global
 
-    engine.progress.say(f"{stage.name} over {len(wave):,} shards" + (f", after {len(earlier):,}" if earlier else ""))
+    engine.progress.say(f"{stage.name} over {counted(len(wave), 'shard')}" + (f", after {len(earlier):,}" if earlier else ""))
     name, first = stage.name, wave[0]
     for _ in range(MAX_PASSES):
         monitor = engine.monitor
@@ -263,9 +264,9 @@ def _judge_wave(
             continue
         engine.totals = snapshot["stages"]
         if judged.error:
-            return Failure(first, name, f"over {len(wave):,} shards: {judged.error}", judged.trace, len(wave)), None
+            return Failure(first, name, f"over {counted(len(wave), 'shard')}: {judged.error}", judged.trace, len(wave)), None
         return None, snapshot["stop"]
-    return Failure(first, name, f"over {len(wave):,} shards: was lost {MAX_PASSES} times", "", len(wave)), None
+    return Failure(first, name, f"over {counted(len(wave), 'shard')}: was lost {MAX_PASSES} times", "", len(wave)), None
 
 
 __all__ = ["flow", "go_through", "judge"]

@@ -36,6 +36,7 @@ import pyarrow.parquet as pq
 from pipelines.answers import segments
 from pipelines.chain import Chain
 from pipelines.config import ConfigError
+from pipelines.counted import counted
 from pipelines.durable import (
     Damaged,
     canonical_json,
@@ -92,7 +93,7 @@ def take_down(
     number = len(tombstones(chain.run))
     if not (found or to_come or number):
         gone = f"; what is gone could not be looked into: {', '.join(unread)}" if unread else ""
-        raise ConfigError(f"{chain.run}: none of the {len(unknown)} samples asked for is here{gone}")
+        raise ConfigError(f"{chain.run}: {counted(len(unknown), 'sample')} asked for, and none is here{gone}")
     stone = {
         "uids": {str(shard): sorted(gone) for shard, gone in sorted(found.items())},
         "urls": sorted(asked["url"]),

@@ -102,11 +102,6 @@ def _print_lists(names: list[str], rows: list[list[Text]]) -> None:
                 console.print(Text(f"  {name} ", style="dim") + cell)
 
 
-def again() -> str:
-    """The command line of this call, to be copied."""
-    return shlex.join(["fineloom", *sys.argv[1:]])
-
-
 STOPPED = "stopped. Call it again to go on: {again}"
 ENDINGS = {
     "run": "stopped. Everything committed is kept; go on with: {again}",
@@ -121,5 +116,9 @@ ENDINGS = {
 """What Ctrl-C ends with, by command."""
 
 
-def ending(command: str) -> str:
-    return ENDINGS.get(command, STOPPED).format(again=again())
+def ending(context: typer.Context) -> str:
+    """What a command that was interrupted says last. The call in it is to be copied, and `python -m pipelines` may be its beginning."""
+    program = context.find_root().command_path
+    command = context.command_path.removeprefix(program).strip()
+    known = program if program.startswith("python -m ") else "fineloom"
+    return ENDINGS.get(command, STOPPED).format(again=f"{known} {shlex.join(sys.argv[1:])}")

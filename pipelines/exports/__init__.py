@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pipelines.config import ConfigError, nearest
+from pipelines.counted import counted
 from pipelines.exports.base import About, ExportSettings, Layout, Shard
 from pipelines.exports.boxclass_cn import BoxClassCn
 from pipelines.exports.card import hub_licence, write_card
@@ -69,7 +70,7 @@ def export(
                 made = layout.part(shard, read_samples(shard.path), job.folder, job.parts, tally)
                 record = {"made": made, "tally": tally.plain()}
                 job.commit(shard.name, identity, record)
-                say(f"{shard.path.name} · {tally.samples:,} samples")
+                say(f"{shard.path.name} · {counted(tally.samples, 'sample')}")
             records.append(record["made"])
             tallies.append(record["tally"])
         whole = total(tallies)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from operators.base import Settings
+from pipelines.counted import counted
 from pipelines.exports.samples import Sample
 from pipelines.exports.tally import Tally
 from pipelines.shard_format import Region
@@ -53,9 +54,8 @@ class Missing:
     samples: int = 0
 
     def __str__(self) -> str:
-        return (
-            f"{self.shards:,} of {self.of:,} shards, at most {self.samples:,} samples, are not there: the run was not through"
-        )
+        shards, samples = f"{self.shards:,} of {counted(self.of, 'shard')}", counted(self.samples, "sample")
+        return f"{shards}, at most {samples}, are not there: the run was not through"
 
 
 @dataclass(frozen=True)

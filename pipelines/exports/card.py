@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from pipelines.counted import counted
 from pipelines.durable import replace
 from pipelines.exports.base import About, Layout
 from pipelines.exports.huggingface import HuggingFace
@@ -94,7 +95,7 @@ def _text(layout: Layout, about: About, tally: Tally) -> str:
         _table("family", "negatives", c["families"]) if c["families"] else "",
         "## Sources",
         "\n".join(
-            f"* {_code(name)} ({n:,} samples){': ' + clean(about.sources[name]) if about.sources.get(name) else ''}"
+            f"* {_code(name)} ({counted(n, 'sample')}){': ' + clean(about.sources[name]) if about.sources.get(name) else ''}"
             for name, n in c["sources"].most_common(LISTED)
         ),
         "## Licences",
@@ -178,7 +179,7 @@ def _limits(layout: Layout, tally: Tally) -> str:
             "`present_elsewhere`."
         )
     if "not stated" in c["licences"]:
-        limits.append(f"{c['licences']['not stated']:,} samples come from sources that state no licence for their pictures.")
+        limits.append(f"No licence of the picture is stated for {counted(c['licences']['not stated'], 'sample')}.")
     limits.append("Pictures from the web may show people, brands or offensive things that no filter caught; addresses go dead.")
     limits += [f"{clean(why)} ({n:,})" for why, n in c["notes"].most_common()]
     return "\n".join(f"* {text}" for text in limits)

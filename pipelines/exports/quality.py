@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.config import ConfigError
+from pipelines.counted import counted
 
 Figure = tuple[str, str, str, str]
 
@@ -49,10 +50,12 @@ def _verdicts(raw: dict[str, Any]) -> list[Figure]:
     found: list[Figure] = []
     for name, hits in verdicts.items() if n else ():
         low, high = wilson(hits, n)
-        found.append(("people's verdicts", name, f"{hits / n:.1%}", f"{n:,} pairs, {low:.1%} to {high:.1%}"))
+        found.append(("people's verdicts", name, f"{hits / n:.1%}", f"{counted(n, 'pair')}, {low:.1%} to {high:.1%}"))
     for first, second, kappa, both in raw.get("kappas", []):
         shown = "not defined" if kappa is None else f"{kappa:.2f}"
-        found.append(("people's verdicts", f"Cohen's κ of {first} and {second}", shown, f"{both:,} pairs judged by both"))
+        found.append(
+            ("people's verdicts", f"Cohen's κ of {first} and {second}", shown, f"{counted(both, 'pair')} judged by both")
+        )
     return found
 
 

@@ -21,6 +21,7 @@ from pydantic import Field
 from operators.base import Reject, Settings
 from operators.columns import NEGATIVES, REGIONS
 from pipelines.config import ConfigError, nearest
+from pipelines.counted import counted
 from pipelines.download.reasons import FetchError
 from pipelines.download.verify import verify
 from pipelines.durable import canonical_json, replace, write_new
@@ -126,12 +127,14 @@ def import_layout(
                 if record is None:
                     record = _Shard(reader, path, digest, pictures, settings).write(piece, job.folder, name)
                     job.commit(name, [digest, piece.first_row], record)
-                    say(f"{name} · {record['samples']:,} of {record['rows']:,} rows")
+                    say(f"{name} · {record['samples']:,} of {counted(record['rows'], 'row')}")
                 whole.add(record)
                 shard += 1
         if not whole.samples:
             some = ", ".join(f"{reason} {n:,}" for reason, n in whole.reasons.most_common(3))
-            raise ConfigError(f"none of {whole.rows:,} rows could be used ({some}); the refusals are in {job.folder}/rejects")
+            raise ConfigError(
+                f"none of {counted(whole.rows, 'row')} could be used ({some}); the refusals are in {job.folder}/rejects"
+            )
         PACK.write_card(job.folder)
         replace(job.folder / "import.json", canonical_json({**described, "files": _named(cuts), **_counts(whole)}))
         job.publish()

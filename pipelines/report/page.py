@@ -13,6 +13,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from pipelines.counted import counted
+
 HERE = Path(__file__).parent
 LONGEST = 3000
 """Characters of one text that are shown."""
@@ -85,7 +87,7 @@ def render(**content: Any) -> str:
         lstrip_blocks=True,
         finalize=lambda value: clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
     )
-    environment.filters.update(count=count, size=size, duration=duration)
+    environment.filters.update(count=count, counted=counted, size=size, duration=duration)
     environment.globals.update(percent=percent, mark=mark)
     style = Markup((HERE / "report.css").read_text(encoding="utf-8"))  # ours, and no stranger's text is in it
     return environment.get_template("report.html.j2").render(style=style, **content)

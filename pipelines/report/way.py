@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.chain import Chain
+from pipelines.counted import counted
 from pipelines.durable import read_table
 from pipelines.ledger import Entry, shard_name
 from pipelines.rejects import already_requeued
@@ -151,7 +152,7 @@ def _check(way: Way, entry: Entry, came: int, taken: int) -> None:
     """taken: samples of the shard that were taken down, and may have left between two stages."""
     where = f"shard {entry.shard}, stage {entry.stage}"
     if not came - taken <= entry.rows_in <= came:
-        way.fault(f"{where}: {came:,} samples came from the stage before, but {entry.rows_in:,} went in")
+        way.fault(f"{where}: {counted(came, 'sample')} came from the stage before, but {entry.rows_in:,} went in")
     if entry.rows_in != entry.rows_out + sum(entry.rejects.values()):
         way.fault(f"{where}: {entry.rows_in:,} in, {entry.rows_out:,} out, {sum(entry.rejects.values()):,} refused")
 

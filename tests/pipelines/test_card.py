@@ -48,7 +48,7 @@ def test_the_card_says_composition_process_models_licences_limits(tmp_path):
     assert "| `zh long by model` | 2 |" in text and "| `colour` | 20 |" in text
     assert "| `download` | download | 5 | http\\_404 3 |" in section(text, "How it was made")
     assert "`data@example.org`" in section(text, "Takedown")
-    assert "1 samples come from sources that state no licence" in section(text, "Known limits")
+    assert "No licence of the picture is stated for 1 sample." in section(text, "Known limits")
 
 
 def test_what_is_not_known_is_said_to_be_missing(tmp_path):

@@ -228,7 +228,7 @@ def test_collecting_leftovers_leaves_tombstones_receipts_and_what_a_user_put_the
 def test_who_is_not_here_is_told(recipe_of, tmp_path):
     recipe, root = recipe_of(), tmp_path / "runs"
     run_here(recipe, root, shards=1)
-    with pytest.raises(ConfigError, match="none of the 1 samples"):
+    with pytest.raises(ConfigError, match="1 sample asked for, and none is here"):
         take_down(look(recipe, root), ["f" * 32], [], [])
     with pytest.raises(ConfigError, match="no uid"):
         sort_out(["zelda"])
@@ -236,7 +236,9 @@ def test_who_is_not_here_is_told(recipe_of, tmp_path):
     assert not (root / "six" / "tombstones").exists()
     (gone,) = (root / "six" / "source").glob("00000.*.parquet")
     gone.unlink()
-    with pytest.raises(ConfigError, match=rf"none of the 1 samples .* could not be looked into: source/{gone.name}"):
+    with pytest.raises(
+        ConfigError, match=rf"1 sample asked for, and none is here.* could not be looked into: source/{gone.name}"
+    ):
         take_down(look(recipe, root), ["f" * 32], [], [])
 
 

@@ -142,6 +142,13 @@ def test_a_run_that_never_began_is_not_tidy_but_missing(finished, tmp_path, comm
     assert f"{tmp_path / 'tiny'}: no run of recipe tiny is here" in str(done.exception)
 
 
+def test_one_shard_is_told_as_one(finished):
+    one = ("RECIPE", "--shards", "0")
+    assert "\n1 shard · about" in call(finished, "plan", *one).stdout
+    assert call(finished, "run", *one).stdout.splitlines()[-1] == f"everything is done: 1 shard in {finished / 'runs' / 'tiny'}"
+    assert "\n3 shards · about" in call(finished, "plan", "RECIPE").stdout
+
+
 def test_a_pipe_gets_whole_lines_whatever_the_width(finished):
     done = call(finished, "report", "RECIPE", width=20)
     assert done.stdout.strip() == str(finished / "runs" / "tiny" / "report.html")
@@ -230,7 +237,8 @@ def test_completion_for_zsh_offers_commands_with_their_meaning():
     assert '"status":"Show how far' in done.stdout
 
 
-def test_ctrl_c_ends_a_command_with_one_line_that_says_how_to_go_on(monkeypatch):
+@pytest.mark.parametrize("program", ["fineloom", "python -m pipelines"])
+def test_ctrl_c_ends_a_command_with_one_line_that_says_how_to_go_on(program, monkeypatch):
     small = App()
 
     @small.command("export")
@@ -243,9 +251,9 @@ def test_ctrl_c_ends_a_command_with_one_line_that_says_how_to_go_on(monkeypatch)
         """Other."""
 
     monkeypatch.setattr(sys, "argv", ["fineloom", "export", "a b", "--out", "x"])
-    done = CliRunner().invoke(small, ["export"])
+    done = CliRunner().invoke(small, ["export"], prog_name=program)
     assert done.exit_code == 130
-    assert done.stderr.strip() == "stopped. What is written is kept; go on with: fineloom export 'a b' --out x"
+    assert done.stderr.strip() == f"stopped. What is written is kept; go on with: {program} export 'a b' --out x"
 
 
 def test_a_full_disk_ends_a_command_with_one_line(tmp_path, monkeypatch, capsys):

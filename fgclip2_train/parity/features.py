@@ -10,7 +10,7 @@ import torch
 from fgclip2_train.data.images import patch_estimate
 from fgclip2_train.model.geometry import resize_positions, token_places
 from fgclip2_train.model.initialise import from_siglip2
-from fgclip2_train.model.model import unit
+from fgclip2_train.model.model import TEMPERATURE, unit
 from fgclip2_train.parity.golden import Finding, Golden, furthest
 
 STRETCH = 2.5e-7
@@ -23,7 +23,7 @@ def check_images(golden: Golden) -> list[Finding]:
     stored = golden.tensors("images")
     table = stored["value_table"]
     findings = []
-    for group in golden.json("images")["groups"]:
+    for group in golden.json("images").cases("groups"):
         name = group["name"]
         patches, grids, pictures = golden.patches(group)
         grid = torch.from_numpy(grids)
@@ -52,10 +52,18 @@ def check_images(golden: Golden) -> list[Finding]:
 
 def check_initialisation(golden: Golden) -> list[Finding]:
     """The state dict after a start from SigLIP 2: same names, copies equal bit by bit, stretched positions to rounding."""
-    expected = golden.tensors("after_init")
-    state = from_siglip2(golden.tensors("siglip2_base"), golden.json("init_config")).state_dict()
+    expected, base, told = golden.tensors("after_init"), golden.tensors("siglip2_base"), golden.json("init_config")
+    state = from_siglip2(base, told).state_dict()
     state.pop("rank_threshold")
-    findings = [Finding("initialisation", "names that differ", float(len(set(state) ^ set(expected))), 0.0)]
+    new, same = set(state) - set(base), {name for name in set(state) & set(base) if torch.equal(state[name], base[name])}
+    differing = {
+        "names": set(state) ^ set(expected),
+        "new tensors": new ^ set(told["new_tensors"]),
+        "unchanged tensors": set(told["unchanged_tensors"]) - same,
+    }
+    findings = [Finding("initialisation", f"{what} that differ", float(len(names)), 0.0) for what, names in differing.items()]
+    temperature = abs(TEMPERATURE - told.number("new_temperature_value"))
+    findings.append(Finding("initialisation", "new temperature", temperature, 0.0))
     for name in sorted(set(state) & set(expected)):
         stretched = "position_embedding_" in name
         findings.append(Finding("initialisation", name, furthest(state[name], expected[name]), STRETCH if stretched else 0.0))

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fgclip2_train.batch import Batch, pack_phrases, pad_rows
-from fgclip2_train.data.images import ENLARGED_SIDE, batch_patches, enlarge_small
+from fgclip2_train.data.images import BAD_PICTURE, ENLARGED_SIDE, batch_patches, enlarge_small
 from fgclip2_train.model import Fgclip2Config, Fgclip2Model
 from fgclip2_train.objective import LossSettings, Weights
 
@@ -49,6 +49,19 @@ class Stored(dict[str, Any]):
     def __missing__(self, name: str) -> Any:
         raise ValueError(f"{self.file}: no {name!r} where there should be one")
 
+    def number(self, name: str) -> float:
+        found = self[name]
+        if isinstance(found, bool) or not isinstance(found, int | float):
+            raise ValueError(f"{self.file}: {name!r} is a number, not {found!r}")
+        return found
+
+    def cases(self, name: str) -> Any:
+        """A list or an object of cases, of which there is at least one."""
+        found = self[name]
+        if not isinstance(found, list | dict) or not found:
+            raise ValueError(f"{self.file}: no case under {name!r}")
+        return found
+
 
 @dataclass
 class Golden:
@@ -72,19 +85,25 @@ class Golden:
                 raise ValueError(f"{file}: damaged ({error})") from error
         return self.cache[file.name]
 
-    def patches(self, group: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, list[Image.Image]]:
+    def patches(self, group: Stored) -> tuple[np.ndarray, np.ndarray, list[Image.Image]]:
         """Patches [n, bucket, 768] and grids [n, 2] that this package makes of a group's files, and the pictures they are of."""
         side = self.json("images").get("box_image_size", ENLARGED_SIDE)
-        opened = (Image.open(self.folder / "images" / name).convert("RGB") for name in group["files"])
-        pictures = [enlarge_small(picture, side) for picture in opened]
+        pictures = [enlarge_small(self._picture(name), side) for name in group.cases("files")]
         return *batch_patches(pictures), pictures
+
+    def _picture(self, name: str) -> Image.Image:
+        file = self.folder / "images" / name
+        try:
+            return Image.open(file).convert("RGB")
+        except BAD_PICTURE as error:
+            raise ValueError(f"{file}: cannot be decoded ({error})") from error
 
     @cached_property
     def settings(self) -> LossSettings:
         config = self.json("config")
-        names = {"hard_A": "hard_batch", "hard_G": "hard_group", "hard_C": "hard_rank"}
+        names = {"hard_batch": "hard_A", "hard_group": "hard_G", "hard_rank": "hard_C"}
         return LossSettings(
-            weights=Weights(**{names.get(name, name): value for name, value in config["loss_weights"].items()}),
+            weights=Weights(**{name: config["loss_weights"].number(names.get(name, name)) for name in Weights.model_fields}),
             tic_remove_above=config["tic_removal_above"],
             tic_hardest=config["tic_k"],
             threshold_clamp=tuple(config["threshold_clamp"]),

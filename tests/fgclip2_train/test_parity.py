@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.multiprocessing import ProcessRaisedException
 from typer.testing import CliRunner
 
 from fgclip2_train.__main__ import app
-from fgclip2_train.parity.features import check_images
+from fgclip2_train.parity.features import check_images, check_initialisation
 from fgclip2_train.parity.golden import Golden
-from fgclip2_train.parity.steps import check_edges, check_step, compare_norms
+from fgclip2_train.parity.run import check_folder
+from fgclip2_train.parity.steps import check_edges, check_step, check_synthetic, check_two_ranks, compare_norms
 
 GOLDEN = Path(__file__).parents[3] / "shared/reference/golden/public"
 needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no reference numbers at {GOLDEN}")
@@ -105,6 +107,106 @@ def test_what_a_file_lacks_is_named(tmp_path):
     golden = changed(tmp_path / "golden", "expected.json", lambda expected: expected["edge_cases"][0].pop("box_nums"))
     with pytest.raises(ValueError, match=r"golden/expected\.json: no 'box_nums'"):
         check_edges(golden, 1e-9)
+
+
+@needs_golden
+@pytest.mark.parametrize("name", ["total", "fgv", "hard_G", "delta"])
+@pytest.mark.parametrize("value", [None, "2.5"])
+def test_a_number_of_what_the_step_holds_may_not_be_left_out(name, value, tmp_path):
+    golden = changed(tmp_path / "golden", "expected.json", lambda expected: expected["threshold_0"].update({name: value}))
+    with pytest.raises(ValueError, match=rf"expected\.json: '{name}' is a number, not {value!r}"):
+        check_step(golden, "threshold_0", torch.float64, 1e-9, 1e-8, "step")
+
+
+@needs_golden
+@pytest.mark.parametrize(
+    ("file", "name", "check"),
+    [
+        ("images.json", "groups", check_images),
+        ("expected.json", "edge_cases", lambda golden: check_edges(golden, 1e-9)),
+        ("expected.json", "synthetic", lambda golden: check_synthetic(golden, 1e-9)),
+        ("expected.json", "two_rank", lambda golden: check_two_ranks(golden, 1e-9, 1e-8)),
+    ],
+)
+def test_nothing_passes_for_having_no_cases(file, name, check, tmp_path):
+    def change(content):
+        content[name] = type(content[name])()
+
+    golden = changed(tmp_path / "golden", file, change)
+    with pytest.raises(ValueError, match=rf"{file}: no case under '{name}'"):
+        check(golden)
+
+
+@needs_golden
+def test_a_folder_without_a_step_is_refused(tmp_path):
+    def change(expected):
+        del expected["threshold_0"], expected["threshold_1p7"]
+
+    with pytest.raises(ValueError, match=r"expected\.json: no step in it"):
+        check_folder(changed(tmp_path / "golden", "expected.json", change).folder)
+
+
+@needs_golden
+def test_a_weight_that_a_folder_leaves_out_is_not_the_released_one(tmp_path):
+    golden = changed(tmp_path / "golden", "config.json", lambda config: config["loss_weights"].pop("hard_A"))
+    with pytest.raises(ValueError, match=r"config\.json: no 'hard_A'"):
+        _ = golden.settings
+
+
+@needs_golden
+def test_what_is_said_of_the_initialisation_is_compared_too(tmp_path):
+    def change(told):
+        told["new_temperature_value"] += 0.1
+        told["new_tensors"].pop()
+        told["unchanged_tensors"].append("dense_feature_head.probe")
+
+    wrong = [
+        item.name for item in check_initialisation(changed(tmp_path / "golden", "init_config.json", change)) if not item.ok
+    ]
+    assert wrong == ["new tensors that differ", "unchanged tensors that differ", "new temperature"]
+
+
+@needs_golden
+@pytest.mark.parametrize(
+    ("file", "change", "said"),
+    [
+        ("config.json", lambda config: config.update(texts_per_hard_group=7), "features: its files do not fit together"),
+        (
+            "config.json",
+            lambda config: config["text_config"].update(hidden_size=32),
+            "features: .* fit together .*size mismatch",
+        ),
+        ("batch.safetensors", lambda tensors: tensors["text_short"].fill_(9999), "features: .* fit together .*IndexError"),
+    ],
+)
+def test_files_that_do_not_fit_together_are_one_line(file, change, said, tmp_path):
+    with pytest.raises(ValueError, match=rf"golden: {said}") as caught:
+        check_folder(changed(tmp_path / "golden", file, change).folder)
+    assert "\n" not in str(caught.value)
+
+
+@needs_golden
+def test_a_process_that_fails_says_in_one_line_why(monkeypatch):
+    def failing(*arguments):
+        raise ProcessRaisedException(
+            "-- Process 1 terminated\nTraceback (most recent call last):\nIndexError: index 77\n", 1, 4321
+        )
+
+    for other in ("images", "initialisation", "features", "step", "edges", "synthetic"):
+        monkeypatch.setattr(f"fgclip2_train.parity.run.check_{other}", lambda *arguments: [])
+    monkeypatch.setattr("fgclip2_train.parity.run.check_two_ranks", failing)
+    with pytest.raises(ValueError, match=r"two ranks: .* \(ProcessRaisedException: IndexError: index 77\)$"):
+        check_folder(GOLDEN)
+
+
+@needs_golden
+def test_a_damaged_picture_is_named(tmp_path):
+    golden = changed(tmp_path / "golden", "config.json", lambda config: None)
+    file = golden.folder / "images/proc_3.png"
+    file.chmod(0o644)
+    file.write_bytes(file.read_bytes()[:500])
+    with pytest.raises(ValueError, match=r"images/proc_3\.png: cannot be decoded"):
+        check_images(golden)
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):

@@ -43,7 +43,7 @@ def train(settings: Settings, stop: Path | None = None) -> Path:
     `out` goes on from it.
 
     Writes <out>/settings.json, <out>/metrics.jsonl, <out>/checkpoints/. Raises ValueError for what the user can mend, NonFinite
-    when a loss or gradient is not finite on any rank, and KeyboardInterrupt after a Ctrl-C, with all saved.
+    when a loss or gradient is not finite on any rank, and KeyboardInterrupt after a Ctrl-C or the end of the terminal, with all saved.
     """
     device = join_processes(settings)
     with ending_together():

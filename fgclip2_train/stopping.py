@@ -1,4 +1,4 @@
-"""Asked to stop, by SIGTERM, by Ctrl-C or by a file: the step in hand is finished and saved first.
+"""Asked to stop, by SIGTERM, by Ctrl-C, by the end of the terminal or by a file: the step in hand is finished and saved first.
 
 A second Ctrl-C ends the process at once. torchrun hands its first one on to every process, answers a second one with SIGTERM, which
 therefore ends them too, and kills what is left after its `--shutdown-timeout`.
@@ -44,7 +44,8 @@ def nothing_to_save() -> Iterator[None]:
 
 
 class StopRequests:
-    """Catches both signals while it is entered; without effect outside the main thread, where Python cannot.
+    """Catches the signals while it is entered; without effect outside the main thread, where Python cannot. SIGHUP is a Ctrl-C that
+    nothing follows, and stays ignored below nohup.
 
     file: asks to stop by being there, for a launcher that has no signals; rank 0 looks.
     """
@@ -56,6 +57,8 @@ class StopRequests:
     def __enter__(self) -> StopRequests:
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+            if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+                self._before[signal.SIGHUP] = signal.signal(signal.SIGHUP, self._hung_up)
         return self
 
     def __exit__(self, *_) -> None:
@@ -68,10 +71,19 @@ class StopRequests:
             self.asked = max(self.asked, TERMINATED)
             return
         self.asked = INTERRUPTED
-        for other in self._before:  # by the system itself: Python would wait for the end of a product of matrices
+        for other in (signal.SIGTERM, signal.SIGINT):  # by the system: Python would wait for the end of a product of matrices
             signal.signal(other, signal.SIG_DFL)
         if rank() == 0:  # print is not to be called from within itself
             os.write(2, b"asked to stop: this step is finished and saved first; Ctrl-C again ends it at once\n")
+
+    def _hung_up(self, number: int, frame: FrameType | None) -> None:
+        self.asked = INTERRUPTED
+        for stream in (1, 2):  # what is said of the last step and the checkpoint would raise on a terminal that is gone
+            try:
+                os.write(stream, b"")
+            except OSError:
+                with open(os.devnull, "wb") as nowhere:
+                    os.dup2(nowhere.fileno(), stream)
 
     def agreed(self) -> int:
         """What any rank was asked. All ranks learn it in the same step, from a number that costs no device time."""

@@ -171,7 +171,8 @@ class Reader(IterableDataset):
             gc.freeze()  # what the main process has made is not looked through again and again
             # They may go to the whole group of processes; the main one still wants batches, and ends the workers itself.
             signal.signal(signal.SIGTERM, _not_yet)
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            for number in (signal.SIGINT, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN)
             threading.Thread(target=_end_with, args=(self.main,), daemon=True).start()
             self.room = self.rooms[worker.id]
             keep_memory()

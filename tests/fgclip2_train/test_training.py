@@ -1,11 +1,14 @@
 """Training as a user runs it: both stages, resume after SIGTERM and `kill -9` with equal losses, and stops that say why."""
 
+import fcntl
 import json
 import os
+import pty
 import shutil
 import signal
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -29,6 +32,7 @@ from fgclip2_train.model.initialise import from_scratch, load_model
 from fgclip2_train.optim import learning_rate, make_optimizer
 from fgclip2_train.setup import total_steps
 from fgclip2_train.step import Stepper
+from fgclip2_train.stopping import INTERRUPTED, NOT, StopRequests
 
 ROOT = Path(__file__).parents[2]
 COMMON = [
@@ -98,11 +102,14 @@ def test_a_checkpoint_without_the_extra_scalars_gets_their_start(stage1, tmp_pat
     assert model.logit_scale_finegraind.item() == pytest.approx(4.6052)
 
 
+def train_call(shards, out, stage1) -> list[str]:
+    arguments = [f"data.shards={shards}", f"out={out}", *COMMON, "stage=2", "steps=8", f"model.start={stage1}", "save.every=3"]
+    return [sys.executable, "-m", "fgclip2_train", "train", "--preset", "tiny", *arguments, "data.workers=1"]
+
+
 def run_until(shards, out, stage1, how: int, line: str) -> subprocess.Popen:
     """Start training as a process of its own and send it, and its reader, a signal when it prints `line`, as torchrun does."""
-    arguments = [f"data.shards={shards}", f"out={out}", *COMMON, "stage=2", "steps=8", f"model.start={stage1}", "save.every=3"]
-    arguments.append("data.workers=1")
-    command = [sys.executable, "-m", "fgclip2_train", "train", "--preset", "tiny", *arguments]
+    command = train_call(shards, out, stage1)
     piped = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     process = subprocess.Popen(command, cwd=ROOT, env=os.environ, start_new_session=True, **piped)
     for text in process.stdout:
@@ -150,6 +157,41 @@ def test_ctrl_c_saves_and_leaves_with_130(shards, stage1, tmp_path):
     reached = json.loads((resolve(tmp_path) / "trainer.json").read_text())["step"]
     assert 4 <= reached < 8 and [step for step, *_ in losses(tmp_path)] == list(range(1, reached + 1))
     assert not list((tmp_path / "checkpoints").glob(".step-*"))
+
+
+def own_terminal() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def test_the_end_of_the_terminal_saves_and_leaves_with_130(shards, stage1, tmp_path):
+    """Nothing can be written to it any more, and the shell sends the signal again."""
+    leader, follower = pty.openpty()
+    call = train_call(shards, tmp_path, stage1)
+    with subprocess.Popen(
+        call, cwd=ROOT, stdin=follower, stdout=follower, stderr=follower, start_new_session=True, preexec_fn=own_terminal
+    ) as process:
+        os.close(follower)
+        told = b""
+        while b"step 4/8" not in told:
+            told += os.read(leader, 4096)
+        os.close(leader)
+        os.killpg(process.pid, signal.SIGHUP)
+        assert process.wait(120) == 130
+    reached = json.loads((resolve(tmp_path) / "trainer.json").read_text())["step"]
+    assert 4 <= reached < 8 and [step for step, *_ in losses(tmp_path)] == list(range(1, reached + 1))
+
+
+@pytest.mark.parametrize("ignored", [True, False])
+def test_below_nohup_the_end_of_the_terminal_is_not_heard(ignored):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    try:
+        with StopRequests() as requests:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert requests.agreed() == (NOT if ignored else INTERRUPTED)
+        assert signal.getsignal(signal.SIGHUP) is (signal.SIG_IGN if ignored else signal.SIG_DFL)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_sigterm_before_the_first_step_ends_the_run_with_0_and_nothing_is_lost(shards, stage1, tmp_path, monkeypatch, capfd):

@@ -36,6 +36,22 @@ def decode(data: bytes) -> Image.Image:
     image = Image.open(io.BytesIO(data))
     image.load()
     ImageOps.exif_transpose(image, in_place=True)  # this and convert() would otherwise copy a picture that is right already
+    return to_rgb(image)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """What a person sees, and what the models saw that described it: white where it is transparent, more than 8 bits scaled down.
+
+    `convert` alone shows the colours that transparency hides, and cuts 16 bits off to white.
+    """
+    if image.has_transparency_data:
+        above = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", above.size, "white"), above).convert("RGB")
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        values = np.asarray(image, np.float32)
+        whole = image.mode != "F" or values.max() > 255
+        most = 65535 if whole else 255 if values.max() > 1 else 1
+        image = Image.fromarray((values * (255 / most)).clip(0, 255).astype(np.uint8))
     return image if image.mode == "RGB" else image.convert("RGB")
 
 

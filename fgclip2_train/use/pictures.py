@@ -1,6 +1,6 @@
 """Strangers' pictures, bounded before anything is decoded.
 
-The pixels are those that training sees (`data/images.py: decode`): upright, first frame, RGB by Pillow's rule. What is added are
+The pixels are those that training sees (`data/images.py: decode`): upright, first frame, RGB. What is added are
 limits: raster formats only (nothing that runs other programs or refers to other files), and a largest number of pixels, known from
 the header.
 """
@@ -12,7 +12,7 @@ import warnings
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from fgclip2_train.data.images import BAD_PICTURE
+from fgclip2_train.data.images import BAD_PICTURE, to_rgb
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 MAX_PIXELS = 64_000_000
@@ -38,7 +38,7 @@ def open_picture(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
             width, height = image.size
             if not 0 < width * height <= max_pixels:
                 raise BadPicture("too many pixels", f"{width} x {height}, {max_pixels} are allowed")
-            return ImageOps.exif_transpose(image).convert("RGB")
+            return to_rgb(ImageOps.exif_transpose(image))
     except BadPicture:
         raise
     except UnidentifiedImageError:

@@ -150,6 +150,34 @@ def test_good_pictures_are_decoded_as_in_training(form):
     assert np.array_equal(np.asarray(open_picture(data)), np.asarray(images.decode(data)))
 
 
+def clear(mode: str) -> Image.Image:
+    """Half of it green, the other half transparent, with red hidden there."""
+    image = Image.new("RGBA", (8, 8), (0, 128, 0, 255))
+    image.paste((255, 0, 0, 0), (0, 0, 4, 8))
+    return image.convert(mode)
+
+
+DEEP = np.arange(64).reshape(8, 8)
+
+
+@pytest.mark.parametrize("decoded", [images.decode, open_picture])
+def test_transparency_is_white_and_many_bits_are_scaled_down(decoded):
+    for data in (encoded(clear("RGBA")), encoded(clear("P")), encoded(clear("RGBA"), "WEBP")):
+        seen = decoded(data)
+        assert seen.mode == "RGB" and seen.getpixel((1, 1)) == (255, 255, 255)
+        assert np.abs(np.array(seen.getpixel((6, 1))) - (0, 128, 0)).max() < 8
+    assert decoded(encoded(clear("LA"))).getpixel((1, 1)) == (255, 255, 255)
+    for values, form in (
+        (DEEP.astype(np.uint16) * 1000, "PNG"),
+        (DEEP.astype(np.int32) * 1000, "TIFF"),
+        (DEEP.astype(np.float32) * 1000, "TIFF"),
+        (DEEP.astype(np.float32) * 1000 / 257, "TIFF"),
+        (DEEP.astype(np.float32) * 1000 / 65535, "TIFF"),
+    ):
+        grey = np.asarray(decoded(encoded(Image.fromarray(values), form)))[..., 0]
+        assert np.abs(grey - DEEP * 1000 / 257).max() <= 1
+
+
 def test_pictures_are_upright():
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -75,9 +75,11 @@ def refuse_half_characters(texts: Iterable[str]) -> None:
 def load_texts(folder: str | Path) -> Texts:
     """The tokenizer kept beside a checkpoint, or of a hub name."""
     try:
-        # tokenizer.json says everything; the automatic way would also look at the model's config and its remote code.
+        # tokenizer.json says everything; the automatic way also looks at the model's config, and asks at the terminal whether to run
+        # the code that it names.
         whole = (Path(folder) / "tokenizer.json").is_file()
-        tokenizer = (PreTrainedTokenizerFast if whole else AutoTokenizer).from_pretrained(str(folder))
+        kind = PreTrainedTokenizerFast if whole else AutoTokenizer
+        tokenizer = kind.from_pretrained(str(folder), trust_remote_code=False)
     except (OSError, KeyError, AttributeError, ValueError) as error:
         raise ValueError(
             f"{folder}: no tokenizer there ({type(error).__name__}). A checkpoint of this package has tokenizer.json beside its "

@@ -114,23 +114,33 @@ def load_model(start: str | Path) -> Fgclip2Model:
 
 
 def _with_its_weights(kind: type[PreTrainedModel], start: str | Path, **options: Any) -> Any:
-    """Of transformers' `from_pretrained`, which would make up at random what the file lacks or holds in another shape. In float32,
-    however the file holds them: half precision does not remember what a small learning rate adds."""
+    """Of transformers' `from_pretrained`, which would make up at random what the file lacks or holds in another shape, and leave out
+    what it holds besides, as the layers of a deeper model. In float32, however the file holds them: half precision does not remember
+    what a small learning rate adds."""
     options |= {"dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()  # its report of all names would come before the one line below
     try:
         loaded: Any = kind.from_pretrained(str(start), **options)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise ValueError(f"{start}: weights missing or damaged ({error})") from error
     except StrictDataclassError as error:
         raise ValueError(f"{start}/config.json: {' '.join(str(error).split())}") from error
+    finally:
+        logging.set_verbosity(before)
     model, report = loaded
     other = [
         f"{name}: {list(found)} in the file, {list(ours)} by its config.json" for name, found, ours in report["mismatched_keys"]
     ]
     lacking = sorted(name for name in report["missing_keys"] if name not in _MAY_LACK)
-    if other or lacking:
-        told = [*other, *([f"lacks {', '.join(lacking[:3])}" + " …" * (len(lacking) > 3)] if lacking else [])]
-        raise ValueError(f"{start}: not the weights that its config.json describes. " + "; ".join(told[:3]))
+    besides = sorted(name for name in report["unexpected_keys"] if not name.endswith(".position_ids"))
+    other += [
+        f"{what} {', '.join(names[:3])}" + " …" * (len(names) > 3)
+        for what, names in (("lacks", lacking), ("has no place for", besides))
+        if names
+    ]
+    if other:
+        raise ValueError(f"{start}: not the weights that its config.json describes. " + "; ".join(other[:3]))
     return model
 
 

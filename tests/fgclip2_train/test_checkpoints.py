@@ -219,6 +219,29 @@ def test_a_checkpoint_that_lacks_weights_names_them(model, tmp_path):
         load_model(tmp_path)
 
 
+def test_a_checkpoint_of_a_deeper_model_than_it_says_is_refused_and_in_one_line(model, tmp_path, capfd):
+    model.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights |= {
+        name.replace("layers.0.", "layers.7."): value.clone() for name, value in weights.items() if "text_model" in name
+    }
+    weights["text_model.embeddings.position_ids"] = torch.arange(64)[None]  # as older files have them
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(
+        ValueError, match=r"describes\. has no place for text_model\.encoder\.layers\.7\.layer_norm1\.bias, .* …$"
+    ):
+        load_model(tmp_path)
+    assert "REPORT" not in "".join(capfd.readouterr())
+
+
+def test_the_index_of_weights_in_several_files_may_be_damaged_too(model, tmp_path):
+    model.save_pretrained(tmp_path, max_shard_size="10KB")
+    assert all(torch.equal(a, b) for a, b in zip(load_model(tmp_path).parameters(), model.parameters(), strict=True))
+    (tmp_path / "model.safetensors.index.json").write_text("{")
+    with pytest.raises(ValueError, match=rf"^{tmp_path}: weights missing or damaged"):
+        load_model(tmp_path)
+
+
 @pytest.mark.parametrize("size, millions", [("base", 376), ("large", 882), ("so400m", 1_137)])
 def test_the_family_has_the_sizes_of_siglip_2(size, millions):
     with torch.device("meta"):

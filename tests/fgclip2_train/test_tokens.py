@@ -22,6 +22,14 @@ def test_token_rows_are_those_of_the_tokenizers_own_call(texts):
     assert texts(said, 16).tolist() == own
 
 
+def test_nobody_is_asked_whether_to_run_the_code_beside_a_model(texts, tmp_path, monkeypatch):
+    code = {"AutoConfig": "configuration_x.X"}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "x", "auto_map": code}))
+    monkeypatch.setattr("builtins.input", lambda question="": pytest.fail("asked"))
+    with pytest.raises(ValueError, match="no tokenizer there"):
+        load_texts(tmp_path)
+
+
 def test_half_a_character_is_no_text(texts):
     with pytest.raises(ValueError, match=r"half a surrogate pair: 'red \\udcff'"):
         texts(["a", "red \udcff"], 12)

@@ -1,20 +1,21 @@
-"""FineHARD's annotation files: a JSON list (or JSON lines) of {f_path, caption, short_caption, bbox_info, is_cn?}.
+"""FineHARD's annotation files: a JSON list, alone or as the only value of an object, or JSON lines, of {f_path, caption, short_caption,
+bbox_info, is_cn?}.
 
 f_path is looked for below the picture folder; the presence of is_cn marks a Chinese record, whatever its value.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
 from pipelines.imports.base import BadRow, Piece, Reader, Row, negatives_of, no_text, region_of, text_in
 from pipelines.sources.base import Columns, Slice, Source
+from pipelines.sources.cleaning import json_of
 from pipelines.sources.json_lines import JsonLinesSource
-from pipelines.sources.json_list import JsonListSource, _elements
-from pipelines.sources.records import read_piece, record_bytes, split_lines
+from pipelines.sources.json_list import JsonListSource, opening_of
+from pipelines.sources.records import SplitJsonList, read_piece, record_bytes, split_lines
 
 NAMES = ("f_path", "caption", "short_caption", "bbox_info")
 MAX_RECORD = 4 << 20
@@ -28,7 +29,8 @@ class FineHardReader(Reader):
     def _source(path: Path) -> Source:
         """The tables' own reader: it finds records in any size of file without holding it."""
         with open(path, "rb") as file:
-            listed = file.read(1 << 16).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+            opening = opening_of(file.read(1 << 16))
+        listed = opening is not None and opening[1] not in NAMES  # a line's own first key may hold a list
         kind: type[Source] = JsonListSource if listed else JsonLinesSource
         columns = Columns(captions=["caption?"])
         return kind(name=path.name, format="json_list" if listed else "jsonl", tables=[str(path)], columns=columns)  # type: ignore[call-arg]
@@ -40,7 +42,7 @@ class FineHardReader(Reader):
     def rows(self, path: Path, digest: str, piece: Piece) -> Iterator[Row | tuple[int, BadRow]]:
         source = self._source(path)
         data = read_piece(source, str(path), cast(Slice, piece.where))
-        records = _elements(data, True) if isinstance(source, JsonListSource) else record_bytes(data, split_lines)
+        records = SplitJsonList().elements(data) if isinstance(source, JsonListSource) else record_bytes(data, split_lines)
         for number, record in enumerate(records, piece.first_row):
             try:
                 yield self._row(number, record)
@@ -51,7 +53,7 @@ class FineHardReader(Reader):
         if len(record) > MAX_RECORD:
             raise BadRow("bad_row", f"{len(record)} bytes > {MAX_RECORD}")
         try:
-            raw = json.loads(record.decode("utf-8", "replace"), strict=False)
+            raw = json_of(record.decode("utf-8", "replace"))
         except (ValueError, RecursionError) as error:
             raise BadRow("bad_json", f"{error}: {record[:80]!r}") from None
         if not isinstance(raw, dict):

@@ -148,7 +148,7 @@ class Source(Settings):
         "caption_too_long": "a caption above `max_caption_chars` (item)",
         "bad_encoding": "a caption whose characters were lost before it came here (item)",
         "bad_box": "a box that is inverted, empty, outside the picture or not a number (item)",
-        "bad_span": "a box whose characters lie outside the caption, or are blank (item)",
+        "bad_span": "a box whose characters lie outside the caption, or are blank, or which has no text of its own (item)",
     }
 
     def path(self, written: str) -> str:
@@ -238,6 +238,12 @@ def check_columns(source: Source, path: str, present: Iterable[str]) -> None:
 def uid_of(source_name: str, digest: str, row: int) -> str:
     """128-bit identity of row `row` of the table with this digest, 32 hex digits."""
     return hashlib.sha256(f"{source_name}\0{digest}\0{row}".encode()).hexdigest()[:32]
+
+
+def refuse_utf16(whose: str, head: bytes) -> None:
+    """Stop at a text file whose first bytes say that it is UTF-16: commas, quotes and line ends are looked for as single bytes."""
+    if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise SourceError(f"{whose}: UTF-16; convert it to UTF-8")
 
 
 def changed(source: Source, path: str, piece: Slice, found: str) -> SourceError:

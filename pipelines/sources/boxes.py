@@ -7,6 +7,8 @@ from typing import Any
 
 from pipelines.sources.cleaning import clean_text, number_of, text_of
 
+Regions = tuple[list[dict[str, Any]], list[tuple[str, str, str]]]
+"""Regions {box, text, score}, and refusals (reason, detail, item) of others."""
 EDGE = 1e-3
 """How far a coordinate may lie outside the picture and still count as rounding; it is clipped."""
 
@@ -25,8 +27,8 @@ def check_box(box: list[Any]) -> tuple[list[float] | None, str]:
     return [x1, y1, x2, y2], ""
 
 
-def regions_of(cells: list[Any], caption: str | None) -> tuple[list[dict[str, Any]], list[tuple[str, str, str]]]:
-    """Regions of one row from its region cells, and refusals (reason, detail, item).
+def regions_of(cells: list[Any], caption: str | None) -> Regions:
+    """Regions of one row from its region cells, and refusals.
 
     caption   the raw caption, before any cleaning: the spans count its characters
     """
@@ -62,10 +64,12 @@ def _entries(cell: Any) -> list[Any]:
     cell = text_of(cell)
     if isinstance(cell, str):
         try:
-            cell = json.loads(cell)
+            cell = json.loads(cell or "null")
         except (ValueError, RecursionError):
             return [cell]
-    return list(cell) if isinstance(cell, list | tuple) else []
+    if cell is None or cell != cell:  # NaN
+        return []
+    return list(cell) if isinstance(cell, list | tuple) else [cell]
 
 
 def _words(start: Any, end: Any, caption: str | None) -> tuple[str, str]:

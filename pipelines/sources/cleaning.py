@@ -8,6 +8,7 @@ decomposed accents (NFC). Spelling, punctuation, case and full-width forms stay 
 from __future__ import annotations
 
 import html
+import json
 import math
 import re
 import unicodedata
@@ -76,6 +77,24 @@ def texts_of(cell: Any) -> list[str]:
         elif isinstance(part, int | float) and not isinstance(part, bool) and part == part:  # NaN is not
             found.append(str(part))
     return found
+
+
+def json_of(text: str) -> Any:
+    """The value that a stranger's JSON stands for; its strings may hold control characters. ValueError (or RecursionError) for what
+    is no JSON, and for an object that says two things of one key: whichever were taken, the other would be gone without a word."""
+    return _JSON.decode(text)
+
+
+def _one_value_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        twice = next((key for key, value in pairs if value != made[key]), None)
+        if twice is not None:
+            raise ValueError(f"the key {twice[:60]!r} stands twice, with two values")
+    return made
+
+
+_JSON = json.JSONDecoder(strict=False, object_pairs_hook=_one_value_each)
 
 
 def text_of(cell: Any) -> Any:

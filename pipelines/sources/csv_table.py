@@ -14,7 +14,7 @@ import pyarrow as pa
 from pydantic import AfterValidator
 
 from operators.base import Reject
-from pipelines.sources.base import Encoding, Slice, Source, SourceError, TableIndex, bare, check_columns
+from pipelines.sources.base import Encoding, Slice, Source, SourceError, TableIndex, bare, check_columns, refuse_utf16
 from pipelines.sources.records import SplitCsv, index_records, is_gz, read_piece, record_bytes
 from pipelines.sources.rows import build
 
@@ -83,17 +83,22 @@ class CsvSource(Source):
                 block = file.read(HEAD)
             except (OSError, EOFError) as error:
                 raise SourceError(f"source {self.name}: {path}: cannot be read: {error}") from error
-        if block[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            raise SourceError(f"source {self.name}: {path}: UTF-16; convert it to UTF-8")
+        refuse_utf16(f"source {self.name}: {path}", block)
         if block[:4] in (b"PAR1", b"PK\x03\x04") or block[:2] == b"\x1f\x8b":
             raise SourceError(f"source {self.name}: {path}: not CSV, it begins with {block[:4]!r}")
-        bom = 3 if block.startswith(b"\xef\xbb\xbf") else 0
+        start = 3 if block.startswith(b"\xef\xbb\xbf") else 0
         if self.header is not None:
-            return self.header, bom
-        end = SplitCsv(self.delimiter).record_end(block[bom:], 0, len(block) < HEAD)
-        if end is None or not block[bom:].strip():
+            return self.header, start
+        start = len(block) - len(block[start:].lstrip(b"\r\n"))  # blank lines are no header
+        end = SplitCsv(self.delimiter).record_end(block[start:], 0, len(block) < HEAD)
+        if end is None or not block[start:].strip():
             raise SourceError(f"source {self.name}: {path}: " + ("no header line in the first MiB" if block else "empty file"))
-        names = [name.strip().replace("\0", "") for name in next(iter(self._parse(block[bom : bom + end])), [])]
+        names = [name.strip().replace("\0", "") for name in next(iter(self._parse(block[start : start + end])), [])]
+        if len(names) == 1 and (others := [mark for mark in ",;\t|" if mark in names[0]]):
+            raise SourceError(
+                f"source {self.name}: {path}: one column, {names[0][:80]!r}: is the delimiter {others[0]!r}, not {self.delimiter!r}? "
+                "Say so as `delimiter`"
+            )
         if any(bare(name) != name for name in names):
             raise SourceError(f"source {self.name}: {path}: a column name ends in `?`: {names}")
-        return names, bom + end
+        return names, start + end

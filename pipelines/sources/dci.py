@@ -10,7 +10,6 @@ with the mask's caption (its label where annotators marked the mask poor), in fr
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import zlib
 from typing import Any, Literal
@@ -20,8 +19,8 @@ from PIL import Image
 
 from operators.base import Reject
 from pipelines.sources.base import Columns, Slice, Source, SourceError, TableIndex, changed
-from pipelines.sources.boxes import check_box
-from pipelines.sources.cleaning import clean_text, number_of
+from pipelines.sources.boxes import Regions, check_box
+from pipelines.sources.cleaning import clean_text, json_of, number_of
 from pipelines.sources.rows import build, inside
 
 MAX_FILE = 64 << 20
@@ -52,7 +51,7 @@ class DciSource(Source):
 
     def read(self, path: str, digest: str, piece: Slice) -> tuple[pa.Table, list[Reject]]:
         cells: dict[str, list[Any]] = {"image": [], "short_caption": [], "extended_caption": []}
-        regions: list[list[dict[str, Any]]] = []
+        regions: list[Regions] = []
         bad: dict[int, tuple[str, str]] = {}
         crc = 0
         for i, name in enumerate(_names(self, path)[piece["offset"] : piece["end"]]):
@@ -60,47 +59,64 @@ class DciSource(Source):
             crc = zlib.crc32(data, zlib.crc32(name.encode(), crc))
             row: Any = {}
             try:
-                row = json.loads(data.decode("utf-8-sig", "replace"), strict=False)
+                row = json_of(data.decode("utf-8-sig", "replace"))
             except (ValueError, RecursionError) as error:
                 bad[i] = ("bad_json", f"{name}: {error}")
             if not isinstance(row, dict):
                 row, bad[i] = {}, ("bad_row", f"{name}: {type(row).__name__} instead of an object")
-            short, extra = (str(row.get(k) or "") for k in ("short_caption", "extra_caption"))
+            short, extra = (row.get(k) for k in ("short_caption", "extra_caption"))
+            both = [text for text in (short, extra) if isinstance(text, str)]
             cells["image"].append(row.get("image"))
             cells["short_caption"].append(short)
-            cells["extended_caption"].append(f"{short}\n{extra}" if extra.strip() else None)
+            cells["extended_caption"].append("\n".join(both) if isinstance(extra, str) and extra.strip() else extra)
             regions.append(self._regions(row))
         if f"{crc:08x}" != piece["check"]:
             raise changed(self, path, piece, "other files")
         return build(self, digest, piece["first_row"], piece["rows"], cells, bad, regions=regions)
 
-    def _regions(self, row: dict[str, Any]) -> list[dict[str, Any]]:
+    def _regions(self, row: dict[str, Any]) -> Regions:
         masks = row.get("mask_data")
         ref, _ = inside(self, row.get("image"))
-        if not isinstance(masks, dict) or not masks or ref is None:
-            return []
+        if not masks or ref is None:
+            return [], []
+        if not isinstance(masks, dict):
+            return [], [("bad_box", f"mask_data: {type(masks).__name__} instead of an object", "source_regions")]
         try:
             with Image.open(ref.removeprefix("file:")) as picture:
                 width, height = picture.size
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError):
-            return []  # the download stage refuses the picture and says why
+            return [], []  # the download stage refuses the picture and says why
         except Exception as error:  # Pillow's readers raise many kinds on broken bytes, which the download stage refuses, too
             if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno):
                 raise  # not the picture's fault: tried again it has its boxes
-            return []
-        found = []
-        for mask in masks.values():
-            bounds = mask.get("bounds") if isinstance(mask, dict) else None
-            if not isinstance(bounds, dict) or mask.get("mask_quality") == 2:
+            return [], []
+        found: list[dict[str, Any]] = []
+        refused: list[tuple[str, str, str]] = []
+        for key, mask in masks.items():
+            quality = mask.get("mask_quality") if isinstance(mask, dict) else None
+            if quality == 2:
                 continue
-            corners = [number_of((bounds.get(c) or {}).get(a)) for c in ("topLeft", "bottomRight") for a in ("x", "y")]
-            sides = (width, height, width, height)
-            box, _ = check_box([None if n is None else min(max(n / s, 0.0), 1.0) for n, s in zip(corners, sides, strict=True)])
-            text = clean_text(str(mask.get("caption") or "")) if mask.get("mask_quality") in (0, None) else ""
-            text = text or clean_text(str(mask.get("label") or ""))
+            box, why = _box(mask, (width, height))
+            text = (_text(mask, "caption") if quality in (0, None) else "") or _text(mask, "label")
             if box is not None and text:
                 found.append({"box": box, "text": text, "score": None})
-        return found
+            else:
+                reason, why = ("bad_box", why) if box is None else ("bad_span", "neither caption nor label is a text")
+                refused.append((reason, f"mask {key[:40]}: {why}", f"source_regions[{len(found) + len(refused)}]"))
+        return found, refused
+
+
+def _box(mask: Any, size: tuple[int, int]) -> tuple[list[float] | None, str]:
+    """A mask's box in fractions of a picture of this width and height, clipped to it; or None, and why."""
+    bounds = mask.get("bounds") if isinstance(mask, dict) else None
+    corners = [bounds.get(name) for name in ("topLeft", "bottomRight")] if isinstance(bounds, dict) else [None, None]
+    numbers = [number_of(corner.get(axis)) if isinstance(corner, dict) else None for corner in corners for axis in ("x", "y")]
+    return check_box([None if n is None else min(max(n / side, 0.0), 1.0) for n, side in zip(numbers, size * 2, strict=True)])
+
+
+def _text(mask: Any, key: str) -> str:
+    found = mask.get(key) if isinstance(mask, dict) else None
+    return clean_text(found) if isinstance(found, str) else ""
 
 
 def _names(source: Source, path: str) -> list[str]:

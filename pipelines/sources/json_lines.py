@@ -6,14 +6,14 @@ Column names may point into nested objects with dots (`meta.url`). A line that i
 from __future__ import annotations
 
 import gzip
-import json
 import zlib
 from typing import Any, BinaryIO, Literal, cast
 
 import pyarrow as pa
 
 from operators.base import Reject
-from pipelines.sources.base import Encoding, Slice, Source, SourceError, TableIndex, nearest
+from pipelines.sources.base import Encoding, Slice, Source, SourceError, TableIndex, nearest, refuse_utf16
+from pipelines.sources.cleaning import json_of
 from pipelines.sources.records import head_of, index_records, is_gz, read_piece, record_bytes, split_lines
 from pipelines.sources.rows import build
 
@@ -30,7 +30,9 @@ class JsonLinesSource(Source):
     def index(self, path: str, shard_size: int) -> TableIndex:
         with gzip.open(path, "rb") if is_gz(path) else open(path, "rb") as file:
             try:
-                start = _bom(file.read(3))
+                first = file.read(3)
+                refuse_utf16(f"source {self.name}: {path}", first)
+                start = _bom(first)
                 file.seek(start)
                 head = head_of(self, path, cast(BinaryIO, file), split_lines, MAX_ROW)
             except (OSError, EOFError, zlib.error) as error:
@@ -57,7 +59,7 @@ def parse_objects(
         else:
             text = record.decode(encoding, "replace")
             try:
-                row = json.loads(text, strict=False)
+                row = json_of(text)
             except (ValueError, RecursionError) as error:
                 bad[i] = ("bad_json", f"{error}: {text[:120]}")
             if not isinstance(row, dict):
@@ -83,7 +85,7 @@ def check_objects(source: Source, path: str, records: list[bytes], encoding: str
     error: object = "empty file"
     for record in records:
         try:
-            row = json.loads(record.decode(encoding, "replace"), strict=False)
+            row = json_of(record.decode(encoding, "replace"))
         except (ValueError, RecursionError) as problem:
             error = problem
             continue

@@ -9,7 +9,7 @@ import hashlib
 import os
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -63,7 +63,7 @@ class ParquetSource(Source):
             _cursors.popitem(last=False)
         if len(table) != piece["rows"]:
             raise changed(self, path, piece, f"only {len(table)} rows")
-        cells = {name: _column(table, name).to_pylist() for name in cursor.names}
+        cells = {name: _cells(_column(table, name)) for name in cursor.names}
         return build(self, digest, piece["first_row"], piece["rows"], cells)
 
 
@@ -80,6 +80,32 @@ def _column(table: pa.Table, path: str) -> pa.ChunkedArray:
         return table[path]
     first, *inner = path.split(".")
     return pc.struct_field(table[first], inner)
+
+
+def _cells(column: pa.ChunkedArray) -> list[Any]:
+    """The column's values. Where Python has none for one (a text that is not UTF-8, a date beyond the year 9999), texts come as the
+    bytes that they are, dates as texts: one bad cell is its row's matter."""
+    try:
+        return column.to_pylist()
+    except (ValueError, OverflowError):
+        return column.cast(_tolerant(column.type)).to_pylist()
+
+
+def _tolerant(kind: pa.DataType) -> pa.DataType:
+    """The type with bytes for texts and texts for times, at whatever depth."""
+    if pa.types.is_temporal(kind):
+        return pa.string()
+    if pa.types.is_string(kind) or pa.types.is_string_view(kind) or pa.types.is_large_string(kind):
+        return pa.large_binary()
+    if pa.types.is_dictionary(kind):
+        return _tolerant(kind.value_type)
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_tolerant(field.type)) for field in kind])
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return pa.list_(_tolerant(kind.value_type))
+    if pa.types.is_map(kind):
+        return pa.map_(_tolerant(kind.key_type), _tolerant(kind.item_type))
+    return kind
 
 
 class _Cursor:

@@ -181,10 +181,37 @@ _JSON_MARKS = np.zeros(256, bool)
 _JSON_MARKS[[ord(c) for c in '"\\{}[],']] = True
 
 
+class NotOneList(ValueError):
+    """Something stands behind the end of a JSON list."""
+
+
 class SplitJsonList:
-    """Ends of the elements of one JSON list, each with the comma after it. The block starts after the opening bracket."""
+    """Ends of the elements of one JSON list, each with the comma after it. The block starts after the opening bracket.
+
+    inside   the key whose value the list is, where the file is an object that holds nothing else
+    """
+
+    def __init__(self, inside: str | None = None) -> None:
+        self.inside = inside
 
     def __call__(self, block: bytes, final: bool) -> np.ndarray:
+        ends, closing = self._parts(block)
+        last = block[int(ends[-1]) if len(ends) else 0 : closing].strip()  # [] has none, and a block may end amid one
+        return np.append(ends, len(block)) if last and (final or closing is not None) else ends
+
+    def elements(self, data: bytes) -> list[bytes]:
+        """The elements in a piece of a list, without the commas between them and what closes the list."""
+        ends, closing = self._parts(data)
+        found, at = [], 0
+        for end in ends.tolist():
+            found.append(data[at : end - 1].strip())
+            at = end
+        last = data[at:closing].strip()
+        return [*found, last] if last else found
+
+    def _parts(self, block: bytes) -> tuple[np.ndarray, int | None]:
+        """Ends of the elements that a comma follows, and the place of the list's own bracket, where the block holds it. NotOneList
+        where more than the end of an object stands behind that."""
         data = np.frombuffer(block, np.uint8)
         places = np.flatnonzero(_JSON_MARKS[data])
         marks = data[places]
@@ -199,14 +226,17 @@ class SplitJsonList:
         step = np.where((marks == 123) | (marks == 91), 1, np.where(marks == 44, 0, -1))
         depth = np.cumsum(step)
         closing = np.flatnonzero(depth < 0)
-        if len(closing):  # the list's own bracket; only blanks may follow
-            last = int(closing[0])
-            ends = places[:last][(marks[:last] == 44) & (depth[:last] == 0)] + 1
-            element = block[int(ends[-1]) if len(ends) else 0 : int(places[last])]
-            return np.append(ends, len(block)) if element.strip() else ends  # [] has none
-        ends = places[(marks == 44) & (depth == 0)] + 1
-        cut_off = final and block[int(ends[-1]) if len(ends) else 0 :].strip()
-        return np.append(ends, len(block)) if cut_off else ends
+        last = int(closing[0]) if len(closing) else len(places)
+        ends = places[:last][(marks[:last] == 44) & (depth[:last] == 0)] + 1
+        if not len(closing):
+            return ends, None
+        end = int(places[last])
+        if (behind := block[end + 1 :].strip()) not in (b"", b"}"):
+            what = "behind the list's end" if self.inside is None else f"beside the list under {self.inside!r}"
+            raise NotOneList(
+                f"{what} stands {behind[:60]!r}; expected one list of objects, or an object with one key that holds it"
+            )
+        return ends, end
 
     @staticmethod
     def _escaped(places: np.ndarray, marks: np.ndarray) -> np.ndarray:

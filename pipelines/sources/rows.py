@@ -11,7 +11,7 @@ from operators.base import Reject
 from operators.columns import BASE
 from pipelines.public_url import without_logins
 from pipelines.sources.base import Source, bare, uid_of
-from pipelines.sources.boxes import regions_of
+from pipelines.sources.boxes import Regions, regions_of
 from pipelines.sources.cleaning import (
     check_url,
     clean_text,
@@ -34,14 +34,14 @@ def build(
     cells: dict[str, list[Any]],
     bad: dict[int, tuple[str, str]] | None = None,
     image_refs: list[str | None] | None = None,
-    regions: list[list[dict[str, Any]]] | None = None,
+    regions: list[Regions] | None = None,
 ) -> tuple[pa.Table, list[Reject]]:
     """Base columns of `rows` rows.
 
     cells        the table's columns by name, each `rows` long; an optional column may be absent
     bad          row within the slice → (reason, detail) for rows that could not even be read
     image_refs   where local pictures lie, for sources whose pictures are not behind addresses
-    regions      regions that the format already made, beside those of the region columns
+    regions      regions that the format already made, and refusals among them, beside those of the region columns
     """
     columns = source.columns
     nothing: list[Any] = [None] * rows
@@ -86,12 +86,12 @@ def build(
         items: list[Reject] = []
         short = _texts(uid, "captions", [c[i] for c in captions], source.max_caption_chars, items)
         long = _texts(uid, "long_captions", [c[i] for c in longs], 20 * source.max_caption_chars, items)
-        found = list(regions[i]) if regions else []
+        found, refused = regions[i] if regions else ([], [])
         if boxes:
             raw = texts_of(captions[0][i]) if captions else []
-            more, refused = regions_of([c[i] for c in boxes], raw[0] if raw else None)
-            found += more
-            items += [Reject(uid, reason, detail, item) for reason, detail, item in refused]
+            more, wrong = regions_of([c[i] for c in boxes], raw[0] if raw else None)
+            found, refused = found + more, refused + wrong
+        items += [Reject(uid, reason, detail, item) for reason, detail, item in refused]
         if needs_caption and not short and not long:
             why = "; ".join(f"{item.item}: {item.reason}" for item in items if item.item and "caption" in item.item)
             rejects.append(Reject(uid, "no_caption", why or _no_text([c[i] for c in captions + longs])))
@@ -141,8 +141,13 @@ def _texts(uid: str, item: str, cells: list[Any], limit: int, items: list[Reject
 
 def _no_text(cells: list[Any]) -> str:
     """Why no text was found in some cells."""
-    other = [type(cell).__name__ for cell in cells if not isinstance(cell, str | bytes | float | list | tuple | None)]
-    return f"{other[0]} instead of a text" if other else "all captions are empty"
+    waiting = list(cells)
+    for cell in waiting:  # grows
+        if isinstance(cell, list | tuple):
+            waiting += cell
+        elif not isinstance(cell, str | bytes | float | None):
+            return f"{type(cell).__name__} instead of a text"
+    return "all captions are empty"
 
 
 def _is_utf8(text: str) -> bool:
@@ -155,7 +160,10 @@ def _is_utf8(text: str) -> bool:
 
 def inside(source: Source, cell: Any) -> tuple[str | None, str]:
     """Reference to a picture named by a row; a name that leads out of `image_folder` is refused."""
-    name = str(text_of(cell)).strip() if cell is not None else ""
+    cell = text_of(cell)
+    if cell is not None and not isinstance(cell, str | int | float):
+        return None, f"{type(cell).__name__} instead of a file name"
+    name = str(cell).strip() if cell is not None else ""
     if not name or "\0" in name:
         return None, "no file name"
     folder = source.path(source.image_folder or ".")

@@ -5,7 +5,6 @@ A column name is a member's extension (`txt`, `en.txt`), or a field of the sampl
 
 from __future__ import annotations
 
-import json
 import tarfile
 import zlib
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ import pyarrow as pa
 
 from operators.base import Reject
 from pipelines.sources.base import Columns, Slice, Source, SourceError, TableIndex, changed
+from pipelines.sources.cleaning import json_of
 from pipelines.sources.folder import PICTURES
 from pipelines.sources.json_lines import field_of
 from pipelines.sources.records import _Hashing
@@ -26,12 +26,13 @@ MAX_MEMBER = 4 << 20
 
 @dataclass
 class _Sample:
-    """key, the offset of its first header, the picture's place and the small members by extension."""
+    """key, the offset of its first header, the picture's place, the small members by extension, and what cannot be read."""
 
     key: str
     offset: int
     picture: tuple[int, int] | None = None
     members: dict[str, bytes] = field(default_factory=dict)
+    bad: tuple[str, str] | None = None
 
 
 class WebDatasetSource(Source):
@@ -73,16 +74,25 @@ class WebDatasetSource(Source):
         names = self.columns.names()
         cells: dict[str, list[Any]] = {name: [] for name in names}
         refs: list[str | None] = []
-        for sample in samples:
+        bad: dict[int, tuple[str, str]] = {}
+        for i, sample in enumerate(samples):
             place = sample.picture
             refs.append(f"tar:{path}#{place[0]}+{place[1]}" if place else None)
-            meta = _json(sample.members.get("json"))
+            meta = None
+            try:
+                if "json" in sample.members:
+                    meta = json_of(sample.members["json"].decode("utf-8-sig", "replace"))
+            except (ValueError, RecursionError) as error:
+                if any(name.startswith("json.") and name not in sample.members for name in names):
+                    sample.bad = "bad_json", f"{sample.key}.json: {error}"
+            if sample.bad:
+                bad[i] = sample.bad
             for name in names:
                 if name in sample.members and name != "json":
                     cells[name].append(sample.members[name].decode("utf-8-sig", "replace"))
                 else:
                     cells[name].append(field_of(meta, name.removeprefix("json.")))
-        return build(self, digest, piece["first_row"], piece["rows"], cells, image_refs=refs)
+        return build(self, digest, piece["first_row"], piece["rows"], cells, bad, refs)
 
     def _samples(self, path: str, piece: Slice) -> list[_Sample]:
         samples: list[_Sample] = []
@@ -103,7 +113,9 @@ class WebDatasetSource(Source):
                         crc = _mark(crc, member)
                         if f".{extension}".lower().endswith(PICTURES):
                             samples[-1].picture = samples[-1].picture or (member.offset_data, member.size)
-                        elif extension in wanted and member.size <= MAX_MEMBER:
+                        elif extension in wanted and member.size > MAX_MEMBER:
+                            samples[-1].bad = "row_too_long", f"{member.name}: {member.size} bytes > {MAX_MEMBER}"
+                        elif extension in wanted:
                             samples[-1].members[extension] = cast(IO[bytes], tar.extractfile(member)).read()
             except (tarfile.TarError, EOFError) as error:
                 raise changed(self, path, piece, f"not a whole tar file: {error}") from error
@@ -125,10 +137,3 @@ def _mark(crc: int, member: tarfile.TarInfo) -> int:
 
 def _slice(first: int, rows: int, offset: int, end: int, crc: int) -> Slice:
     return Slice(first_row=first, rows=rows, offset=offset, end=end, check=f"{crc:08x}")
-
-
-def _json(data: bytes | None) -> Any:
-    try:
-        return json.loads(data.decode("utf-8-sig", "replace"), strict=False) if data else None
-    except (ValueError, RecursionError):
-        return None

@@ -89,6 +89,45 @@ def test_an_endless_line_is_one_refused_row_and_the_next_is_read(tmp_path):
     assert found.rows == 3 and [(r["row"], r["reason"]) for r in rejects] == [(1, "bad_row")]
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_of_lit_cn_end_as_on_any_system(end, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(picture(40, 20))
+    text = tmp_path / "image_caption_x.txt"
+    text.write_bytes(end.join(["\ufeffa.jpg\t一只狗。", "", *(f"a.jpg\t第{n}只猫。" for n in range(4)), ""]).encode())
+    found, records, _ = imported("lit-cn", text, tmp_path, tmp_path)
+    assert found.rows == 5 and [r["texts"][0]["text"] for r in records] == ["一只狗。", *(f"第{n}只猫。" for n in range(4))]
+
+
+def test_a_line_of_lit_cn_that_may_be_two_is_refused(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(picture(40, 20))
+    text = tmp_path / "image_caption_x.txt"
+    text.write_bytes("a.jpg\t一只狗。\ra.jpg\t一只猫。\na.jpg\t一只\r鸟\t。\na.jpg\t一只\r鱼。\n".encode())
+    _, records, rejects = imported("lit-cn", text, tmp_path, tmp_path)
+    assert [r["texts"][0]["text"] for r in records] == ["一只 鱼。"] and [r["reason"] for r in rejects] == ["bad_row"] * 2
+    text.write_text("a.jpg\t一只狗。\n", encoding="utf-16")
+    with pytest.raises(SourceError, match="UTF-16; convert it to UTF-8"):
+        import_layout("lit-cn", [text], tmp_path, tmp_path / "out", ImportSettings(name="x"))
+
+
+@pytest.mark.parametrize("form", ["list", "inside", "lines"])
+def test_finehards_records_are_a_list_an_objects_only_value_or_lines(form, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(picture(40, 20))
+    rows = [{"bbox_info": [], "f_path": "a.jpg", "caption": f"Car {n}.", "short_caption": None} for n in range(4)]
+    lines = "\n".join(map(json.dumps, rows))
+    (tmp_path / "a.json").write_text({"list": json.dumps(rows), "inside": json.dumps({"data": rows}), "lines": lines}[form])
+    found, records, _ = imported("finehard", tmp_path / "a.json", tmp_path, tmp_path)
+    assert found.rows == 4 and [r["texts"][0]["text"] for r in records] == [f"Car {n}." for n in range(4)]
+
+
+def test_a_record_that_says_two_things_of_one_key_is_refused(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(picture(40, 20))
+    row = '{"f_path": "a.jpg", "caption": "A dog.", "short_caption": null, "caption": "%s"}'
+    (tmp_path / "a.json").write_text(row % "A cat." + "\n" + row % "A dog.")
+    found, _, rejects = imported("finehard", tmp_path / "a.json", tmp_path, tmp_path)
+    assert found.samples == 1 and [(r["row"], r["reason"]) for r in rejects] == [(0, "bad_json")]
+    assert "the key 'caption' stands twice, with two values" in rejects[0]["detail"]
+
+
 def test_an_import_says_what_to_do_with_tables_of_addresses(tmp_path):
     with pytest.raises(ConfigError, match=r"manifests/sources/grit.yaml"):
         import_layout("grit", [tmp_path], tmp_path, tmp_path / "x", ImportSettings(name="x"))

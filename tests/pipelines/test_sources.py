@@ -15,30 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from picture_server import picture
+from read_source import read_all
 
-from operators.columns import BASE
 from pipelines.sources import SourceError, index_table, load_source, read_slice, records, uid_of
-from pipelines.sources.base import Slice
 from pipelines.sources.records import SplitCsv, index_records, read_piece, record_bytes
-
-
-def read_all(source, shard_size=3):
-    """All rows and refusals of a source's only table, read slice by slice, backwards and forwards alike."""
-    (path,) = source.tables()
-    index = index_table(source, path, shard_size)
-    assert sum(piece["rows"] for piece in index.slices) == index.rows
-    assert [piece["first_row"] for piece in index.slices] == list(range(0, index.rows, shard_size))
-    parts = [read_slice(source, path, index.digest, Slice(**piece)) for piece in json.loads(json.dumps(index.slices))]
-    backwards = [read_slice(source, path, index.digest, piece) for piece in reversed(index.slices)]
-    assert [(t.to_pylist(), r) for t, r in reversed(backwards)] == [(t.to_pylist(), r) for t, r in parts]
-    rows = [row for table, _ in parts for row in table.to_pylist()]
-    rejects = [reject for _, refused in parts for reject in refused]
-    assert all(table.schema == BASE for table, _ in parts)
-    assert len(rows) + sum(r.item is None for r in rejects) == index.rows
-    uids = {uid_of(source.name, index.digest, i): i for i in range(index.rows)}
-    assert all(uids[row["uid"]] == row["row"] for row in rows)
-    return rows, [(uids[r.uid], r.reason, r.item) for r in rejects]
-
 
 URL = "http://example.org/{}.jpg"
 
@@ -216,12 +196,10 @@ def test_cells_of_odd_types_are_texts_or_say_what_they_are(make_source, tmp_path
 
 def test_a_json_list_is_read_element_by_element(make_source, tmp_path):
     items = [{"image_id": f"{i}.jpg", "url": URL.format(i), "caption": ['a "q" \\', "],[{ é 图", f"{i}"]} for i in range(40)]
-    for name, text in {
-        "compact": json.dumps(items),
-        "indented": "\ufeff \n" + json.dumps(items, indent=2, ensure_ascii=False),
-    }.items():
-        (tmp_path / f"{name}.json").write_text(text + "\n")
-        source = make_source(format="json_list", tables=f"{name}.json", columns={"url": "url", "captions": "caption"})
+    indented = "\ufeff \n" + json.dumps(items, indent=2, ensure_ascii=False)
+    for text in (json.dumps(items), indented, json.dumps({'the "data" [': items}, indent=2), json.dumps({"a": items}) + " "):
+        (tmp_path / "list.json").write_text(text + "\n")
+        source = make_source(format="json_list", tables="list.json", columns={"url": "url", "captions": "caption"})
         rows, rejects = read_all(source, 7)
         assert not rejects and [r["captions"] for r in rows] == [item["caption"] for item in items]
 
@@ -386,8 +364,8 @@ def test_a_webdataset_is_read_member_by_member(make_source, tmp_path):
             tar.addfile(info, io.BytesIO(data))
     source = make_source(format="webdataset", tables="*.tar", columns={"captions": ["txt?", "json.caption?", "en.txt?"]})
     rows, rejects = read_all(source, 1)
-    assert [r["captions"] for r in rows] == [["first", "from json"], ["dotted"], []]
-    assert rejects == [(1, "no_picture", None)]
+    assert [r["captions"] for r in rows] == [["first", "from json"], ["dotted"]]
+    assert rejects == [(1, "no_picture", None), (3, "bad_json", None)]
     from pipelines.sources.refs import read_ref
 
     assert read_ref(rows[1]["image_ref"], 1 << 20) == members["d/002.png"]
@@ -412,7 +390,8 @@ def test_dci_masks_become_regions(make_source, tmp_path):
         ("caption", [0.0, 0.0, 0.5, 0.5]),
         ("label", pytest.approx([0.25, 0.5, 1.0, 0.9])),
     ]
-    assert rejects == [(1, "no_picture", None), (2, "bad_row", None)]
+    masks_refused = [(0, "bad_box", "source_regions[2]"), (0, "bad_box", "source_regions[3]")]
+    assert rejects == [*masks_refused, (1, "no_picture", None), (2, "bad_row", None)]
 
 
 def test_a_picture_that_the_disk_does_not_give_costs_a_try_and_not_its_boxes(make_source, tmp_path, monkeypatch):

@@ -69,6 +69,15 @@ def test_files_of_another_kind_are_told_apart(make_source, tmp_path, monkeypatch
     assert "empty file" in complaint(lambda: index("csv", "empty.csv"))
     assert "none of the first rows is a JSON object" in complaint(lambda: index("jsonl", "t.csv"))
     assert "not a JSON list" in complaint(lambda: index("json_list", "t.csv"))
+    for text, why in {
+        '[{"url": 1}]\n[{"url": 2}]': "behind the list's end stands b'[{",
+        '{"images": [{"url": 1}], "boxes": []}': "beside the list under 'images' stands b', \"boxes\": []}'; expected one list",
+        '{"v": 1, "data": [{"url": 1}]}': "with nothing beside the list",
+    }.items():
+        (tmp_path / "two.json").write_text(text)
+        assert why in complaint(lambda: index("json_list", "two.json"))
+    (tmp_path / "16.json").write_text("[{}]", encoding="utf-16")
+    assert all("UTF-16; convert it" in complaint(lambda kind=kind: index(kind, "16.json")) for kind in ("json_list", "jsonl"))
     (tmp_path / "long").write_text("[" + "x" * (5 << 20))
     monkeypatch.setattr(records, "MAX_RECORD", 1 << 20)
     assert "no end of a jsonl record within 1 MiB from byte 0" in complaint(lambda: index("jsonl", "long"))

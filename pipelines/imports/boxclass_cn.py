@@ -7,7 +7,6 @@ The file is read whole (the published one has 66,258 boxes).
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,8 +16,8 @@ from typing import Any, ClassVar
 
 from pipelines.durable import sha256_file
 from pipelines.imports.base import BadRow, Piece, Reader, Row, no_text, region_of, text_in
-from pipelines.sources.base import SourceError
-from pipelines.sources.cleaning import number_of
+from pipelines.sources.base import SourceError, refuse_utf16
+from pipelines.sources.cleaning import json_of, number_of
 
 
 @dataclass(frozen=True)
@@ -104,8 +103,10 @@ def _name(raw: Any) -> str:
 @lru_cache(1)
 def _read(path: Path, digest: str) -> _Coco:
     """`digest` is in the cache's key, so that a changed file is read again."""
+    data = path.read_bytes()
+    refuse_utf16(str(path), data)
     try:
-        raw = json.loads(path.read_bytes().decode("utf-8-sig", "replace"), strict=False)
+        raw = json_of(data.decode("utf-8-sig", "replace"))
     except (ValueError, RecursionError) as error:
         raise SourceError(f"{path}: not JSON: {error}") from error
     images, categories, annotations = (_list(path, raw, key) for key in ("images", "categories", "annotations"))

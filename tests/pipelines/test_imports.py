@@ -160,6 +160,22 @@ def take(tmp_path, images=(IMAGE,), categories=(CATEGORY,), annotations=(BOX,)):
     return imported("boxclass-cn", tmp_path / "coco.json", tmp_path, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (
+            json.dumps({"images": [IMAGE], "annotations": [BOX]})[:-1].encode() + b', "annotations": []}',
+            "'annotations' stands twice",
+        ),
+        (json.dumps({"images": [IMAGE]}).encode("utf-16"), "UTF-16; convert it to UTF-8"),
+    ],
+)
+def test_a_coco_file_that_may_mean_two_things_is_refused(data, why, tmp_path):
+    (tmp_path / "coco.json").write_bytes(data)
+    with pytest.raises(SourceError, match=why):
+        import_layout("boxclass-cn", [tmp_path / "coco.json"], tmp_path, tmp_path / "out", ImportSettings(name="x"))
+
+
 def test_an_annotation_of_no_image_is_a_refused_row_behind_the_images(tmp_path):
     strays = [None, "x", {"category_id": 1}, BOX | {"image_id": None}, BOX | {"image_id": 2}]
     found, _, rejects = take(tmp_path, annotations=[*strays, BOX])

@@ -37,6 +37,8 @@ from fgclip2_train.ring import rank, world
 warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
 
 NAME = "step-{:08d}"
+WRITTEN = "step-" + 8 * "[0-9]"
+"""Pattern of those names: a copy that somebody keeps under another one is neither gone on from nor taken away."""
 
 
 class Saver:
@@ -126,7 +128,7 @@ class Saver:
 
     def _prune(self) -> None:
         best = (self.folder / "best").resolve()
-        for old in sorted(self.folder.glob("step-*"))[: -self.keep]:
+        for old in sorted(self.folder.glob(WRITTEN))[: -self.keep]:
             if old.resolve() != best:
                 remove(old)
 
@@ -197,7 +199,7 @@ def point(link: Path, target: Path) -> None:
 
 def latest(out: Path) -> Path | None:
     """The newest whole checkpoint of a run, or None."""
-    found = sorted((out / "checkpoints").glob("step-*/trainer.json"))
+    found = sorted((out / "checkpoints").glob(f"{WRITTEN}/trainer.json"))
     return found[-1].parent if found else None
 
 
@@ -250,7 +252,12 @@ def load_optimizer(folder: Path, empty: dict[str, Tensor]) -> set[str]:
 def _damaged(path: Path, error: BaseException) -> str:
     cause = next(iter(error.failures.values()))[0] if isinstance(error, CheckpointException) else error
     what = ": ".join([type(cause).__name__, *str(cause).strip().split("\n")[:1]]).removesuffix(": ")[:200]
-    return f"{path}: damaged ({what}). Move {path.parent} away, and the run goes on from the one before it"
+    return f"{path}: damaged ({what}). {way_out(path.parent)}"
+
+
+def way_out(checkpoint: Path) -> str:
+    """What to do about one that cannot be gone on from."""
+    return f"Move {checkpoint} away, and the run goes on from the one before it"
 
 
 def _sync(path: Path) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fgclip2_train.alone import alone
 from fgclip2_train.batch import Batch
-from fgclip2_train.checkpoint import Saver, latest, load_optimizer, load_trainer, point
+from fgclip2_train.checkpoint import Saver, latest, load_optimizer, load_trainer, point, way_out
 from fgclip2_train.config import Settings, changed
 from fgclip2_train.counting import look
 from fgclip2_train.data.loader import Loader, Reader
@@ -81,7 +81,12 @@ class Run:
         if settings.evaluate:
             about = {"checkpoint": settings.out, "stage": settings.stage, "preset": settings.preset}
             self.evaluation = InTraining(settings.evaluate, self.out, self.step, settings.data.patches, about)
-        self.model, self.texts = start_from(settings, checkpoint)
+        try:
+            self.model, self.texts = start_from(settings, checkpoint)
+        except (ValueError, FileNotFoundError) as error:
+            if not checkpoint:
+                raise
+            raise ValueError(f"{error}. {way_out(checkpoint)}") from error
         self.steps = total_steps(settings, world(), self.step, self.pairs, self.out)
         model = self.model
         torch.nn.Module.to(model, device)

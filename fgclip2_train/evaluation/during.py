@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from fgclip2_train.checkpoint import WRITTEN
 from fgclip2_train.data.tokens import Texts
 from fgclip2_train.errors import writing
 from fgclip2_train.evaluation.encode import Encoder, own_patches
@@ -43,7 +44,7 @@ class InTraining:
     def _read(self, step: int) -> dict[int, float | None]:
         """step -> what the best is chosen by"""
         found = {}
-        for file in sorted(self.folder.glob("step-*.json")):
+        for file in sorted(self.folder.glob(f"{WRITTEN}.json")):
             number = int(file.stem.removeprefix("step-"))
             if number > step:
                 file.unlink()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from make_shards import write_scenes
 
-from fgclip2_train.checkpoint import Saver, point
+from fgclip2_train.checkpoint import Saver, latest, point
 from fgclip2_train.config import load_settings
 from fgclip2_train.evaluation.run import evaluate
 from fgclip2_train.loop import train
@@ -85,6 +85,16 @@ def test_pruning_spares_the_best(tmp_path):
     point(tmp_path / "best", tmp_path / "step-00000001")
     saver._prune()
     assert sorted(path.name for path in tmp_path.glob("step-*")) == [f"step-{step:08d}" for step in (1, 3, 4)]
+
+
+def test_a_copy_that_somebody_keeps_of_a_checkpoint_is_neither_gone_on_from_nor_pruned(tmp_path):
+    names = ["step-00000001", "step-00000002", "step-00000002 (copy)", "step-00000003", "step-final"]
+    for name in names:
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+        (tmp_path / "checkpoints" / name / "trainer.json").write_text("{}")
+    assert latest(tmp_path) == tmp_path / "checkpoints/step-00000003"
+    Saver(tmp_path / "checkpoints", 1)._prune()
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == names[2:]
 
 
 @pytest.mark.parametrize(

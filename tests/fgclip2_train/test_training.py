@@ -293,12 +293,17 @@ def test_other_shards_begin_the_epochs_order_anew_and_that_is_said(tmp_path, cap
     assert [step for step, *_ in losses(out)] == [1, 2, 3, 4, 5, 6]
 
 
-@pytest.mark.parametrize("damage", ["trainer.json", "optimizer/.metadata", "optimizer/__0_0.distcp"])
+@pytest.mark.parametrize(
+    "damage",
+    ["trainer.json", "optimizer/.metadata", "optimizer/__0_0.distcp", "model.safetensors", "config.json", "tokenizer.json"],
+)
 def test_a_checkpoint_damaged_later_is_named_with_what_to_do(damage, shards, stage1, tmp_path):
     out = Path(shutil.copytree(stage1.parents[1], tmp_path / "run", symlinks=True))
     file = latest(out) / damage
     file.write_bytes(file.read_bytes()[:40])
-    with pytest.raises(ValueError, match=r"step-00000003.*damaged.*goes on from the one before it"):
+    with pytest.raises(
+        ValueError, match=r"step-00000003.*Move .*step-00000003 away, and the run goes on from the one before it"
+    ):
         train(settings(shards, out, "stage=1", "steps=4"))
 
 

@@ -51,6 +51,7 @@ class Report:
     gone: int = 0
     bad: Counter[str] = field(default_factory=Counter)
     bad_shards: Counter[str] = field(default_factory=Counter)
+    """Shards' records that could not be read, and folders that could not be listed."""
     listed: list[dict[str, str]] = field(default_factory=list)
     """Every bad picture of the cache with its reason, earlier runs' too."""
     seconds: float = 0.0
@@ -104,6 +105,7 @@ class _Build:
         ever = each(writer.cache.history, "sha256", "vector")
         self.by_content = {sha: vector for sha, vector in ever if vector is not None}
         self.known, self.sources = {}, {}
+        self.met: set[str] = set()  # in this run: sources may overlap
         columns = each(writer.cache.entries, "place", "source", "bytes", "modified", "sha256", "reason")
         for place, source, size, modified, sha, reason in columns:
             if reason != GONE:
@@ -127,7 +129,7 @@ class _Build:
         if not seen:
             damaged = f"; {dict(self.report.bad_shards)}" if self.report.bad_shards else ""
             raise ValueError(f"{source}: no pictures there ({', '.join(SUFFIXES)}, or shards of them){damaged}")
-        if sum(self.report.bad_shards.values()) == cut_before:  # what a damaged shard does not show need not be gone
+        if sum(self.report.bad_shards.values()) == cut_before:  # what a damaged shard or folder does not show need not be gone
             for place in [place for place, own in self.sources.items() if own == source and place not in seen]:
                 self.writer.add({"place": place, "source": source, "reason": GONE})
                 self.report.gone += 1
@@ -135,9 +137,10 @@ class _Build:
 
     def _is_new(self, seen: set[str], place: str, size: int, modified: int, sha256: str | None) -> bool:
         """Whether a picture that was met must be read. `sha256` is what a shard's record says, else None."""
-        if place in seen:
-            return False
         seen.add(place)
+        if place in self.met:
+            return False
+        self.met.add(place)
         self.report.found += 1
         known = self.known.get(place)
         if known and (known[2] == sha256 if sha256 else known[:2] == (size, modified)):
@@ -217,7 +220,7 @@ def find(source: str, bad_shards: Counter[str], is_new: IsNew) -> Iterator[Item]
     """All new pictures of a source, in order of their names."""
     shards = shards_of(source)
     if shards is None:
-        yield from _of_folder(Path(source), is_new)
+        yield from _of_folder(Path(source), bad_shards, is_new)
     for shard in shards or ():
         yield from _of_shard(shard, source, bad_shards, is_new)
 
@@ -232,14 +235,20 @@ def shards_of(source: str) -> list[str] | None:
     raise FileNotFoundError(f"{source}: give a folder of pictures, or shards as DIR or 'DIR/*.tar'")
 
 
-def _of_folder(folder: Path, is_new: IsNew) -> Iterator[Item]:
-    for path, folders, files in os.walk(folder):
+def _of_folder(folder: Path, bad: Counter[str], is_new: IsNew) -> Iterator[Item]:
+    def unlisted(error: OSError) -> None:
+        bad[f"bad: folder cannot be listed ({error.strerror}): {error.filename}"] += 1
+
+    for path, folders, files in os.walk(folder, onerror=unlisted):
         folders.sort()
         for name in sorted(files):
             file = Path(path, name)
             if file.suffix.lower() not in SUFFIXES or not file.is_file():
                 continue
-            state = file.stat()
+            try:
+                state = file.stat()
+            except FileNotFoundError:  # taken away since it was listed
+                continue
             # A name that is not UTF-8 is shown with its bytes escaped; the file itself is read by its real name.
             place = os.fsencode(file).decode("utf-8", "backslashreplace")
             if is_new(place, state.st_size, state.st_mtime_ns, None):

@@ -1,5 +1,6 @@
 """The feature cache: only new pictures are encoded, bad ones are listed, and no kill and no other checkpoint spoils it."""
 
+import errno
 import json
 import os
 import signal
@@ -106,6 +107,37 @@ def test_shards_are_indexed_by_uid_and_a_cut_one_loses_only_its_rest(towers, tmp
     shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
     report = index(towers, [pattern], tmp_path / "cache")
     assert report.bad_shards[f"bad: shard cut short: {shard}"] == 1 and report.gone == 0 and report.known >= 5
+
+
+def test_sources_that_overlap_are_counted_once(towers, tmp_path):
+    folder = tmp_path / "pictures"
+    write_pictures(folder / "part", 2)
+    sources = [str(folder), str(folder / "part"), f"{folder}/part/.."]
+    report = index(towers, sources, tmp_path / "cache")
+    assert (report.found, report.encoded, report.copies) == (2, 2, 0)
+    again = index(towers, sources, tmp_path / "cache")
+    assert (again.found, again.known, again.gone) == (2, 2, 0)
+
+
+def test_what_lies_in_a_folder_that_cannot_be_listed_is_not_gone(towers, tmp_path, monkeypatch):
+    folder, listed = tmp_path / "pictures", os.scandir
+    write_pictures(folder, 1)
+    lost = write_pictures(folder / "part", 2)[0].parent
+    index(towers, [str(folder)], tmp_path / "cache")
+
+    def scandir(path):
+        if Path(path) == lost:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    report = index(towers, [str(folder)], tmp_path / "cache")
+    assert (report.found, report.gone) == (1, 0)
+    assert f"folder cannot be listed (Permission denied): {lost}: 1" in report.text()
+    monkeypatch.undo()
+    for file in lost.iterdir():
+        file.unlink()
+    assert index(towers, [str(folder)], tmp_path / "cache").gone == 2
 
 
 def test_a_source_without_pictures_is_an_error(towers, tmp_path):

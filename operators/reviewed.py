@@ -90,7 +90,7 @@ def parse_review(line: bytes) -> Review | None:
     if len(line) > MAX_LINE:
         raise ValueError(f"{len(line)} bytes, more than {MAX_LINE}")
     try:
-        raw = json.loads(line.decode("utf-8-sig"))
+        raw = json.loads(line.decode("utf-8-sig"), object_pairs_hook=_each_key_once)
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 at byte {error.start}; save the file as UTF-8") from None
     except (ValueError, RecursionError) as error:
@@ -132,10 +132,18 @@ def parse_review(line: bytes) -> Review | None:
     return Review(raw["uid"], raw["column"], place, raw["source"], shown, verdict, mended, reviewer, raw["time"], why)
 
 
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A verdict beside the empty one that stood there: whichever counted, a person's other word would be lost."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise ValueError("a key stands twice")
+    return made
+
+
 def settle(reviews: Sequence[Review]) -> dict[tuple[str, str, int | None, str], Review | None]:
     """One verdict a pair: the majority of reviewers, each by the last thing they said; None where they are divided."""
     by_pair: dict[tuple[str, str, int | None, str], dict[str, Review]] = defaultdict(dict)
-    for review in sorted(reviews, key=lambda review: _moment(review.time)):
+    for review in sorted(reviews, key=lambda review: moment_of(review.time)):
         by_pair[review.pair][review.reviewer] = review
     settled: dict[tuple[str, str, int | None, str], Review | None] = {}
     for pair, of_reviewers in by_pair.items():
@@ -143,11 +151,12 @@ def settle(reviews: Sequence[Review]) -> dict[tuple[str, str, int | None, str], 
         votes = {verdict: [r for r in said if r.verdict == verdict] for verdict in VERDICTS}
         most = max(len(found) for found in votes.values())
         winners = [found for found in votes.values() if len(found) == most]
-        settled[pair] = max(winners[0], key=lambda review: _moment(review.time)) if len(winners) == 1 else None
+        settled[pair] = max(winners[0], key=lambda review: moment_of(review.time)) if len(winners) == 1 else None
     return settled
 
 
-def _moment(text: str) -> tuple[float, str]:
+def moment_of(text: str) -> tuple[float, str]:
+    """When it was, whatever the time zone it is told in; what orders one reviewer's words."""
     moment = datetime.fromisoformat(text)
     return (moment.timestamp() if moment.tzinfo else moment.replace(tzinfo=None).timestamp()), text
 

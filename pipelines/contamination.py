@@ -6,6 +6,7 @@ One JSON line a picture, {"set", "sha256", "phash"}, and one a caption, {"set", 
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -90,17 +91,17 @@ def captions_of(file: Path) -> Iterator[str]:
     """
     if file.stat().st_size > MAX_TEXT_BYTES:
         raise ValueError(f"larger than {MAX_TEXT_BYTES:,} bytes")
-    text = file.read_text(encoding="utf-8-sig")
+    text = file.read_text(encoding="utf-8-sig")  # its lines end with \n alone now; other marks, U+2028 say, stand within them
     if file.suffix.lower() == ".json":
         yield from _strings(json.loads(text), False)
     elif file.suffix.lower() == ".jsonl":
-        for line in filter(str.strip, text.split("\n")):  # JSON may hold other line ends as they are
+        for line in filter(str.strip, text.split("\n")):
             yield from _strings(json.loads(line), False)
     elif file.suffix.lower() == ".csv":
-        for row in csv.reader(text.splitlines()):
+        for row in csv.reader(io.StringIO(text)):
             yield from row
     else:
-        for line in text.splitlines():
+        for line in text.split("\n"):
             yield from line.split("\t")
 
 

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from operators import answers
 from operators.base import Answer
 from operators.expressions import Expression
-from operators.reviewed import VERDICTS, Review, parse_review, read_reviews, settle
+from operators.reviewed import VERDICTS, Review, moment_of, parse_review, read_reviews, settle
 from operators.translate import Translate, segment
 from operators.validators import characters
 from pipelines.answers import AnswerStore
@@ -281,7 +281,7 @@ def line_of(review: Review) -> dict[str, Any]:
 def agreement(reviews: Sequence[Review]) -> list[tuple[str, str, float | None, int]]:
     """Cohen's κ of every two reviewers over the pairs that both judged, each by the last thing they said."""
     said: dict[str, dict[Any, str]] = {}
-    for review in sorted(reviews, key=lambda review: review.time):
+    for review in sorted(reviews, key=lambda review: moment_of(review.time)):
         said.setdefault(review.reviewer, {})[review.pair] = review.verdict
     found = []
     for first, second in itertools.combinations(sorted(said), 2):

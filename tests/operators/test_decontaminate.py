@@ -38,6 +38,8 @@ def manifest(tmp_path_factory):
         json.dumps({"annotations": [{"id": 7, "caption": "A black cat sits on the table, looking out."}]})
     )
     (folder / "bad.json").write_text("{")
+    (folder / "notes.txt").write_text("A brown horse\u2028stands behind the old fence.\r\n", "utf-8")
+    (folder / "table.csv").write_text('0.png,"A red bus waits\r\nat the ""empty"" stop."\r\n', newline="")
     (folder / "lines.jsonl").write_text('{"caption": "A white dog\u2028runs over the wide meadow."}\n', "utf-8")
     out = at / "coco_cn.jsonl"
     done = CliRunner().invoke(app, ["contamination", str(folder), "--out", str(out), "--json"])
@@ -84,13 +86,15 @@ def test_bytes_near_pictures_and_captions_are_refused_and_others_are_not(manifes
         (encoded(picture(11)), ["a black cat"]),
         (None, []),
         (encoded(picture(12)), ["a white dog runs over the wide meadow"]),
+        (encoded(picture(13)), ["A brown horse stands behind the old fence."]),
+        (encoded(picture(14)), ['A red bus waits at the "empty" stop.']),
     )
     assert refused(operator, *rows) == [
         ("0", "evaluation_picture"),
         ("1", "evaluation_near"),
         ("2", "evaluation_caption"),
         ("3", "evaluation_caption"),
-        ("6", "evaluation_caption"),
+        *((row, "evaluation_caption") for row in "678"),
     ]
     assert refused(Decontaminate(manifests=(str(manifest[0]),), max_distance=None), *rows)[1] == ("2", "evaluation_caption")
     assert operator(batch(rows[0])).rejects[0].detail == "coco-cn"

@@ -95,15 +95,16 @@ def test_bad_lines_are_named_with_number_and_reason(tmp_path):
         json.dumps(review(6) | {"uid": "x"}),
         json.dumps(review(7, "correct", corrected="好\u202e坏")),
         "",
+        json.dumps(review(8, ""))[:-1] + ', "verdict": "reject"}',
     ]
     path = tmp_path / "reviews.jsonl"
     path.write_bytes("\n".join(lines).encode() + b"\n\xff\xfe\n")
     reviews, bad, waiting = read_reviews(path)
     assert len(reviews) == 1 and waiting == 1
-    assert [number for number, _ in bad] == [2, 3, 4, 5, 6, 7, 9, 10, 12]
+    assert [number for number, _ in bad] == [2, 3, 4, 5, 6, 7, 9, 10, 12, 13]
     told = dict(bad)
     assert "not JSON" in told[2] and "accept, reject, correct" in told[4] and "no corrected text" in told[5]
-    assert "ISO 8601" in told[6] and "not UTF-8" in told[12]
+    assert "ISO 8601" in told[6] and "a key stands twice" in told[12] and "not UTF-8" in told[13]
     with pytest.raises(ValidationError, match="line 2: not JSON"):
         Reviewed(file=str(path))
     with pytest.raises(ValidationError, match="no such file"):

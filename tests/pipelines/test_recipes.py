@@ -10,6 +10,7 @@ from in_process import ModelServer, run_here
 from PIL import Image, ImageDraw
 
 from operators.decontaminate import caption_key
+from operators.reviewed import Review
 from pipelines.compare import compare
 from pipelines.config import MANIFESTS, ConfigError, load_recipe, recipe_names
 from pipelines.exports import About, ExportSettings, export
@@ -196,6 +197,15 @@ def test_kappa_is_cohens():
     both = [("accept", "accept")] * 20 + [("accept", "reject")] * 5 + [("reject", "accept")] * 10 + [("reject", "reject")] * 15
     assert kappa(both) == pytest.approx(0.4)
     assert kappa([("accept", "accept")] * 3) is None and agreement([]) == []
+
+
+def test_of_two_words_of_a_reviewer_the_later_one_counts_whatever_time_zone_it_is_told_in():
+    def said(verdict, time, reviewer="Li"):
+        return Review("0" * 32, "translation_zh", None, "A dog.", "一只狗。", verdict, None, reviewer, time)
+
+    words = [said("reject", "2026-11-22T10:00:00+08:00"), said("accept", "2026-11-22T03:00:00+00:00")]
+    other = [said("accept", "2026-11-22T03:00:00+00:00", "Wang"), said("reject", "2026-11-22T02:00:00+00:00", "Wang")]
+    assert agreement(words + other) == [("Li", "Wang", None, 1)], "both accept in the end: nothing to agree about by chance"
 
 
 def test_two_prompts_are_compared_over_the_same_samples_and_nothing_is_asked_twice(folder):

@@ -54,7 +54,10 @@ class Server:
     def __init__(self, service: Service):
         self.service, self.settings, self.ending = service, service.settings, False
         self.in_hand = self.bytes_in_hand = 0
-        self.app = web.Application(client_max_size=self.settings.body, middlewares=[self._guard])
+        # What the server as a whole has no room for must not be told to try again.
+        self.items = min(self.settings.items, self.settings.queue)
+        self.body = min(self.settings.body, self.settings.bodies)
+        self.app = web.Application(client_max_size=self.body, middlewares=[self._guard])
         self.app.add_routes(
             [
                 web.post("/v1/text", self.text),
@@ -159,8 +162,8 @@ class Server:
         texts = body.get("texts")
         if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
             raise Refused(400, "texts: a list of strings, at least one")
-        if len(texts) > self.settings.items:
-            raise Refused(413, f"{len(texts)} texts, {self.settings.items} are allowed")
+        if len(texts) > self.items:
+            raise Refused(413, f"{len(texts)} texts, {self.items} are allowed")
         for text in texts:
             if len(text) > self.settings.characters:
                 raise Refused(413, f"a text of {len(text)} characters, {self.settings.characters} are allowed")
@@ -176,8 +179,8 @@ class Server:
         images = body.get("images")
         if not isinstance(images, list) or not images or not all(isinstance(image, str) for image in images):
             raise Refused(400, "images: a list of base64 strings, at least one")
-        if len(images) > self.settings.items:
-            raise Refused(413, f"{len(images)} images, {self.settings.items} are allowed")
+        if len(images) > self.items:
+            raise Refused(413, f"{len(images)} images, {self.items} are allowed")
         try:
             return [base64.b64decode(image, validate=True) for image in images]
         except (binascii.Error, ValueError) as error:
@@ -221,7 +224,7 @@ class Server:
         except BadPicture as error:
             response = _refusal(413 if error.reason in TOO_LARGE else 400, f"picture: {error}")
         except web.HTTPRequestEntityTooLarge:
-            response = _refusal(413, f"the request is larger than {self.settings.body} bytes")
+            response = _refusal(413, f"the request is larger than {self.body} bytes")
         except web.HTTPException as error:
             response = _refusal(error.status, error.reason)
         if response.status in (408, 413, 415) or not request.content.is_eof():
@@ -236,9 +239,9 @@ class Server:
             raise Refused(503, "the server is ending")
         if request.headers.get("Content-Encoding", "identity") != "identity":
             raise Refused(415, "compressed requests are not taken")
-        size = request.content_length if request.content_length is not None else self.settings.body
-        if size > self.settings.body:
-            raise Refused(413, f"{size} bytes, {self.settings.body} are allowed")
+        size = request.content_length if request.content_length is not None else self.body
+        if size > self.body:
+            raise Refused(413, f"{size} bytes, {self.body} are allowed")
         if self.in_hand >= self.settings.queue or self.bytes_in_hand + size > self.settings.bodies:
             raise Busy
         self.in_hand += 1

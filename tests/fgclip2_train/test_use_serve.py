@@ -273,6 +273,17 @@ def test_bytes_in_hand_are_bounded(running):
     asyncio.run(ask())
 
 
+def test_what_the_server_as_a_whole_has_no_room_for_is_too_much_and_not_for_later(running):
+    async def ask():
+        async with running(queue=3, bodies=1500) as server:
+            status, told = await server.post("/v1/text", {"texts": ["a", "b", "c", "d"]})
+            assert (status, told["error"]) == (413, "4 texts, 3 are allowed")
+            status, told = await server.post("/v1/text", {"texts": ["a " * 1000]})
+            assert status == 413 and told["error"].endswith("bytes, 1500 are allowed")
+
+    asyncio.run(ask())
+
+
 def test_a_client_that_drips_is_let_go(running):
     async def ask():
         async with running(timeout=0.3) as server:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import zlib
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -56,19 +57,19 @@ class FolderSource(Source):
 
 @dataclass(frozen=True)
 class _Listing:
-    """files: (relative path with slashes, size), sorted by path.   texts: the text files beside them, with sizes."""
+    """files: (relative path with slashes, size), sorted by path.   texts: stem → (relative path, size) of the text beside it."""
 
     files: list[tuple[str, int]]
-    texts: dict[str, int]
+    texts: dict[str, tuple[str, int]]
 
     def check(self, first: int, end: int, path: str | None = None) -> str:
         """Hash of names and sizes of some files; of the sizes that they have now, when the folder's path is given."""
         crc = 0
         for name, size in self.files[first:end]:
-            text = self.texts.get(_stem(name), -1)
+            beside, text = self.texts.get(_stem(name), ("", -1))
             if path is not None:
                 size = _size(os.path.join(path, name))
-                text = _size(os.path.join(path, _stem(name) + ".txt")) if text >= 0 else -1
+                text = _size(os.path.join(path, beside)) if beside else -1
             crc = zlib.crc32(f"{name}\0{size}\0{text}\n".encode("utf-8", "surrogateescape"), crc)
         return f"{crc:08x}"
 
@@ -77,7 +78,7 @@ class _Listing:
         for name, size in self.files:
             hash.update(f"{name}\0{size}\0".encode("utf-8", "surrogateescape"))
             if _stem(name) in self.texts:
-                with open(os.path.join(path, _stem(name) + ".txt"), "rb") as file:
+                with open(os.path.join(path, self.texts[_stem(name)][0]), "rb") as file:
                     hash.update(hashlib.sha256(file.read(MAX_SIDECAR)).digest())
             hash.update(b"\n")
         return hash.hexdigest()
@@ -93,7 +94,7 @@ def _listing(source: Source, path: str, fresh: bool = False) -> _Listing:
     if not os.path.isdir(path):
         raise SourceError(f"source {source.name}: {path}: not a folder")
     files: list[tuple[str, int]] = []
-    texts: dict[str, int] = {}
+    texts: dict[str, tuple[str, int]] = {}
     waiting = [""]
     while waiting:
         folder = waiting.pop()
@@ -107,13 +108,13 @@ def _listing(source: Source, path: str, fresh: bool = False) -> _Listing:
                 elif entry.is_file():
                     if name.lower().endswith(PICTURES):
                         files.append((name, entry.stat().st_size))
-                    elif name.endswith(".txt"):
-                        texts[_stem(name)] = entry.stat().st_size
+                    elif name.lower().endswith(".txt") and (name.endswith(".txt") or _stem(name) not in texts):
+                        texts[_stem(name)] = name, entry.stat().st_size
     if not files:
         raise SourceError(f"source {source.name}: {path}: no pictures in it ({', '.join(PICTURES)})")
     files.sort()
     stems = {_stem(name) for name, _ in files}
-    _listings[path] = listing = _Listing(files, {stem: size for stem, size in texts.items() if stem in stems})
+    _listings[path] = listing = _Listing(files, {stem: text for stem, text in texts.items() if stem in stems})
     while len(_listings) > 4:
         _listings.popitem(last=False)
     return listing
@@ -130,8 +131,11 @@ def _stem(name: str) -> str:
     return name.rpartition(".")[0]
 
 
-def _sidecar(path: str, name: str, texts: dict[str, int]) -> list[str]:
+def _sidecar(path: str, name: str, texts: dict[str, tuple[str, int]]) -> list[str]:
     if _stem(name) not in texts:
         return []
-    with open(os.path.join(path, _stem(name) + ".txt"), "rb") as file:
-        return file.read(MAX_SIDECAR).decode("utf-8-sig", "replace").splitlines()
+    with open(os.path.join(path, texts[_stem(name)][0]), "rb") as file:
+        data = file.read(MAX_SIDECAR)
+    wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")  # "Unicode", as Windows calls it
+    text = data.decode("utf-16" if wide else "utf-8-sig", "replace")
+    return re.split("\r\n?|\n", text)  # and not at U+2028 and its like, which stand within a caption

@@ -121,6 +121,17 @@ def test_a_mask_of_dci_that_cannot_be_used_is_told(make_source, tmp_path):
     ]
 
 
+def test_a_text_beside_a_picture_may_be_as_windows_writes_it(make_source, tmp_path):
+    for name in ("a.jpg", "B.JPG", "c.png"):
+        (tmp_path / name).write_bytes(picture(40, 20))
+    (tmp_path / "a.txt").write_text("a\u2028cat\r\n一只猫\r\n", encoding="utf-16", newline="")
+    (tmp_path / "B.TXT").write_text("a dog")
+    (tmp_path / "c.TXT").write_text("not this one")
+    (tmp_path / "c.txt").write_text("a bird")
+    rows, rejects = read_all(make_source(format="folder", tables="."))
+    assert [row["captions"] for row in rows] == [["a dog"], ["a cat", "一只猫"], ["a bird"]] and not rejects
+
+
 def test_a_member_of_a_webdataset_that_cannot_be_read_refuses_its_sample(make_source, tmp_path):
     members = {
         "0.jpg": b"x",

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from operators.base import Reject
 from pipelines.sources.base import Columns, Slice, Source, SourceError, TableIndex, changed, nearest
+from pipelines.sources.cleaning import texts_of
 from pipelines.sources.records import BLOCK, index_records, read_piece, split_lines
 from pipelines.sources.rows import build
 
@@ -26,7 +27,9 @@ class TsvImagesSource(Source):
     queries: str
     """Path of the JSON lines; `{stem}` is the TSV's name up to its first underscore (`train_imgs.tsv` → `train`)."""
     ids: str = "item_ids"
+    """Key of a query's ids: a list of them, or one."""
     text: str = "query_text"
+    """Key of its text, or texts."""
     columns: Columns = Columns(captions=["query"])
 
     def beside(self, path: str) -> list[str]:
@@ -93,9 +96,9 @@ class _Queries:
             for line in file:
                 hash.update(line)
                 row = _row(line)
-                found = row.get(source.ids) if isinstance(row.get(source.text), str) else None
-                for one in found if isinstance(found, list) else []:
-                    batch_ids.append(_id(str(one)))
+                found = row.get(source.ids) if texts_of(row.get(source.text)) else None
+                for one in texts_of(found):
+                    batch_ids.append(_id(one))
                     batch_places.append(at)
                 at += len(line)
                 if len(batch_ids) > BLOCK >> 3:
@@ -116,7 +119,7 @@ class _Queries:
         found = []
         for place in self.places[first:last].tolist():
             self.file.seek(place)
-            found.append(_row(self.file.readline())[self.text])
+            found += texts_of(_row(self.file.readline())[self.text])
         return found
 
 

@@ -121,6 +121,14 @@ def test_a_mask_of_dci_that_cannot_be_used_is_told(make_source, tmp_path):
     ]
 
 
+def test_a_line_of_captions_may_name_one_picture_and_hold_several_texts(make_source, tmp_path):
+    (tmp_path / "my_imgs.tsv").write_text("".join(f"{key}\tAAAA\n" for key in (1, "b")))
+    lines = [{"image": 1, "caption": ["a cat", "a pet"]}, {"image": "b", "caption": "a dog"}, {"image": "b", "caption": None}]
+    (tmp_path / "my.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    source = make_source(format="tsv_images", tables="*.tsv", queries="{stem}.jsonl", ids="image", text="caption")
+    assert [row["captions"] for row in read_all(source)[0]] == [["a cat", "a pet"], ["a dog"]]
+
+
 def test_a_text_beside_a_picture_may_be_as_windows_writes_it(make_source, tmp_path):
     for name in ("a.jpg", "B.JPG", "c.png"):
         (tmp_path / name).write_bytes(picture(40, 20))

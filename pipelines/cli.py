@@ -13,7 +13,7 @@ from typer.completion import completion_init
 from pipelines import data_commands, look_commands, machine_commands, run_commands, train
 from pipelines.config import ConfigError
 from pipelines.help_page import INTERRUPTED, App
-from pipelines.stores import StoreError
+from pipelines.stores import StoreError, StoreFailed
 from pipelines.terminal import warn
 
 app = App(
@@ -83,6 +83,9 @@ def main() -> None:
         sys.exit(2)
     except NoCluster as error:
         warn(f"error: {error}")
+        sys.exit(1)
+    except StoreFailed as error:
+        warn(f"error: {error}. Nothing committed is lost: call this again when the store answers")
         sys.exit(1)
     except OSError as error:
         if error.errno in FULL:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import cast
 
-from pipelines.stores.base import Store, StoreError
+from pipelines.stores.base import Store, StoreError, StoreFailed
 from pipelines.stores.remote import Place
 
 URL = re.compile(r"^(s3|gs|hdfs|memory):/+([^/]+)(?:/(.*))?$")
@@ -47,7 +47,7 @@ def store_of(scheme: str, bucket: str) -> Store:
 
     if scheme == "hdfs":
         return ArrowStore.hdfs(bucket)
-    return FsspecStore({"gs": "gcs"}.get(scheme, scheme), bucket)
+    return FsspecStore.gcs(bucket) if scheme == "gs" else FsspecStore.memory(bucket)
 
 
-__all__ = ["Place", "Store", "StoreError", "place", "store_of"]
+__all__ = ["Place", "Store", "StoreError", "StoreFailed", "place", "store_of"]

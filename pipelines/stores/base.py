@@ -11,10 +11,14 @@ class StoreError(ValueError):
     """A store that cannot be used; says why and what to change."""
 
 
+class StoreFailed(OSError):
+    """A store that is not reached, or did not do what it can do: it may be another matter later."""
+
+
 class Store(Protocol):
     """Objects under keys, `/` between their parts. A reader sees an object whole or not at all.
 
-    Missing objects raise FileNotFoundError; a store that is away raises OSError.
+    Missing objects raise FileNotFoundError; a store that is away raises StoreFailed, an OSError.
     """
 
     def read(self, key: str, offset: int = 0, size: int | None = None) -> bytes:

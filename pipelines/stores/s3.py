@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipelines.stores.base import StoreError
+from pipelines.stores.base import StoreError, StoreFailed
 
 TRIES = 8
 """Of one request, by boto3, with growing pauses."""
@@ -149,10 +149,10 @@ def _errors(bucket: str, key: str) -> Iterator[_Caught]:
         elif caught.code == "NotImplemented":
             caught.error = StoreError(f"{where}: the store does not know a call that is needed: {error}")
         else:
-            caught.error = OSError(f"{where}: {error}")
+            caught.error = StoreFailed(f"{where}: {error}")
         caught.error.__cause__ = error
     except (BotoCoreError, OSError) as error:
         if isinstance(error, FileNotFoundError):
             raise
-        caught.error = OSError(f"s3://{bucket}/{key}: {error}")
+        caught.error = StoreFailed(f"s3://{bucket}/{key}: {error}")
         caught.error.__cause__ = error

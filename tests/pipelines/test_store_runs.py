@@ -1,4 +1,4 @@
-"""A whole small recipe with its root on S3: run, resumed, shown, reported, compacted, collected; and its root moved elsewhere."""
+"""A small recipe with its root on S3 (and GCS): run, resumed, shown, reported, compacted, collected; and its root moved elsewhere."""
 
 import io
 import json
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from gcs_server import gcs_server
 from in_process import run_here
 from picture_server import picture, wait_until
 from s3_server import BUCKET, s3_server
@@ -29,6 +30,12 @@ from pipelines.stores import place
 def server():
     with s3_server() as url:
         yield url
+
+
+@pytest.fixture(scope="module")
+def gcs():
+    with gcs_server():
+        yield
 
 
 @pytest.fixture
@@ -65,8 +72,10 @@ def test_the_bill_counts_the_copies_that_only_a_store_has_to_make(server, recipe
     assert stored[1] == pytest.approx(2 * stored[0], rel=0.01) and stored[0] > 0
 
 
-def test_a_recipe_runs_on_s3_as_it_does_in_a_folder(server, recipe, tmp_path):
-    root = place(f"s3://{BUCKET}/runs")
+@pytest.mark.parametrize(("scheme", "server_of"), [("s3", "server"), ("gs", "gcs")])
+def test_a_recipe_runs_on_a_store_as_it_does_in_a_folder(scheme, server_of, recipe, tmp_path, request):
+    request.getfixturevalue(server_of)
+    root = place(f"{scheme}://{BUCKET}/runs")
     here = run_here(recipe, tmp_path / "local")
     there = run_here(recipe, root)
     uids = set()

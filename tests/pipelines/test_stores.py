@@ -1,4 +1,4 @@
-"""Runs on object stores: a real S3 server with conditional writes, and what a store that lacks them is told."""
+"""Runs on object stores: real S3 and GCS servers with conditional writes, and what a store that lacks them is told."""
 
 import os
 import pickle
@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pyarrow.fs as arrow_fs
 import pytest
+from gcs_server import gcs_server
 from s3_server import BUCKET, Wire, address, s3_server
 
 from pipelines.durable import Ranges, check_store, create_if_absent, files, folders, more_than, read_table, replace, write_new
 from pipelines.stores import Place, StoreError, place, store_of
 from pipelines.stores.others import ArrowStore, FsspecStore
 from pipelines.stores.s3 import S3Store
+
+SERVERS = {"s3": "server", "gs": "gcs"}
 
 
 @pytest.fixture(scope="module")
@@ -21,10 +24,16 @@ def server():
         yield url
 
 
-@pytest.fixture(params=["s3", "memory"])
+@pytest.fixture(scope="module")
+def gcs():
+    with gcs_server():
+        yield
+
+
+@pytest.fixture(params=["s3", "gs", "memory"])
 def folder(request, tmp_path):
-    if request.param == "s3":
-        request.getfixturevalue("server")
+    if request.param in SERVERS:
+        request.getfixturevalue(SERVERS[request.param])
     return place(f"{request.param}://{BUCKET}/{tmp_path.name}")
 
 
@@ -107,7 +116,26 @@ def test_a_bucket_that_is_not_there_is_told(server):
         check_store(place("s3://nothing/x"))
 
 
-@pytest.mark.parametrize("kind", ["s3", "memory", "rename"])
+def test_a_bucket_that_is_not_there_is_told_of_gcs_too(gcs):
+    with pytest.raises(StoreError, match="nothing: there is no such bucket"):
+        check_store(place("gs://nothing/x"))
+
+
+def test_a_gcs_that_is_not_reached_is_an_error_of_the_machine_and_one_that_lets_nobody_in_is_told(gcs, monkeypatch):
+    from gcsfs.retry import HttpError
+
+    store = FsspecStore.gcs(BUCKET)
+    for answer, expected in (({"code": 503, "message": "busy"}, OSError), ({"code": 401, "message": "who?"}, StoreError)):
+
+        def failing(*_, answer=answer, **__):
+            raise HttpError(answer)
+
+        monkeypatch.setattr(store.fs, "cat_file", failing)
+        with pytest.raises(expected, match=answer["message"]):
+            store.read("x")
+
+
+@pytest.mark.parametrize("kind", ["s3", "gs", "memory", "rename"])
 def test_a_name_that_is_given_up_while_it_is_asked_for_is_taken(kind, tmp_path, monkeypatch, request):
     """The ledger's compaction removes small files: who finds one in the way and then gone is the one who writes it."""
     if kind == "rename":
@@ -115,8 +143,8 @@ def test_a_name_that_is_given_up_while_it_is_asked_for_is_taken(kind, tmp_path, 
         store = ArrowStore(renaming, str(tmp_path))
         monkeypatch.setattr(store, "fs", _NeverOverwrites(renaming))
     else:
-        if kind == "s3":
-            request.getfixturevalue("server")
+        if kind in SERVERS:
+            request.getfixturevalue(SERVERS[kind])
         store = store_of(kind, BUCKET)
     key = f"{tmp_path.name}/entry.json"
     assert store.create(key, b"first")
@@ -143,7 +171,7 @@ class _NeverOverwrites:
 
 
 def test_what_fsspec_calls_create_is_what_is_asked_for():
-    store = FsspecStore("memory", "fsspec")
+    store = FsspecStore.memory("fsspec")
     assert store.create("x", b"1") and not store.create("x", b"2") and store.read("x") == b"1"
 
 

@@ -10,6 +10,7 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import termios
@@ -23,6 +24,7 @@ import typer.main
 from in_process import run_here
 from PIL import Image
 from rich.console import Console
+from s3_server import address
 from typer.testing import CliRunner
 
 from pipelines import cli
@@ -279,6 +281,20 @@ def test_a_full_disk_ends_a_command_with_one_line(tmp_path, monkeypatch, capsys)
         ended.value.code == 2
         and "error: " + str(tmp_path / "file" / "pictures") + ": Not a directory" in capsys.readouterr().err
     )
+
+
+def test_a_store_that_is_away_ends_a_command_with_one_line(tmp_path, monkeypatch, capsys):
+    Image.new("RGB", (8, 8)).save(tmp_path / "cat.png")
+    monkeypatch.setenv("FINELOOM_PICTURES", str(tmp_path))
+    monkeypatch.setattr("pipelines.stores.s3.TRIES", 1)
+    monkeypatch.setattr(sys, "argv", ["fineloom", "run", "pictures", "--root", "s3://bucket/runs"])
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # nobody listens
+        with address(f"http://127.0.0.1:{closed.getsockname()[1]}"), pytest.raises(SystemExit) as ended:
+            cli.main()
+    said = " ".join(capsys.readouterr().err.split())
+    assert ended.value.code == 1 and said.startswith("error: s3://bucket/runs/pictures/") and "Could not connect" in said
+    assert said.endswith("call this again when the store answers")
 
 
 @pytest.mark.parametrize(

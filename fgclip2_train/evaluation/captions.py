@@ -116,6 +116,8 @@ def _lines(file: Path, text: str) -> Iterator[tuple[str, str]]:
             name, tab, caption = line.partition("\t")
             if not tab:
                 raise ValueError(f"{file}:{number}: a line is PICTURE<TAB>CAPTION, this one has no tab")
+            if "\t" in caption.partition("\r")[2]:
+                raise ValueError(f"{file}:{number}: a line that holds a carriage return and then a tab may be two")
         if not name.lower().endswith(SUFFIXES):
             name += ".jpg"
         yield name, " ".join(caption.split("\t")).strip()

@@ -51,7 +51,8 @@ def lowered(texts: Sequence[str], lower: bool) -> list[str]:
 
 
 def read_text(file: Path) -> tuple[str, str]:
-    """A file's text and its digest. Raises what a person can mend, naming the file."""
+    """A file's text, whose lines end with \\n whatever system wrote them, and its digest. Raises what a person can mend, naming the
+    file."""
     try:
         data = file.read_bytes()
     except FileNotFoundError:
@@ -59,7 +60,8 @@ def read_text(file: Path) -> tuple[str, str]:
     except OSError as error:
         raise ValueError(f"{file}: cannot be read ({error})") from error
     try:
-        return data.decode("utf-8-sig"), f"sha256:{hashlib.sha256(data).hexdigest()}"
+        text = data.decode("utf-8-sig").replace("\r\n", "\n")
+        return text if "\n" in text else text.replace("\r", "\n"), f"sha256:{hashlib.sha256(data).hexdigest()}"
     except UnicodeDecodeError as error:
         raise ValueError(f"{file}: not UTF-8 text ({error})") from error
 

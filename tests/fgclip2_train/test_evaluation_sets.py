@@ -107,12 +107,16 @@ def test_caption_layouts_are_told_by_their_files(tmp_path):
     assert found("share.json") == [("sam/images/1.jpg", "long")]
     assert found("docci_descriptions.jsonlines") == [("t.jpg", "d")]
     assert found("dci") == [("sa_1.jpg", "long")]
+    for end in ("\n", "\r\n", "\r"):
+        (tmp_path / "ends.txt").write_bytes(end.join(("a.jpg\tone", "b.jpg\ttwo", "")).encode())
+        assert found("ends.txt") == [("a.jpg", "one"), ("b.jpg", "two")]
 
 
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
         ("c.txt", "0.jpg\tred\n1.jpg no tab", r"c\.txt:2: a line is PICTURE<TAB>CAPTION"),
+        ("c.txt", "0.jpg\tred\r1.jpg\tblue\n2.jpg\tgreen\n", r"c\.txt:1: a line that holds a carriage return"),
         ("c.json", '{"images": [', "not JSON"),
         (
             "c.json",

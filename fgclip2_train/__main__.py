@@ -84,7 +84,7 @@ def evaluate(
     pictures: Annotated[Path | None, typer.Option(help="folder that FG-OVD's img_path is relative to")] = None,
     patches: Annotated[int | None, typer.Option(help="per picture; by default what the checkpoint was trained with")] = None,
     limit: Annotated[int | None, typer.Option(help="samples of the shards to read at most")] = None,
-    json: Annotated[Path | None, typer.Option(help="file for the result")] = None,
+    json: Annotated[Path | None, typer.Option(help="file for the result", dir_okay=False)] = None,
 ) -> None:
     """Evaluate a checkpoint on shards and on public sets.
 

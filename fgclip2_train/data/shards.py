@@ -218,13 +218,14 @@ def _checksum(header: bytes) -> int:
 
 
 def _samples(tar: tarfile.TarFile) -> Iterator[dict[str, tarfile.TarInfo]]:
-    """Adjacent files of one key, by extension. As in WebDataset a key may hold folders, with dots: `tar` itself writes ./KEY.jpg"""
+    """Adjacent files of one key, by extension. As in WebDataset a key may hold folders, with dots: `tar` itself writes ./KEY.jpg. A
+    second one of the same name is the next sample's, so that none is lost without a word."""
     key = ("", "")
     members: dict[str, tarfile.TarInfo] = {}
     for member in tar:
         folder, _, name = member.name.rpartition("/")
         stem, _, extension = name.partition(".")
-        if (folder, stem) != key and members:
+        if members and ((folder, stem) != key or extension in members):
             yield members
             members = {}
         key = folder, stem

@@ -19,7 +19,7 @@ Patches = Annotated[
     int | None, typer.Option(help="per picture, more for finer maps; by default what the checkpoint was trained with")
 ]
 Text = Annotated[list[str] | None, typer.Option("--text", help="English or Chinese; may be given more than once")]
-Json = Annotated[Path | None, typer.Option(help="file for the result, - for standard output")]
+Json = Annotated[Path | None, typer.Option(help="file for the result, - for standard output", dir_okay=False)]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -63,7 +63,7 @@ def score(
 def dense(
     picture: Annotated[Path, typer.Argument(help="a picture file")],
     checkpoint: Checkpoint,
-    out: Annotated[Path, typer.Option(help="PNG to write")],
+    out: Annotated[Path, typer.Option(help="PNG to write", dir_okay=False)],
     text: Text = None,
     patches: Patches = None,
     font: Annotated[Path | None, typer.Option(help="font file with the captions' letters")] = None,
@@ -93,7 +93,7 @@ def boxes(
     text: Text = None,
     most: Annotated[int, typer.Option(min=1, max=50, help="boxes per phrase at most")] = 1,
     patches: Patches = None,
-    out: Annotated[Path | None, typer.Option(help="PNG with maps and boxes to write")] = None,
+    out: Annotated[Path | None, typer.Option(help="PNG with maps and boxes to write", dir_okay=False)] = None,
     font: Annotated[Path | None, typer.Option(help="font file with the captions' letters")] = None,
     json: Json = None,
 ) -> None:
@@ -163,7 +163,7 @@ def search(
     k: Annotated[int, typer.Option("--k", "-k", min=1, help="results per query")] = 10,
     kind: Annotated[str, typer.Option(help="auto, exact, scan or ivf")] = "auto",
     probes: Annotated[int, typer.Option(min=1, help="cells that ivf looks into")] = 32,
-    html: Annotated[Path | None, typer.Option(help="contact sheet to write")] = None,
+    html: Annotated[Path | None, typer.Option(help="contact sheet to write", dir_okay=False)] = None,
     json: Json = None,
 ) -> None:
     """Find the pictures of a cache by text or by picture.

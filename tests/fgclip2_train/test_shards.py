@@ -309,6 +309,13 @@ def test_samples_in_folders_of_a_tar_are_told_apart_and_only_files_are_members(f
     assert counts == {"bad: picture or record missing": 1}
 
 
+def test_samples_of_one_key_are_each_read(tmp_path):
+    write_shard(tmp_path / "0.tar", [sample("a" * 32), sample("a" * 32), ("a" * 32, b"", None), sample("b" * 32)])
+    counts: Counter[str] = Counter()
+    assert [raw.uid[0] for raw in read_shard(str(tmp_path / "0.tar"), counts, lambda place, record: True)] == ["a", "a", "b"]
+    assert counts == {"bad: picture or record missing": 1}
+
+
 def test_a_pattern_without_shards_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="no shard matches"):
         find_shards(str(tmp_path / "*.tar"))

@@ -220,6 +220,21 @@ def test_mistakes_are_named(world, words, message):
     assert isinstance(result.exception, (ValueError, FileNotFoundError)) and message in str(result.exception)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["eval", "--json"],
+        ["score", "a.png", "--json"],
+        ["dense", "a.png", "--out"],
+        ["boxes", "a.png", "--out"],
+        ["search", "a", "--html"],
+    ],
+)
+def test_a_folder_in_place_of_the_file_to_write_is_told_before_the_work(words, tmp_path):
+    result = CliRunner().invoke(app, [*words, str(tmp_path), "--checkpoint", "nowhere"])
+    assert result.exit_code == 2 and "is a directory" in result.output
+
+
 def test_an_error_is_one_line_and_status_2(tmp_path):
     command = [
         sys.executable,

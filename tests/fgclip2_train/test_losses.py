@@ -1,5 +1,7 @@
 """Each loss against its formula written out plainly, and on the batches that break plain code."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -66,6 +68,53 @@ def test_rows_that_do_not_count_change_nothing(rows):
         lambda r, t, v: losses.text_intra_modal(t, v, removed="dropped", reduce="sum"),
     ):
         torch.testing.assert_close(loss(region, text, valid), loss(region[:rows], text[:rows], whole))
+
+
+def plain_entropy(logits: list[float], right: int) -> float:
+    return math.log(sum(math.exp(logit - logits[right]) for logit in logits))
+
+
+def mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+@pytest.mark.parametrize("alike", [False, True])
+@pytest.mark.parametrize("count", [1, 2, 9, 10, 11, 25])
+def test_contrasts_of_regions_and_of_their_captions_are_the_plain_formulas(count, alike):
+    """Fewer captions than the ten hardest, and all of them equal, included."""
+    region, text = (units(1, 6).expand(count, -1) if alike else units(count, 6, seed=seed) for seed in (3, 4))
+    cosine, near = (region @ text.T).tolist(), (text @ text.T).tolist()
+    across = [[row[n] for row in cosine] for n in range(count)]
+    contrast, apart = [], []
+    for n in range(count):
+        contrast += [plain_entropy([9 * value for value in rows[n]], n) for rows in (cosine, across)]
+        kept = [0.0 if n == other or value > 0.95 else value for other, value in enumerate(near[n])]
+        apart.append(math.log(sum(math.exp(value) for value in sorted(kept)[-10:])))
+    valid = torch.ones(count, dtype=torch.bool)
+    assert losses.region_contrastive(region, text, SCALE, valid).item() == pytest.approx(mean(contrast), abs=1e-12)
+    assert losses.text_intra_modal(text, valid).item() == pytest.approx(mean(apart), abs=1e-12)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.7, 10.0])
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_terms_of_hard_groups_are_the_plain_formulas(count, threshold):
+    region, texts = units(count, 6, seed=5), units(count, 11, 6, seed=6)
+    logit = (9 * torch.einsum("hd,gkd->hgk", region, texts)).tolist()  # [region][group][text]
+    batch, group, rank, margin = [], [], [], []
+    for n in range(count):
+        everything = [logit[n][other][0] for other in range(count)]
+        everything += [value for other in range(count) for value in logit[n][other][1:]]
+        batch += [plain_entropy(everything, n), plain_entropy([logit[other][n][0] for other in range(count)], n)]
+        positive, *negatives = logit[n][n]
+        group.append(plain_entropy([positive, *negatives], 0))
+        rank += [max(0.0, threshold + negative - positive) for negative in negatives]
+        margin.append(positive - mean(negatives))
+    start, valid = torch.tensor(threshold, dtype=torch.float64), torch.ones(count, dtype=torch.bool)
+    hard = losses.hard_negatives(region, texts, SCALE, start, valid)
+    found = [value.item() for value in (hard.batch, hard.group, hard.rank, hard.margin)]
+    assert found == pytest.approx([mean(batch), mean(group), mean(rank), mean(margin)], abs=1e-12)
+    after = losses.next_threshold(hard.margin, valid.sum(), start)
+    assert after.item() == pytest.approx(min(10.0, max(0.0, mean(margin))), abs=1e-12)
 
 
 def test_a_batch_without_regions_gives_zero_and_zero_gradients():

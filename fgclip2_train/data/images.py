@@ -45,13 +45,15 @@ def to_rgb(image: Image.Image) -> Image.Image:
     `convert` alone shows the colours that transparency hides, and cuts 16 bits off to white.
     """
     if image.has_transparency_data:
-        above = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", above.size, "white"), above).convert("RGB")
+        above = image if image.mode == "RGBA" else image.convert("RGBA")
+        seen = Image.new("RGB", image.size, "white")
+        seen.paste(above, mask=above)
+        return seen
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        values = np.asarray(image, np.float32)
+        values = np.array(image, np.float32)  # changed in place: pictures may be large
         whole = image.mode != "F" or values.max() > 255
-        most = 65535 if whole else 255 if values.max() > 1 else 1
-        image = Image.fromarray((values * (255 / most)).clip(0, 255).astype(np.uint8))
+        values *= 255 / (65535 if whole else 255 if values.max() > 1 else 1)
+        image = Image.fromarray(values.clip(0, 255, out=values).astype(np.uint8))
     return image if image.mode == "RGB" else image.convert("RGB")
 
 

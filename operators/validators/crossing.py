@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 from operators.phrasing import denial
@@ -15,7 +16,9 @@ from operators.validators.pairing import Pairing
 
 PARTS = frozenset(("compound", "nmod", "amod", "npadvmod"))
 DESCRIBES = frozenset(("amod", "compound", "nmod", "acl"))
-STOP = re.compile("[，。；！？、,;]|和|与|而|以及")
+QUALITIES = "大小老新旧高矮胖瘦长短黑白红木石铁"
+PAUSE = "[，。；！？、,;]"
+STOP = re.compile(PAUSE + "|和|与|而|以及")
 DEGREES = (
     ("taller higher", "高", "矮低"),
     ("shorter", "矮短小低", "高长"),
@@ -42,11 +45,17 @@ DEGREES = (
     ("shallower", "浅", "深"),
 )
 """Comparatives, characters that say the same, and those that say the opposite: A is taller than B where B is shorter than A."""
-TO = frozenset(("on", "onto", "in", "into", "inside", "under", "behind", "over", "against", "above", "below", "upon", "to"))
+TO = frozenset(
+    re.findall(r"\w+", "on onto in into inside under behind over against above below upon to around round off from out of")
+)
 MOVED = re.compile("[把将](?:[^，。；把将]{0,6}的)?(?:[这那]?[一二两三四五六七八九十几][^，。；]|[他她它]的)?$")
 """Before a noun: it is what is moved."""
+FROM = re.compile("从[这那]?[一两三四五六七八九十几]?[^，。；在的]?$")
+"""Before a noun: it is where something comes from."""
 DENIES = re.compile("(?:没有?|不是|并非|而非|不再)([^，。；！？、]*)$")
 """Before a noun in its clause; over a 的 it may deny something else, or this as well."""
+DOES = re.compile("们?[^，。；被由的]{1,6}的")
+"""Between two nouns: the first does it to the second, 女孩正在抚摸的狗."""
 LESS = re.compile("没有?|不如|不及")
 
 
@@ -58,8 +67,11 @@ def crossed(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | Non
 
 def turned_comparison(actor: Any, target: Any, paired: dict[int, Pairing], chinese: str) -> bool | None:
     """Whether "A is taller than B" says the contrary in the Chinese; None where the two are not compared there by a known word."""
-    words = {token.lower_ for token in actor.doc[actor.i : target.i]}
-    if "than" not in words:
+    said = [token.lower_ for token in actor.doc[min(actor.left_edge.i, target.i) : target.i]]
+    words, denied = set(said), {"not", "n't"} & set(said) and said[-3:].count("as")
+    if denied:
+        words = {word for english, *_ in DEGREES for word in english.split() if word.startswith(tuple(_bases(said)))}
+    elif "than" not in words:
         return None
     first, second = sorted((paired[actor.i], paired[target.i]), key=lambda one: one.start)
     between = chinese[first.end : second.start]
@@ -71,28 +83,40 @@ def turned_comparison(actor: Any, target: Any, paired: dict[int, Pairing], chine
         first, after = second, between  # 比篱笆高的向日葵
     for english, same, opposite in DEGREES:
         if words & set(english.split()):
-            said = [char for char in after if char in same + opposite]
-            if not said:
+            told = [char for char in after if char in same + opposite]
+            if not told:
                 return None
-            turns = (said[-1] in opposite) + bool(less) + (first.token.i != actor.i)
+            turns = (told[-1] in opposite) + bool(less) + bool(denied) + (first.token.i != actor.i)
             return turns % 2 == 1
     return None
+
+
+def _bases(said: list[str]) -> Iterator[str]:
+    """What the comparative of "as tall as" begins with."""
+    yield from (word.rstrip("ye") for before, word in pairwise(said) if before in ("as", "so") and word.isalpha())
 
 
 def _descriptions(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | None:
     """Of two things each has in its own part of the Chinese what the English says only of the other."""
     # 洗碗 stands for the dishes and what is done to them
-    nouns = (one for one in paired.values() if one.token.dep_ not in PARTS)
+    nouns = (one for one in paired.values() if not is_part(one.token))
     things = sorted((one for one in nouns if not _does(chinese[one.start : one.end])), key=lambda one: one.start)
-    doers = [one for one in things if one.token.dep_ in ("nsubj", "nsubjpass")]  # whose verbs stand behind other things, too
+    doers = [one for one in things if _deed_of(one.token) is not None]  # whose verbs stand behind other things, too
     for said_of, some in ((_qualities, things), (_doings, doers)):
-        known = [(one, set(said_of(one.token)), _own_part(i, some, chinese)) for i, one in enumerate(some)]
+        known = [(one, set(said_of(one.token)), _own_part(i, some, chinese, some is doers)) for i, one in enumerate(some)]
         known = [(one, said, part) for one, said, part in known if said and part]
         for i, (a, of_a, part_a) in enumerate(known):
             for b, of_b, part_b in known[i + 1 :]:
                 if _gone(of_a - of_b, part_a, part_b) and _gone(of_b - of_a, part_b, part_a):
                     return "swapped", f"what is said of “{a.token.text}” and of “{b.token.text}”"
     return None
+
+
+def is_part(noun: Any) -> bool:
+    """Whether it only says what kind another noun is of; "basket" in "the bamboo basket hang" is a thing by what is said of it."""
+    if noun.dep_ == "compound" and (noun.head.pos_ == "VERB" or any(child.dep_ == "compound" for child in noun.lefts)):
+        return False
+    return noun.dep_ in PARTS
 
 
 def _does(word: str) -> bool:
@@ -127,23 +151,36 @@ def _qualities(noun: Any) -> Iterator[str]:
 
 def _doings(noun: Any) -> Iterator[str]:
     """The stem of what it does."""
-    verb = noun.head
-    if noun.dep_ in ("nsubj", "nsubjpass") and verb.pos_ == "VERB" and not any(c.dep_ == "agent" for c in verb.children):
+    verb = _deed_of(noun)
+    if verb is not None:
         yield from {dictionary.stem(verb.text), dictionary.stem(verb.lemma_)}
 
 
-def _own_part(at: int, things: list[Pairing], chinese: str) -> list[str]:
+def _deed_of(noun: Any) -> Any:
+    """The verb whose subject it is, or that is done "by" it; "the driver waits" may be read as one name."""
+    verb = noun.head.head if noun.dep_ == "pobj" and noun.head.dep_ == "agent" else noun.head
+    if noun.dep_ in ("nsubj", "nsubjpass") and any(c.dep_ == "agent" for c in verb.children):
+        return None
+    does = noun.dep_ in ("nsubj", "nsubjpass", "compound") or verb is not noun.head
+    return verb if does and verb.pos_ == "VERB" else None
+
+
+def _own_part(at: int, things: list[Pairing], chinese: str, doings: bool) -> list[str]:
     """Words that the Chinese says of a thing: before it, in its own phrase, and behind it up to the next thing's phrase."""
     one = things[at]
     first = things[at - 1].end if at else 0
     last = things[at + 1].start if at + 1 < len(things) else len(chinese)
     before = _clause(chinese[first : one.start], -1)
-    after = _clause(chinese[one.end : last], 0)
-    own, _ = _phrase_of(before)
+    after = re.split(PAUSE, chinese[one.end : last])[0] if doings else _clause(chinese[one.end : last], 0)
+    own, _ = _phrase_of(before) if before[:1] != "的" else (_tagged(before), [])
     _, rest = _phrase_of(after) if last < len(chinese) and chinese[one.end : last] == after else ([], _tagged(after))
+    if after[:1] == "的" and chinese[one.end : last] == after:
+        rest = []  # 外壳的抛光石灰石: it is all said of what follows
+    if doings:
+        return [re.sub("(?<=.)着$", "", word) for word, flag in own + rest if flag[0] in "vz" or dictionary.is_deed(word)]
     inside = chinese[one.start : one.end]
     said = [re.sub("(?<=.)着$", "", word) for word, flag in own + rest if flag[0] in "nvailzdbt" and not word.endswith("色")]
-    return said + ([inside[0]] if len(inside) > 1 and inside[0] in "大小老新旧高矮胖瘦长短黑白红木石铁" else [])
+    return said + [inside[:-1]] * (len(inside) > 1) + [inside[0]] * (len(inside) > 2 and inside[0] in QUALITIES)
 
 
 def _clause(text: str, which: int) -> str:
@@ -222,38 +259,71 @@ def _borne(doc: Any) -> Iterator[tuple[Any, Any, bool]]:
     for token in doc:
         if token.dep_ in ("acl", "relcl") and token.tag_ in ("VBG", "VBZ", "VBP") and pairing.subject(token) == token.head:
             yield from ((token.head, child, token.dep_ == "relcl") for child in token.rights if child.dep_ == "dobj")
-        if token.dep_ == "pobj" and token.head.lower_ in pairing.WITH and token.head.head.pos_ in pairing.NOUN:
-            yield token.head.head, token, False
+        if token.dep_ == "pobj" and token.head.dep_ == "prep" and token.head.lower_ != "of":
+            yield from ((bearer, token, False) for bearer in _near(token.head))
         if token.dep_ == "poss" and token.pos_ in pairing.NOUN:
             yield token, token.head, True
-        if token.dep_ == "pobj" and token.head.lower_ == "of" and token.head.head.dep_ in ("pobj", "dobj", "nsubj"):
+        if (
+            token.dep_ == "pobj"
+            and token.head.lower_ == "of"
+            and token.head.head.dep_ in ("pobj", "dobj", "nsubj", "nsubjpass")
+        ):
             yield token, token.head.head, True  # "the sleeve of a jogger"
+
+
+def _near(prep: Any) -> Iterator[Any]:
+    """What a preposition may belong to: its noun, the noun whose doing it describes, or the noun before it."""
+    head, before = prep.head, prep.doc[max(prep.i - 1, 0)]
+    if head.pos_ in pairing.NOUN:
+        yield head
+    elif head.dep_ in ("acl", "relcl"):
+        yield head.head
+    elif before.pos_ in pairing.NOUN:
+        yield before
 
 
 def _owner_of(owned: Pairing, paired: dict[int, Pairing], chinese: str) -> Pairing | None:
     """The thing right before it and 的."""
     before = (one for one in paired.values() if one.end + 1 == owned.start and chinese[one.end] == "的")
-    return next(before, None) if owned.sure else None
+    # 戴着围巾的狗 belongs to no scarf
+    return next((one for one in before if owned.token not in one.token.ancestors), None) if owned.sure else None
 
 
 def _bearer_of(borne: Pairing, paired: dict[int, Pairing], chinese: str) -> Pairing | None:
-    """The thing whose describing clause ends in this one: after 的 and no more than adjectives."""
-    if chinese[borne.end : borne.end + 1] != "的":
+    """The thing before it and a verb with 着, or the one whose describing clause ends in it: after 的 and no more than adjectives."""
+    last = max((one for one in paired.values() if one.end <= borne.start), key=lambda one: one.end, default=None)
+    if last is not None and not is_part(last.token) and chinese[borne.end : borne.end + 1] != "的":
+        flags = [flag[0] for _, flag in _tagged(chinese[last.end : borne.start])]
+        if flags[:2] == ["v", "u"] and all(flag in "mqanu" for flag in flags[2:]):
+            return last
+    said = re.match("([^，。；的]{0,4})的", chinese[borne.end :])
+    if not said or any(flag[0] not in "avdf" for _, flag in _tagged(said[1])):
         return None
+    start = borne.end + said.end()
     after = [one for one in paired.values() if one.start > borne.end]
     first = min(after, key=lambda one: one.start, default=None)
     if first is None or first.token.dep_ in PARTS:
         return None
-    between = chinese[borne.end + 1 : first.start]
+    between = chinese[start : first.start]
     return first if all(flag[0] in "abmqn" or word == "的" for word, flag in _tagged(between)) else None
 
 
 def _ends(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | None:
-    """Where from and where to, and what is like what."""
+    """Where from and where to, what comes from where, and what is like what."""
     for one in paired.values():
         prep = one.token.head
         if one.token.dep_ != "pobj":
             continue
+        if prep.lower_ in ("from", "of") and (prep.lower_ == "from" or prep.head.lower_ == "out"):
+            verb = prep.head if prep.lower_ == "from" else prep.head.head
+            for other in (c for c in (*verb.children, verb) if c.dep_ in ("nsubj", "dobj") and c.i in paired):
+                start = paired[other.i]
+                if (
+                    start.end <= one.start
+                    and FROM.search(chinese[: start.start])
+                    and not STOP.search(chinese[start.end : one.start])
+                ):
+                    return "swapped", f"“{other.text}” and “{one.token.text}”, from which it comes"
         if prep.lower_ == "from":
             others = [c for t in doc if t.lower_ in ("to", "into") and t.head.i in (prep.head.i, prep.i) for c in t.children]
             for other in others:
@@ -283,7 +353,9 @@ def _moved(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | None
         if one.token.dep_ != "dobj":
             continue
         preps = [prep for head in (one.token, one.token.head) for prep in head.rights if prep.dep_ == "prep"]
-        for end in (c for prep in preps if prep.lower_ in TO for c in prep.rights if c.dep_ == "pobj" and c.i in paired):
+        ends = [c for prep in preps if prep.lower_ in TO for c in prep.rights if c.dep_ == "pobj"]
+        ends += [c for end in ends for c in end.lefts if c.dep_ == "poss"]
+        for end in (end for end in ends if end.i in paired):
             other = paired[end.i]
             between = chinese[other.end : one.start]
             if (
@@ -324,9 +396,13 @@ def _holders(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | No
         doer, done = pairing.passive(verb) or (own, verb.head)
         if doer is None or doer.i not in paired or done.i not in paired:
             continue
+        if DOES.fullmatch(chinese, paired[done.i].end, paired[doer.i].start):
+            said = _tagged(chinese[paired[done.i].end : paired[doer.i].start])
+            if not any(flag[0] in "nrp" for word, flag in said if word != "在") and any(flag[0] == "v" for _, flag in said):
+                return "swapped", f"“{doer.text}” and “{done.text}”, to which it is done"
         before = [one for one in paired.values() if one.end <= paired[done.i].start]
         last = max(before, key=lambda one: one.end, default=None)
-        if last is None or last.token.i == doer.i or last.token in doer.conjuncts:
+        if last is None or last.end == paired[doer.i].end or last.token in doer.conjuncts:
             continue
         between = chinese[last.end : paired[done.i].start]
         words = _tagged(between)

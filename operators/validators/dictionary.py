@@ -54,7 +54,10 @@ EMPTY_ZH = frozenset("有是在为着了的里上下中处正将被把使让会�
         " 手中 手里 手上 一旁 身旁 身边 点 分 点钟",
     )
 )
-SPELLINGS = {"grey": "gray", "colour": "color", "coloured": "colored", "harbour": "harbor"} | {
+SPELLINGS = {
+    "grey": "gray", "colour": "color", "coloured": "colored", "harbour": "harbor", "armour": "armor", "neighbour": "neighbor",
+    "labourer": "laborer", "odour": "odor", "parlour": "parlor", "jewellery": "jewelry", "aeroplane": "airplane",
+} | {
     form: verb
     for verb, forms in {
         "light": "lit", "wear": "wore worn", "hold": "held", "draw": "drew drawn", "lie": "lay lain", "run": "ran",
@@ -136,25 +139,51 @@ def entry(word: str) -> frozenset[str]:
     return frozenset(stem(w) for w in re.findall(r"[A-Za-z]{2,}", text) if w.lower() not in EMPTY_EN)
 
 
+@lru_cache(maxsize=50_000)
 def is_deed(word: str) -> bool:
     """Whether the first meaning of the word is to do something."""
     return _entries().get(word, "").startswith("/to ")
 
 
+@lru_cache(maxsize=50_000)
+def may_be_deed(word: str) -> bool:
+    """Whether any meaning of the word is to do something."""
+    return any(sense.startswith("to ") for sense in _senses(word))
+
+
 def _senses(word: str) -> list[str]:
     senses = (sense.strip() for sense in ASIDE.sub("", _entries().get(word, "")).split("/"))
-    return [sense for sense in senses if sense]
+    return [sense for sense in senses if sense and not sense.startswith("classifier ")]
 
 
+@lru_cache(maxsize=50_000)
+def rank(word: str, wanted: str) -> tuple[int, int]:
+    """How plainly the word's entry means a stem, plainest first: as a whole sense or only in one, and in which of them."""
+    found = [(9, 0)]
+    for at, sense in enumerate(_senses(word)):
+        own = [stem(w) for w in re.findall(r"[A-Za-z]+", sense) if w not in ("to", "a", "an", "the")]
+        if wanted in own:
+            found.append((0 if len(own) == 1 else 1, at))
+        elif alike(wanted, set(own)):
+            found.append((2, at))
+    return min(found)
+
+
+@lru_cache(maxsize=50_000)
 def is_only_deed(word: str) -> bool:
     """Whether all meanings of the word are to do something."""
     senses = _senses(word)
     return bool(senses) and all(sense.startswith("to ") for sense in senses)
 
 
+KIND = re.compile("[A-Z][a-z]+(?:ist|ese|ian) [a-z]+")
+"""Buddhist monk: a thing though its first letter is large."""
+
+
+@lru_cache(maxsize=50_000)
 def is_name(word: str) -> bool:
     """Whether the dictionary knows the word as a name only, or not at all."""
-    return not any(sense[0].islower() for sense in _senses(word))
+    return not any(sense[0].islower() or KIND.fullmatch(sense) for sense in _senses(word))
 
 
 @lru_cache(maxsize=50_000)

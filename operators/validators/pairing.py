@@ -16,6 +16,7 @@ from typing import Any
 
 from operators.phrasing import mistaken
 from operators.validators import dictionary
+from operators.validators.translation import MEASURE, colours_of_english
 
 NOUN = frozenset(("NOUN", "PROPN"))
 WITH = frozenset(("with", "in", "wearing", "without"))
@@ -30,6 +31,15 @@ WHERE = frozenset(
     )
 )
 """Nouns that are no things."""
+
+YOUNG = frozenset(
+    re.findall(
+        r"\w+", "kitten puppy foal colt lamb piglet fawn cub chick gosling duckling cygnet calf joey baby kid pup nestling"
+    )
+)
+YOUNG_ZH = re.compile("[小幼雏]|.*[崽驹羔雏仔]$")
+"""A word for a young animal, beside one for its mother (母马)."""
+ORDINALS = {"first": "第一", "second": "第二", "third": "第三", "fourth": "第四", "fifth": "第五"}
 
 Token = tuple[str, str, int, int]
 """A Chinese word, its part of speech, where it begins and ends."""
@@ -66,20 +76,37 @@ def parsed(english: str) -> Any:
 
 
 def words(chinese: str) -> list[Token]:
-    found, at = [], 0
-    for whole, flag in dictionary.tagged(chinese):
-        for word in _thing_and_place(whole, flag):
-            found.append((word, flag if word == whole else "n" if word[-1] not in PLACES else "f", at, at + len(word)))
+    found: list[Token] = []
+    at = 0
+    for whole, tag in dictionary.tagged(chinese):
+        for word, flag in _cut(whole, tag):
+            if word == "子" and found and len(found[-1][0]) > 2 and dictionary.entry(found[-1][0][-1] + word):
+                before, _, start, end = found.pop()  # 格子裙 子
+                found.append((before[:-1], "n", start, end - 1))
+                word, at, flag = before[-1] + word, end - 1, "n"
+            elif word in ("者", "员") and found and found[-1][1][0] in "nvad":
+                before, _, start, end = found.pop()  # 徒步 者
+                word, at, flag = before + word, start, "n"
+            found.append((word, flag, at, at + len(word)))
             at += len(word)
     return found
 
 
-def _thing_and_place(word: str, flag: str) -> tuple[str, ...]:
-    """山中 as 山 and 中."""
-    return (word[:-1], word[-1]) if flag == "s" and word[-1] in PLACES and dictionary.entry(word[:-1]) else (word,)
+def _cut(word: str, flag: str) -> tuple[tuple[str, str], ...]:
+    """山中 as 山 and 中, the name 云顶 as 云 and 顶 where it can be no place's; 一个桶 as what is counted and how many."""
+    first, last = word[:-1], word[-1]
+    if ((flag == "s" and last in PLACES) or (flag == "ns" and last in TOPS)) and dictionary.entry(first):
+        return (first, "n"), (last, "f")
+    if COUNTED.match(word) and not dictionary.entry(word) and not dictionary.is_name(word[2:]):
+        return (word[:2], "m"), (word[2:], "n")
+    if word == "本书":
+        return ("本", "q"), ("书", "n")
+    return ((word, flag),)
 
 
 PLACES = "上下里中内边旁侧前后外"
+TOPS = "顶底"
+COUNTED = re.compile(f"[一两][{MEASURE}].")
 WHO_DOES = ("者", "员", "手", "师", "家", "工")
 """What makes who does it of what is done: 滑冰者."""
 
@@ -89,16 +116,21 @@ def _may_name(tokens: list[Token], at: int) -> bool:
     word, flag, *_ = tokens[at]
     if flag[0] == "q":
         return not (at and tokens[at - 1][1][0] in "mr")
-    return flag[0] in "nivlzj" or (flag[0] in "dabt" and len(word) > 1)
+    if len(word) == 1 and flag[0] in "vz" and dictionary.is_only_deed(word):
+        return False  # 穿 is no dress
+    return flag[0] in "nivlzjg" or (flag == "s" and word[-1] not in PLACES) or (flag[0] in "dabt" and len(word) > 1)
 
 
 def _joined(tokens: list[Token]) -> list[Token]:
     """Words of the dictionary that the tagger cut into pieces (水管 工, 女 服务员), as nouns."""
     found = []
     for i in range(len(tokens)):
+        if tokens[i][1][0] == "u":
+            continue  # 插着 花
         for j in range(i + 2, min(i + 4, len(tokens) + 1)):
             word = "".join(token[0] for token in tokens[i:j])
-            if len(word) <= 6 and (dictionary.entry(word) or (j == i + 2 and tokens[i + 1][0] in WHO_DOES)):
+            doer = j == i + 2 and tokens[i + 1][0] in WHO_DOES and tokens[i][1][0] in "nv"
+            if len(word) <= 6 and (dictionary.entry(word) or doer):
                 found.append((word, "n", tokens[i][2], tokens[j - 1][3]))
     return found
 
@@ -115,27 +147,31 @@ def pair(doc: Any, chinese: str) -> dict[int, Pairing]:
     """Token index → its place in the Chinese."""
     tokens = words(chinese)
     spans = [token for at, token in enumerate(tokens) if _may_name(tokens, at)] + _joined(tokens)
-    nouns = [token for token in doc if is_thing(token)]
+    nouns = [token for token in doc if is_thing(token) and not (token.dep_ == "compound" and colours_of_english(token.text))]
     meant = {noun.i: _spans_of(dictionary.stem(noun.text), spans) for noun in nouns if noun.pos_ != "NUM"}
-    _leave_to_surer(meant, doc)
+    often = Counter(dictionary.stem(noun.text) for noun in nouns)
+    apart = _told_apart(nouns)
+    _keep_plainest(meant, doc, often)
+    _leave_to_surer(meant, spans, doc)
     # What is only said of a noun ("stone" of a stone lion) takes no word from another noun.
     claimed = {span[2:] for noun in nouns if noun.dep_ != "compound" for span in meant.get(noun.i, ())}
     for noun in nouns:
         if noun.dep_ == "compound" and noun.i in meant:
             meant[noun.i] = [span for span in meant[noun.i] if span[2:] not in claimed]
+    _leave_taken(meant, doc)
     taken = Counter((span[2], span[3]) for mine in meant.values() if len(mine) == 1 for span in mine)
     found = {
         noun.i: Pairing(noun, *meant[noun.i][0][2:])
         for noun in nouns
-        if len(meant.get(noun.i, ())) == 1 and taken[meant[noun.i][0][2:]] == 1
+        if len(meant.get(noun.i, ())) == 1 and taken[meant[noun.i][0][2:]] == 1 and noun.i not in apart
     }
-    for noun in nouns:
+    for noun in 2 * nouns:  # twice, as what is told by another thing may stand before it
         if noun.i in found:
             continue
-        place, ends = _by_what_belongs(noun, doc, tokens, found), {span[3] for span in meant.get(noun.i, ())}
-        if place is not None and (not ends or place.end in ends):
+        ends = {span[3] for span in meant.get(noun.i, ())}
+        place = _by_what_belongs(noun, doc, tokens, found, ends, noun.i in apart)
+        if place is not None:
             found[noun.i] = place
-    often = Counter(dictionary.stem(noun.text) for noun in nouns)
     for noun in nouns:
         mine = meant.get(noun.i, [])
         # Said again where the English says "it" or "who": the first one is the thing itself.
@@ -152,22 +188,90 @@ def pair(doc: Any, chinese: str) -> dict[int, Pairing]:
     return found | ({left.token.i: left} if left else {})
 
 
-def _leave_to_surer(meant: dict[int, list[Token]], doc: Any) -> None:
-    """The one word that may mean two nouns stands for the one of which its own entry speaks: 摄影师 is the photographer and not the
-    picture that is taken."""
-    own = {i: {span for span in spans if _is_entry(doc[i], span)} for i, spans in meant.items()}
-    sure = {span[2:]: i for i, spans in meant.items() if len(spans) == 1 for span in own[i]}
-    for i, spans in meant.items():
-        meant[i] = [span for span in spans if span in own[i] or sure.get(span[2:], i) == i]
+def _told_apart(nouns: list[Any]) -> set[int]:
+    """ "The red car" and "the blue one": two of one kind, of which the Chinese may name the kind at either."""
+    found = set()
+    for at, noun in enumerate(nouns):
+        kind = next((n for n in reversed(nouns[:at]) if any(c.dep_ == "amod" for c in n.lefts)), None)
+        if noun.lower_ in ("one", "ones") and kind is not None:
+            found |= {noun.i, kind.i}
+    return found
 
 
-def _is_entry(noun: Any, span: Token) -> bool:
-    return dictionary.alike(dictionary.stem(noun.text), _entry(span[0]))
+def _keep_plainest(meant: dict[int, list[Token]], doc: Any, often: Counter[str]) -> None:
+    """Of several words for a noun that the English has once, those that say it most plainly: 鸟 is a bird more than 雏鸟 is, where
+    there are also chicks, and the mare is 母马 and not 小马."""
+    for i, mine in meant.items():
+        stem = dictionary.stem(doc[i].text)
+        if often[stem] > 1 or len(mine) < 2:
+            continue
+        others = {span for j, theirs in meant.items() if j != i for span in theirs}
+        levels: dict[str, int] = {}
+        for span in mine:
+            head = _head(span[0])
+            levels[head] = min(levels.get(head, 9), _rank(span, stem)[0])
+        young = doc[i].lemma_.lower() in YOUNG
+        plain = [
+            (bool(YOUNG_ZH.match(word)) != young, levels[_head(word)], (word, *rest) in others and word != _head(word))
+            for word, *rest in mine
+        ]
+        meant[i] = [span for span, how in zip(mine, plain, strict=True) if how == min(plain)]
+
+
+def _leave_taken(meant: dict[int, list[Token]], doc: Any) -> None:
+    """What surely stands for one thing is left to it, and what is alike in two names (America, Americans) tells neither."""
+    stems = {i: dictionary.stem(doc[i].text) for i in meant}
+    for _ in range(2):
+        sole = {mine[0]: stems[i] for i, mine in meant.items() if len(mine) == 1}
+        for i, mine in meant.items():
+            if len(mine) > 1:
+                meant[i] = [span for span in mine if sole.get(span, stems[i]) == stems[i]] or mine
+    names = [i for i in meant if doc[i].pos_ == "PROPN"]
+    for i in names:
+        if any(stems[i] != stems[j] and dictionary.alike(stems[i], {stems[j]}) for j in names):
+            meant[i] = []
+
+
+def _leave_to_surer(meant: dict[int, list[Token]], spans: list[Token], doc: Any) -> None:
+    """The one word that may mean two nouns stands for the one that its own entry says more plainly: 摄影师 is the photographer and not
+    the picture that is taken, and 门 the door and not the house."""
+    stems = {i: dictionary.stem(doc[i].text) for i in meant}
+    for span in sorted({span for mine in meant.values() for span in mine}, key=lambda span: span[2:]):
+        ranks = {i: _rank(span, stems[i]) for i, mine in meant.items() if span in mine}
+        best = min(ranks, key=lambda i: ranks[i])
+        if meant[best] != [span] or ranks[best][0] > 2 or doc[best].dep_ == "compound":
+            continue
+        for i, rank in ranks.items():
+            if rank > ranks[best] and stems[i] != stems[best]:
+                outside = [one for one in spans if one[3] <= span[2] or span[3] <= one[2]]
+                meant[i] = [one for one in meant[i] if one != span] or _spans_of(stems[i], outside)
+    things = {span for i, mine in meant.items() if doc[i].lower_ not in WHERE for span in mine}
+    for i in meant:
+        if doc[i].lower_ in WHERE:  # 山顶 is the mountain
+            meant[i] = [span for span in meant[i] if span not in things]
+    sole = [mine[0] for mine in meant.values() if len(mine) == 1]
+    for i, mine in meant.items():
+        if len(mine) > 1:  # 图书 in 图书管理员 is no book
+            meant[i] = [
+                one for one in mine if not any(o is not one and o[2] <= one[2] and one[3] <= o[3] for o in sole)
+            ] or mine
 
 
 def _entry(word: str) -> frozenset[str]:
-    """Its own, or where that is of a name, or missing, the one of its last character: 大桥 is a 桥."""
-    return dictionary.entry(word[-1] if dictionary.is_name(word) else word)
+    return dictionary.entry(_head(word))
+
+
+def _rank(span: Token, stem: str) -> tuple[int, int]:
+    """As the dictionary's; 大船 says what 船 does less plainly."""
+    head = _head(span[0])
+    level, at = dictionary.rank(head, stem)
+    return (max(level, 1) if head != span[0] else level), at
+
+
+@lru_cache(maxsize=50_000)
+def _head(word: str) -> str:
+    """The word, or where it is a name, or missing, its longest end that is neither: 大桥 is a 桥."""
+    return next((word[at:] for at in range(len(word)) if not dictionary.is_name(word[at:])), word)
 
 
 def _last_pair(
@@ -176,15 +280,18 @@ def _last_pair(
     """The one thing of the English that is left over stands for the one noun of the Chinese that is: a dictionary knows no 雪橇犬 as
     the husky. Not where the Chinese noun means another word of the English, or where either text has more left over."""
     things = [n for n in nouns if n.i not in found and n.dep_ not in ("compound", "nmod", "npadvmod") and n.pos_ != "NUM"]
-    if len(things) != 1 or not found or things[0].lower_ in WHERE:
+    things = [n for n in things if n.lower_ not in WHERE]
+    if len(things) != 1 or not found:
         return None
-    ends = [at for at in range(len(tokens)) if tokens[at][1][0] == "n" and not _noun_at(tokens, at + 1)]
+    ends = [at for at in range(len(tokens)) if _noun_at(tokens, at) and not _noun_at(tokens, at + 1)]
     free = [tokens[at] for at in ends if not any(p.start < tokens[at][3] and tokens[at][2] < p.end for p in found.values())]
     free = [token for token in free if token[0][-1] not in "色上下里旁边侧面间"]
     if len(free) != 1:
         return None
     word = free[0]
-    others = {dictionary.stem(token.text) for token in things[0].doc if token.i != things[0].i and token.is_alpha}
+    others = {
+        dictionary.stem(t.text) for t in things[0].doc if t.i != things[0].i and t.is_alpha and t.pos_ not in ("VERB", "AUX")
+    }
     known = meant.get(things[0].i, [])
     if (known and word not in known) or any(dictionary.alike(stem, dictionary.entry(word[0])) for stem in others):
         return None
@@ -192,7 +299,13 @@ def _last_pair(
 
 
 def _noun_at(tokens: list[Token], at: int) -> bool:
-    return at < len(tokens) and tokens[at][1][0] == "n"
+    """By its tag, or though it is tagged as a verb (裁判)."""
+    if at >= len(tokens):
+        return False
+    word, flag, *_ = tokens[at]
+    return flag[0] == "n" or (
+        flag == "v" and len(word) > 1 and bool(dictionary.entry(word)) and not dictionary.may_be_deed(word)
+    )
 
 
 def _spans_of(stem: str, spans: list[Token]) -> list[Token]:
@@ -200,33 +313,61 @@ def _spans_of(stem: str, spans: list[Token]) -> list[Token]:
     # 卡车 is a truck by its own entry, and a car only by a part of it.
     sure = [span for span in spans if dictionary.alike(stem, _entry(span[0]))]
     sure = [span for span in sure if stem in _entry(span[0])] or sure  # 画家 is the painter, 画 what he paints
-    sure = [span for span in sure if span[1][0] == "n"] or sure  # 坐 is also "to bear"
-    mine = sure or [span for span in spans if dictionary.means(span[0], dictionary.widened({stem}))]
+    sure = [span for span in sure if span[1][0] == "n" or not dictionary.is_deed(span[0])] or sure  # 坐 is also "to bear"
+    if stem.endswith(("er", "or", "ist", "ian")):  # 摩托车手 is the motorcyclist, and 摩托车 what he rides
+        doers = [s for s in spans if s[0][-1] in WHO_DOES and any(o[2] == s[2] and o[3] == s[3] - 1 for o in sure)]
+        sure = doers or sure
+    wanted = set() if sure else dictionary.widened({stem})
+    mine = sure or [span for span in spans if _may_mean(span, wanted)]
     return sorted(
         (s for s in mine if not any(o is not s and o[2] <= s[2] and s[3] <= o[3] and o[3] - o[2] > s[3] - s[2] for o in mine)),
         key=lambda span: span[2],
     )
 
 
-def _by_what_belongs(noun: Any, doc: Any, tokens: list[Token], found: dict[int, Pairing]) -> Pairing | None:
-    """The phrase in which alone stands what the English says of this noun and of no other."""
+def _may_mean(span: Token, wanted: set[str]) -> bool:
+    """By its entry's relatives, or what its parts say; 覆盖 is no house though 盖 is to build one."""
+    if span[1][0] == "v" and dictionary.is_only_deed(span[0]):
+        return any(dictionary.alike(known, wanted) for known in dictionary.entry(span[0]))
+    return dictionary.means(span[0], wanted)
+
+
+def _by_what_belongs(
+    noun: Any, doc: Any, tokens: list[Token], found: dict[int, Pairing], ends: set[int], apart: bool
+) -> Pairing | None:
+    """The phrase in which alone stands what the English says of this noun and of no other. ends: where words end that may be the noun;
+    apart: it may have none (蓝色的 for the blue one)."""
     for word, alone in _belonging(noun):
-        if sum(other.text.lower() == word.text.lower() for other in doc) > 1:
+        place = found.get(word.i)
+        if place is not None:
+            mine = [at for at, token in enumerate(tokens) if place.start <= token[2] and token[3] == place.end]
+        elif sum(other.text.lower() == word.text.lower() for other in doc) > 1:
             continue
-        base = re.sub("(er|est)$", "", word.text) if word.tag_ in ("JJR", "JJS") else word.text
-        stem = dictionary.stem(base)
-        wanted = dictionary.widened({stem})
-        mine = [i for i, token in enumerate(tokens) if token[1][0] not in "upcmqx" and dictionary.means(token[0], wanted)]
-        sure = [i for i in mine if dictionary.alike(stem, dictionary.entry(tokens[i][0]))]
-        mine = sure or mine
+        else:
+            mine = _rendering(word, tokens)
         if len(mine) != 1:
             continue
-        end = _phrase_end(tokens, mine[0])
+        end = _phrase_end(tokens, mine[0], ends, apart)
         if end == tokens[mine[0]][3] and not alone:
             continue  # a jacket that no noun follows stands in another clause
+        if ends and end not in ends and not apart:
+            continue
         if end is not None and not any(p.start < end <= p.end for p in found.values() if p.token.i != word.i):
             return Pairing(noun, tokens[mine[0]][2], end, sure=False)
     return None
+
+
+def _rendering(word: Any, tokens: list[Token]) -> list[int]:
+    """Where an adjective's or a noun's words stand, those first whose own entries say it."""
+    stem = dictionary.stem(re.sub("(er|est)$", "", word.text) if word.tag_ in ("JJR", "JJS") else word.text)
+    if word.lower_ in ORDINALS:
+        return [at for at, token in enumerate(tokens) if token[0].startswith(ORDINALS[word.lower_])]
+    said = [at for at, token in enumerate(tokens) if token[1][0] not in "upcmqx"]
+    if word.lower_ in dictionary.LIGHT:
+        return [at for at in said if stem in dictionary.every(tokens[at][0])]
+    wanted = dictionary.widened({stem})
+    mine = [at for at in said if dictionary.means(tokens[at][0], wanted)]
+    return [at for at in mine if dictionary.alike(stem, dictionary.entry(tokens[at][0]))] or mine
 
 
 def _belonging(noun: Any) -> Iterator[tuple[Any, bool]]:
@@ -237,15 +378,29 @@ def _belonging(noun: Any) -> Iterator[tuple[Any, bool]]:
         for child in noun.rights:
             if child.dep_ == "prep" and child.text.lower() in wanted:
                 yield from ((thing, alone) for thing in child.rights if thing.dep_ == "pobj")
+    if noun.dep_ == "dobj":  # "punches the boxer in blue shorts", which the parser has in shorts
+        near = (child for child in noun.head.rights if child.i == noun.i + 1 and child.lower_ in WITH)
+        yield from ((thing, False) for child in near for thing in child.rights if thing.dep_ == "pobj")
+    for child in noun.rights:  # "the bottle on the left"
+        if child.dep_ == "prep" and child.lower_ in ("on", "at", "to"):
+            yield from ((side, False) for side in child.rights if side.lower_ in WHERE)
+    if noun.dep_ == "dobj" and noun.head.lemma_ == "have":  # "the man has grey hair"
+        yield from ((child, False) for child in noun.head.lefts if child.dep_ == "nsubj" and child.pos_ in NOUN)
 
 
-def _phrase_end(tokens: list[Token], at: int) -> int | None:
-    """Where the noun phrase that holds a word ends: over 的, numerals, measures and adjectives to its last noun."""
+PAUSE = re.compile(r"\W")
+
+
+def _phrase_end(tokens: list[Token], at: int, ends: set[int], apart: bool) -> int | None:
+    """Where the noun phrase that holds a word ends: over 的, numerals, measures and adjectives to its last noun, or to one that is
+    looked for."""
     end = None
     for word, flag, _, stop in tokens[at:]:
-        if flag[0] == "n":
+        if flag[0] == "n" or stop in ends or (apart and word == "的"):
             end = stop
-        elif not (word in ("的", "着") or flag[0] in "abmqzx" or stop == tokens[at][3]):
+            if stop in ends:
+                break
+        elif PAUSE.match(word) or not (word in ("的", "着") or flag[0] in "abmqzx" or stop == tokens[at][3]):
             break
     return end
 
@@ -260,8 +415,9 @@ def subject(verb: Any) -> Any:
         own = next((child for child in verb.children if child.dep_ == "attr"), None)  # "there is a cat"
     if own is None and any(c.dep_ == "prep" for c in verb.lefts) and not any(c.dep_ == "csubj" for c in verb.lefts):
         own = next((c for c in verb.rights if c.dep_ in ("dobj", "attr")), None)  # "inside the cage sits a parrot"
-    if own is None and verb.pos_ == "VERB":  # "the king kneels", which the parser takes for one name
-        own = next((child for child in verb.lefts if child.dep_ == "compound" and child.pos_ in NOUN), None)
+    if own is None and (verb.pos_ == "VERB" or verb.tag_ == "NNS"):  # "the king kneels", "Anna waves", taken for one name
+        names = NOUN if verb.pos_ == "VERB" else ("PROPN",)
+        own = next((child for child in verb.lefts if child.dep_ == "compound" and child.pos_ in names), None)
     if own is not None:
         if own.text.lower() in WHO and verb.dep_ == "relcl":
             own = verb.head

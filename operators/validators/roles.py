@@ -31,14 +31,22 @@ MUTUAL = frozenset(
     re.findall(r"\w+", "with near beside by among alongside along as like next opposite during without about through")
 )
 """Prepositions whose two sides may change places, or name no second party."""
-PLACE = re.compile("(?!面[朝向对])的?[之身左右最靠正对]?[上下左右前后里内中央旁边侧面间外尽附周四顶底脚沿处远]|[的、和与及]")
-"""After a noun: it is a place, belongs to what follows, or is one of a list."""
+PLACE = re.compile("(?!面[朝向对])的?[之身左右最靠正对]?[上下左右前后里内中央旁边侧面间外尽附周四顶底脚沿处远时]|[的、和与及]")
+"""After a noun: it is a place or a time, belongs to what follows, or is one of a list."""
+AT = re.compile("的?[头身顶脚底背面跟]?[上下里内中后前]")
+"""After a noun: something is there."""
+CONVERSE = {"上": "下", "下": "上", "后": "前", "前": "后", "左": "右", "右": "左", "[里内中]": "外"}
+"""By the last words of `SIDES`: what a landmark's side is seen from the thing that is there."""
+SURELY = re.compile("的?(?:[下上][面方]|底下|脚下)")
+"""After a noun: a side that no other preposition has."""
 PARTS = frozenset(
     re.findall(r"\w+", "side middle center centre edge end top front back corner left right bottom foot distance rest sides")
 )
 """Nouns that only say where."""
 OWN = re.compile("[这那每另]?[一两三四五六七八九十几]?[" + translation.MEASURE + "]?$")
 """What counts a noun, right before it."""
+RECEIVES = re.compile("(?:[受遭得]到|接受|受|获得)了?(?:[^，。；]{0,6}的)?" + OWN.pattern)
+"""Before who does something: it is received from them (医生的检查)."""
 LOCATIVE = frozenset(
     re.findall(r"\w+", "on above over atop under below beneath underneath behind before in inside within at across")
 )
@@ -50,6 +58,9 @@ EXISTS = re.compile(
     "有|是|[站坐躺卧趴蹲睡停放摆挂贴立竖种长铺堆住游漂浮围排散插落伸开等写画印刻]着|[布坐站堆挤摆爬长落挂贴写画]满"
 )
 """A place, then 有 or a verb with 着: what is there comes last, the other way round than in English."""
+EMITS = re.compile("[冒升腾流喷散飘吐滴射溢涌长伸传]")
+"""What comes from a thing that the Chinese begins with."""
+TOWARDS = frozenset(("to", "dative", "for"))
 CAUSES = frozenset(("make", "let", "help", "ask", "tell", "order", "allow", "force", "teach"))
 FRONTED = re.compile("[从朝向往沿对给为把将用跟随比由在到着了过被是有和与及]$")
 """Before a noun: it is no topic but the object of a preposition or a verb."""
@@ -78,8 +89,17 @@ def swapped(english: str, chinese: str) -> Finding | None:
 
 
 def _owned(paired: dict[int, Pairing]) -> dict[int, Pairing]:
-    """Of several of one kind those that are told apart by whose they are: the mother's hat."""
-    return {i: p for i, p in paired.items() if any(c.dep_ == "poss" and c.i in paired for c in p.token.lefts)}
+    """Of several of one kind those that are told apart by whose they are: the mother's hat, the hair that the man has."""
+
+    def is_owned(thing: Pairing) -> bool:
+        has = thing.token.dep_ == "dobj" and thing.token.head.lemma_ == "have"
+        had = (c for c in thing.token.head.lefts if has and c.dep_ == "nsubj" and c.i in paired)
+        # 男人的头发 is told by the man
+        return any(paired[c.i].start == thing.start for c in had) or any(
+            c.dep_ == "poss" and c.i in paired for c in thing.token.lefts
+        )
+
+    return {i: one for i, one in paired.items() if is_owned(one)}
 
 
 def _attributes(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | None:
@@ -153,7 +173,7 @@ def _roles(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | None
         if subject is None or target is None or not target.end <= subject.start:
             continue
         # 布满 after a place (玻璃上) says what is there: the place comes first although it is the object.
-        if chinese[target.end : target.end + 1] in tuple("上里中内下前后旁"):
+        if PLACE.match(chinese, target.end):
             continue
         between = ATTRIBUTE.sub("", chinese[target.end : subject.start])
         said = any(dictionary.means(word, {dictionary.stem(verb.text)}) for word, _ in dictionary.tagged(between))
@@ -170,21 +190,32 @@ def _sides(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | None
             landmark = next((c.root for c in doc.noun_chunks if c.start_char == match.end()), None)
             if prep is None or landmark is None or landmark.i not in paired:
                 continue
-            thing = next((t for t in _things_at(prep) if t.i in paired and t.i != landmark.i), None)
-            at = re.compile(rf"的?{side}")
-            if side in FIRM:  # it is at another thing, one with which the English has no such place
-                others = (p.token for i, p in paired.items() if i != landmark.i and at.match(chinese, p.end))
-                at_all = {
-                    word
-                    for chunk in re.findall(rf"\b(?:{words})\s+([^,.;]+)", doc.text, re.I)
-                    for word in chunk.lower().split()
-                }
-                thing = next((other for other in others if other.lower_ not in at_all), thing)
-            if thing is None:
-                continue
-            if at.match(chinese, paired[thing.i].end) and not at.match(chinese, paired[landmark.i].end):
-                return "swapped", f"“{thing.text}” and “{landmark.text}” around “{match[0].strip()}”"
+            things = [t for t in _things_at(prep) if t.i in paired and t.i != landmark.i]
+            whose = next((c for c in landmark.lefts if c.dep_ == "poss" and c.i in paired), landmark)  # the statue's head
+            at, mark = re.compile(rf"的?{side}"), paired[whose.i]
+            at_all = {
+                word for chunk in re.findall(rf"\b(?:{words})\s+([^,.;]+)", doc.text, re.I) for word in chunk.lower().split()
+            }
+            for i, one in paired.items():  # it is at another thing, one with which the English has no such place
+                sure = at.match(chinese, one.end) and (side in FIRM or SURELY.match(chinese, one.end))
+                if sure and i not in (landmark.i, whose.i) and one.token.lower_ not in at_all:
+                    things.append(one.token)
+            for thing in things:
+                if _at_the_wrong_one(paired[thing.i], mark, side, chinese):
+                    return "swapped", f"“{thing.text}” and “{landmark.text}” around “{match[0].strip()}”"
     return None
+
+
+def _at_the_wrong_one(thing: Pairing, mark: Pairing, side: str, chinese: str) -> bool:
+    """Whether a landmark's side is said to be the thing's: 蛋糕上的盘子, 盘子在蛋糕上 for the cake on the plate."""
+    between = chinese[thing.end : mark.start]
+    described = re.match("的?[头身顶脚底背面跟左右]?[边侧]?([上下里内中后前左右])[面方边侧]?的([^，。；的]{0,4})$", between)
+    if described and described[1] != CONVERSE[side.rpartition("?")[2]]:
+        return all(flag[0] in "abmqn" for _, flag in dictionary.tagged(described[2]))
+    there = re.match(rf"的?{side}", chinese[thing.end :])
+    if not there or thing.end + there.end() == mark.start:  # 水手上火车
+        return False
+    return not (re.compile(rf"的?{side}") if side in FIRM else AT).match(chinese, mark.end)
 
 
 def _things_at(prep: Any) -> Iterator[Any]:
@@ -198,7 +229,10 @@ def _things_at(prep: Any) -> Iterator[Any]:
         subject = pairing.subject(head)
         if subject is not None:
             yield subject
-        yield from (child for child in head.children if child.dep_ in ("nsubjpass", "attr"))
+        if head.dep_ == "acl":  # "a bird perched on a fence"
+            yield head.head
+        yield from (child for child in head.children if child.dep_ in ("nsubjpass", "attr", "dobj"))
+        yield from (child for child in head.lefts if child.dep_ == "npadvmod")  # "that book, he put on the cart"
     root = next(token for token in head.sent if token.dep_ == "ROOT")
     yield from ([root] if root.pos_ in NOUN else [])
 
@@ -207,8 +241,11 @@ def _order(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | None
     """Who does something stands before whom it is done to, or than whom, to whom, behind whom: the Chinese begins with the other
     one, and nothing there (被, a place, 的) gives it another part; or it has 被 before the wrong one."""
     for verb in doc:
-        if verb.pos_ not in ("VERB", "AUX") and not {"nsubj", "dobj"} <= {child.dep_ for child in verb.children}:
-            continue  # "thanks" may be tagged as anything
+        if not _is_verb(verb):
+            continue
+        for actor, target in _neighbours(verb):
+            if actor.i in paired and target.i in paired and _neighbour_does(paired[target.i], paired[actor.i], verb, chinese):
+                return "swapped", f"“{actor.text}” and “{target.text}”, beside whom it is"
         for actor, target, how in _relations(verb):
             first, second = paired.get(actor.i), paired.get(target.i)
             if first is None or second is None or target.text.lower() in PARTS:
@@ -221,6 +258,10 @@ def _order(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | None
             between = chinese[second.end : first.start]
             if how in LOCATIVE and EXISTS.search(between) and "在" not in between:
                 continue
+            if how not in (*TOWARDS, "object", "by", "than") and chinese[second.end : second.end + 1] == "，":
+                continue  # 日落时分，
+            if (how in TOWARDS and "从" in between) or (how == "from" and EMITS.search(between)):
+                continue  # who is given something gets it from who gives it; 烟囱冒着烟
             # What is done by somebody comes first in either language: 小岛通过石堤与陆地相连.
             turned = how != "by" and second.end <= first.start and _begins(second, first, chinese, verb.lemma_ in CAUSES)
             turned = turned or (how in ("object", "by") and _done(first, second, verb, chinese))
@@ -230,6 +271,38 @@ def _order(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | None
     return None
 
 
+BESIDE = frozenset(("beside", "near", "by", "alongside", "next", "opposite", "around"))
+SIDE = re.compile("们?的?(?:身[旁边]|旁边?|附近|对面|周围|边上?)")
+
+
+def _neighbours(verb: Any) -> Iterator[tuple[Any, Any]]:
+    """(who does something, beside whom), where the side may change but not who does it."""
+    actor = pairing.subject(verb)
+    if actor is not None and verb.pos_ == "VERB":
+        for child in (verb, *(c for c in verb.rights if c.dep_ == "dobj")):
+            preps = (c for c in child.rights if c.lower_ in BESIDE)
+            yield from ((actor, target) for prep in preps for target in _after(prep))
+
+
+def _neighbour_does(other: Pairing, actor: Pairing, verb: Any, chinese: str) -> bool:
+    """Whether it is the other one who does it: 画像在蜡烛旁燃烧 for a candle that burns beside a portrait."""
+    side = SIDE.match(chinese, actor.end)
+    if not side or not re.match("们?正?在[^，。；]*$", chinese[other.end : actor.start]):
+        return False
+    rest = re.split("[，。；！？]", chinese[side.end() :])[0]
+    stems = {dictionary.stem(verb.text), dictionary.stem(verb.lemma_)}
+    return not EXISTS.match(rest) and any(crossing.says(word, stem) for word, _ in dictionary.tagged(rest) for stem in stems)
+
+
+def _is_verb(token: Any) -> bool:
+    """Also one that is tagged as anything ("thanks"), or as the second half of a name (“Anna waves”)."""
+    if token.pos_ in ("VERB", "AUX"):
+        return True
+    if token.dep_ == "ROOT" and token.tag_ == "NNS" and not any(other.pos_ in ("VERB", "AUX") for other in token.doc):
+        return any(child.dep_ == "compound" and child.pos_ == "PROPN" for child in token.lefts)
+    return {"nsubj", "dobj"} <= {child.dep_ for child in token.children}
+
+
 def _relations(verb: Any) -> Iterator[tuple[Any, Any, str]]:
     """(who acts, on whom or towards whom, "object", "by" of passives, or which preposition)."""
     turned = pairing.passive(verb)
@@ -237,9 +310,19 @@ def _relations(verb: Any) -> Iterator[tuple[Any, Any, str]]:
         yield *turned, "by"
     actor = pairing.subject(verb)
     if actor is not None:
+        yield from ((actor, target, "than") for target in _compared(verb))
         for target, how in _targets(verb):
             yield actor, _whole(target), how
             yield from ((actor, child, how) for child in target.children if child.dep_ == "poss" and is_thing(child))
+
+
+def _compared(verb: Any) -> Iterator[Any]:
+    """What stands after "than" below a noun, or after "not as tall as"."""
+    for child in verb.rights:
+        denied = child.dep_ == "acomp" and any(c.dep_ == "neg" for c in verb.children)
+        preps = [c for c in child.rights if c.lower_ == "than" or (denied and c.lower_ == "as")]
+        if child.dep_ in ("acomp", "attr", "dobj", "advmod"):
+            yield from (c for prep in preps for c in prep.rights if c.dep_ == "pobj")
 
 
 def _whole(part: Any) -> Any:
@@ -263,8 +346,10 @@ def _targets(verb: Any) -> Iterator[tuple[Any, str]]:
         if child.dep_ in ("dobj", "ccomp"):
             if child.pos_ in NOUN or verb.lemma_ in CAUSES:  # "shows his grandfather a drawing", "makes the children laugh"
                 yield from ((c, "dative") for c in child.lefts if c.dep_ == "nsubj" and is_thing(c))
-            preps = (c for c in child.rights if c.dep_ == "prep" and c.lower_ in ("to", "from", "for", "of"))
+            preps = (c for c in child.rights if c.dep_ == "prep" and c.lower_ in ("to", "from", "for", "of", "past", "into"))
             yield from ((c, prep.lower_) for prep in preps for c in prep.rights if c.dep_ == "pobj")
+        elif child.dep_ == "advcl" and any(c.dep_ == "mark" and c.lower_ == "for" for c in child.lefts):
+            yield from ((c, "for") for c in child.lefts if c.dep_ == "nsubj")  # "waits for the tram to pass"
         elif child.dep_ in ("prep", "dative", "acomp", "advmod", "prt") and child.text.lower() not in MUTUAL:
             for target in _after(child):
                 yield target, child.text.lower()
@@ -322,7 +407,13 @@ def _done(actor: Pairing, target: Pairing, verb: Any, chinese: str) -> bool:
         return re.match("的?[身]?后[面方边]?[^跟]{0,3}跟", between) is not None
     if verb.lower_ in pairing.FILLED and re.match("[里中内上]", between) and "满" in between:
         return True  # what fills it as what is filled: 郁金香里插满了花瓶
-    at = max(between.rfind("被"), between.rfind("遭"), between.rfind("由"))
-    if at < 0 or PLACE.match(chinese, actor.end):
+    if PLACE.match(chinese, actor.end):
         return False
-    return not any(flag[0] == "v" for _, flag in dictionary.tagged(ATTRIBUTE.sub("", between[at + 1 :])))
+    if RECEIVES.search(between) and re.match("们?的", chinese[target.end :]):
+        return True
+    at = max(between.rfind("被"), between.rfind("遭"), between.rfind("由"))
+    # 由一名举着旗子的游客: what describes the other one says nothing of the actor
+    words = dictionary.tagged(ATTRIBUTE.sub("", between[at + 1 :]))
+    if words and words[-1][0] == "的" and words[0][1][0] in "mv":
+        words = []
+    return at >= 0 and not any(flag[0] == "v" for _, flag in words)

@@ -331,7 +331,7 @@ CERTAIN_NOT = re.compile(r"没有?|不是|并非|未|并不|不在|不戴|不穿
 def negation(english: str, chinese: str) -> Finding | None:
     """As many negations as the English has ("neither … nor" is one), and no more denials than it has words that deny."""
     english, chinese = outside_quotes(english), outside_quotes(chinese)
-    wanted = len(ENGLISH_NOT.findall(english))
+    wanted = _nots(english, chinese)
     bare = NO_NEGATION.sub(" ", chinese)
     there = len(CHINESE_NOT.findall(bare))
     unsaid = len(WITHOUT_A_WORD.findall(chinese)) - len(NEAR_NOT.findall(english))  # "bare" has its own 空空
@@ -345,7 +345,7 @@ def negation(english: str, chinese: str) -> Finding | None:
     if len(own) == len(theirs) > 1:
         pairs = list(zip(own, theirs, strict=True))
     for en, zh in pairs:
-        lost = len(ENGLISH_NOT.findall(en)) - len(CHINESE_NOT.findall(zh))
+        lost = _nots(en, zh) - len(CHINESE_NOT.findall(zh))
         if lost > max(0, len(WITHOUT_A_WORD.findall(zh))):
             return "negation", f"{lost} lost in “{zh[:40]}”"
         certain, room = CERTAIN_NOT.findall(zh), _denials(en, zh)
@@ -355,12 +355,22 @@ def negation(english: str, chinese: str) -> Finding | None:
     return None
 
 
+UNEQUAL = re.compile(r"(?:\bnot|n['’]t) (?:(?:quite|nearly|even) )?(?:as|so) [\w-]+ as\b", re.IGNORECASE)
+FALLS_SHORT = re.compile("没有?[^，。；没]{1,8}[高大长宽厚重快老旧多深远亮粗胖]")
+
+
+def _nots(english: str, chinese: str) -> int:
+    """How many negations the Chinese must have: "not as tall as" may be 比 … 矮."""
+    return len(ENGLISH_NOT.findall(english)) - (len(UNEQUAL.findall(english)) if "比" in chinese else 0)
+
+
 def _denials(english: str, chinese: str) -> int:
     """How many negations of the Chinese the English accounts for. "Not closed" is one, "no houses or roads" may be two."""
     nots = [match.end() for match in ENGLISH_NOT.finditer(english)]
     near = [match for match in NEAR_NOT.finditer(english) if not any(0 <= match.start() - end <= 6 for end in nots)]
     repeated = len(re.findall(r"\bor\b", english)) if nots and re.search("也[没不无]", chinese) else 0
-    return len(nots) + len(near) + repeated
+    compared = min(len(re.findall(r"\bthan\b", english)), len(FALLS_SHORT.findall(chinese)))  # 塔没有山高
+    return len(nots) + len(near) + repeated + compared
 
 
 # Words left in English, and length.

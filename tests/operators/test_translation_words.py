@@ -122,6 +122,12 @@ def test_swaps_are_told_from_another_word_order(english, right, wrong):
         ("A statue stands in the square.", "广场立着一座雕像。"),
         ("The chimney is covered with ivy.", "烟囱上爬满了常春藤。"),
         ("The king is crowned by the bishop.", "国王由主教加冕。"),
+        ("The postman gives a parcel to the old lady.", "老太太从邮递员那里收到一个包裹。"),
+        ("Steam rises from a cup of tea.", "一杯茶冒着热气。"),
+        ("A blanket covers the sleeping baby.", "熟睡的婴儿身上盖着毯子。"),
+        ("The cake on the plate has strawberries.", "盘子里的蛋糕上有草莓。"),
+        ("A man is walking his dog along the beach at sunset.", "日落时分，海滩上，一名男子正在遛狗。"),
+        ("A nun helps a sailor to get on the train.", "一位修女正帮一名水手上火车。"),
         ("The boy whom the goose bites is crying.", "被鹅咬的男孩在哭。"),
         ("A woman with an umbrella passes a man with a suitcase.", "一个打着雨伞的女人从一个提着手提箱的男人身边走过。"),
     ],
@@ -251,6 +257,24 @@ def test_words_that_weigh_nothing_still_account_for_what_renders_them(english, c
             "一位围着红围巾的女士把钢笔借给一名店员。",
             "一位围着红围巾的店员把钢笔借给一名女士。",
         ),
+        ("The patient is examined by a doctor.", "病人正在接受医生的检查。", "医生正在接受病人的检查。"),
+        ("A magician pulls a rabbit out of a hat.", "魔术师从帽子里拉出一只兔子。", "魔术师从兔子里拉出一顶帽子。"),
+        ("A bird perched on a buffalo looks up.", "一只停在水牛身上的鸟抬起头。", "一只停在鸟身上的水牛抬起头。"),
+        (
+            "The squirrel on the branch looks at the crow on the fence.",
+            "树枝上的松鼠看着栅栏上的乌鸦。",
+            "栅栏上的松鼠看着树枝上的乌鸦。",
+        ),
+        ("The woman the waiter is serving smiles.", "服务员正在招待的女人在微笑。", "女人正在招待的服务员在微笑。"),
+        ("The red car is faster than the blue one.", "红色的汽车比蓝色的快。", "蓝色的汽车比红色的快。"),
+        ("The glass bottle stands beside the plastic cup.", "玻璃瓶放在塑料杯旁边。", "塑料瓶放在玻璃杯旁边。"),
+        (
+            "The man has grey hair and the woman has red hair.",
+            "男人的头发是灰色的，女人的头发是红色的。",
+            "男人的头发是红色的，女人的头发是灰色的。",
+        ),
+        ("The zebra drinks beside a hippo.", "斑马在河马旁边喝水。", "河马在斑马旁边喝水。"),
+        ("The mare is nursing her foal.", "母马正在给小马喂奶。", "小马正在给母马喂奶。"),
     ],
 )
 def test_what_belongs_to_one_and_is_given_to_the_other_is_a_swap(english, right, wrong):
@@ -263,6 +287,7 @@ def test_what_belongs_to_one_and_is_given_to_the_other_is_a_swap(english, right,
     [
         ("The tree is taller than the house.", ["树比房子高。", "房子比树矮。"], ["房子比树高。", "树比房子矮。"]),
         ("The bottle is smaller than the vase.", ["瓶子比花瓶小。", "花瓶比瓶子大。"], ["花瓶比瓶子小。", "瓶子比花瓶大。"]),
+        ("The bell is not as old as the tower.", ["钟没有塔老。", "塔比钟老。"], ["塔没有钟老。", "钟比塔老。"]),
     ],
 )
 def test_a_comparison_may_be_turned_round_with_its_opposite(english, right, wrong):

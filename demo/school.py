@@ -22,8 +22,9 @@ from demo.negatives import negatives
 from demo.scenes import SIDES, Box, Scene, render
 from prompts.images import fit
 
-SIZES = [*SIDES, (252, 168), (168, 252), (364, 112), (112, 364), (196, 196), (252, 168)]
-"""Widths and heights that are drawn; `--pixels` says what the client then makes of them."""
+SIZES = [*SIDES, *SIDES[-2:], (252, 168), (168, 252), (196, 196), *2 * [(364, 112), (112, 364)]]
+"""Widths and heights that are drawn, the widest and tallest twice: boxes are harder to learn there, for each place is seen less often.
+`--pixels` says what the client then makes of them."""
 INTEGERS = 512
 """0 … 511 are one token each."""
 LITERALS = [

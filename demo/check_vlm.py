@@ -46,6 +46,7 @@ SLOTS = ("colour", "surface", "shape", "size", "count")
 class Server:
     url: str
     model: str
+    temperature: float = 0.0
 
     def ask(self, lesson: lessons.Lesson, image: Image.Image | None) -> Any:
         """The parsed answer to a lesson's question, or None where it is no JSON."""
@@ -59,7 +60,7 @@ class Server:
         body = {
             "model": self.model,
             "messages": [{"role": "system", "content": lesson.system}, {"role": "user", "content": content}],
-            "temperature": 0,
+            "temperature": self.temperature,
             "max_tokens": prompt.sampling["max_tokens"],
             "response_format": {
                 "type": "json_schema",

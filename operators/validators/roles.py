@@ -200,7 +200,7 @@ def _sides(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | None
                 sure = at.match(chinese, one.end) and (side in FIRM or SURELY.match(chinese, one.end))
                 if sure and i not in (landmark.i, whose.i) and one.token.lower_ not in at_all:
                     things.append(one.token)
-            for thing in things:
+            for thing in (thing for thing in things if thing.lower_ not in pairing.WHERE):  # "left of" is no thing
                 if _at_the_wrong_one(paired[thing.i], mark, side, chinese):
                     return "swapped", f"“{thing.text}” and “{landmark.text}” around “{match[0].strip()}”"
     return None

@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 
 from benchmarks.quality.translations import pairs, planter
+from benchmarks.quality.translations.natural import judged
 
 WRITTEN = list(pairs.written())
 PAIRS = WRITTEN + list(pairs.formed(seed=0))
@@ -69,3 +70,18 @@ def test_a_changed_colour_is_of_another_group():
     for fault in planter.plant(WRITTEN, seed=3):
         if fault.kind == "changed colour":
             assert fault.was != fault.now and not ("红" in fault.was and "粉" in fault.now)
+
+
+@pytest.mark.parametrize(
+    ("chinese", "right"),
+    [
+        ("画面中有一个红色条纹小球。", True),
+        ("画面中有一个蓝色条纹小球。", False),
+        ("画面中有两个红色条纹小球。", False),
+        ("图中有一个红色条纹小球。", None),
+        ("", False),
+    ],
+)
+def test_a_models_own_translation_is_wrong_where_it_claims_something_else(chinese, right):
+    """Right to the letter, or wrong in a claim; other words of the same claims are not judged."""
+    assert judged("There is a small red striped ball.", chinese, "画面中有一个红色条纹小球。") is right

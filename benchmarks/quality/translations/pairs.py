@@ -36,7 +36,7 @@ class Segment:
 @dataclass(frozen=True)
 class Pair:
     uid: str
-    origin: str  # written, forms, photos, categories
+    origin: str  # written, forms, photos, categories, natural
     segments: tuple[Segment, ...]
 
     @property

@@ -1,9 +1,10 @@
 """The translation stage's checks over right pairs and over planted faults: what is caught, what is refused that was right, how fast.
 
-    python -m benchmarks.quality translations [--recipe dci_cn] [--photos FILE] [--categories FILE] [--show]
+    python -m benchmarks.quality translations [--recipe dci_cn] [--photos FILE] [--categories FILE] [--base-url URL] [--show]
 
 Goes through `Translate.judge_pair` as the recipe sets it, in segments of as many words as the recipe says. The opinions that a model
-must give (judge, translation back) are off: the figures are for what works without a model. Pairs are split in two halves: one may be
+must give (judge, translation back) are off: the figures are for what works without a model. With `--base-url` the errors that a model
+makes of itself are tried too (natural.py). Pairs are split in two halves: one may be
 looked at while checks are worked on (`--show` prints what escapes of it and what is refused wrongly), the other gives the figure.
 """
 
@@ -17,8 +18,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.quality.figures import Report
+from benchmarks.quality.translations.natural import translated
 from benchmarks.quality.translations.pairs import Pair, categories, formed, photographs, written
 from benchmarks.quality.translations.planter import HELD_OUT, KINDS, Fault, plant
+from demo.check_vlm import Server
 from operators.base import Answer
 from operators.translate import Translate
 from pipelines.config import load_recipe
@@ -37,6 +40,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--per-kind", type=int, default=400, help="faults planted of each kind, at most")
     parser.add_argument("--photos", type=Path, help="index of photographs with human pairs (text_en, text_zh_tw)")
     parser.add_argument("--categories", type=Path, help="list of categories (en, zh)")
+    parser.add_argument("--base-url", help="of a server of the demo's model, whose own errors are tried too")
+    parser.add_argument("--model", default="fineloom-tiny-vl", help="its name there")
+    parser.add_argument("--texts", type=int, default=600, help="that it translates")
+    parser.add_argument("--temperature", type=float, default=1.0, help="at which it does")
     parser.add_argument(
         "--show", action="store_true", help="the half that may be looked at: what escaped, what was refused wrongly"
     )
@@ -111,8 +118,28 @@ def run(report: Report, given: argparse.Namespace) -> None:
             report.note(name, "not measured: no file given")
             continue
         _alarms(report, chain, list(read(path)), name, given.show)
+    _natural(report, chain, given)
     report.section("Speed")
     report.note("pairs a second on one core", f"{cases / seconds:,.0f} ({cases:,} pairs, texts of one to six sentences)")
+
+
+def _natural(report: Report, chain: Chain, given: argparse.Namespace) -> None:
+    report.section(f"A model's own translations, temperature {given.temperature:g}")
+    if given.base_url is None:
+        report.note("not measured", "no --base-url")
+        return
+    server = Server(given.base_url, given.model, given.temperature)
+    found = [(pair, right, chain.refusal(pair)) for pair, right in translated(server, given.texts, given.seed)]
+    wrong = [(pair, why) for pair, right, why in found if right is False]
+    report.share("wrong ones caught", sum(why is not None for _, why in wrong), len(wrong), "≥ 95 %")
+    right_ones = [why for _, right, why in found if right]
+    report.share("right ones refused", sum(why is not None for why in right_ones), len(right_ones), "< 5 %")
+    report.note("neither: other words of the same claims", sum(right is None for _, right, _ in found))
+    for reason, count in Counter(why[0] for _, _, why in found if why).most_common():
+        report.note(f"  refused: {reason}", count)
+    if given.show:
+        for pair in (pair for pair, why in wrong if why is None):
+            print(f"      {pair.en}\n        {pair.zh}")
 
 
 def _alarms(report: Report, chain: Chain, pairs: Sequence[Pair], name: str, show: bool) -> None:

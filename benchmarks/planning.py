@@ -30,6 +30,7 @@ import yaml
 ROWS = 8_000
 NEW = 0.01
 STEP = 20_000
+KIT = Path(__file__).parents[1] / "tests" / "kit"
 
 
 def main() -> None:
@@ -40,7 +41,7 @@ def main() -> None:
         "--s3",
         choices=["moto", "folder"],
         help="also with the root on an S3 server on loopback: moto, which holds all in memory; or one that gives out "
-        "the folder's files, does nothing else, and so costs next to nothing (benchmarks/s3_folder.py)",
+        "the folder's files, does nothing else, and so costs next to nothing (tests/kit/s3_folder.py)",
     )
     parser.add_argument("--measure", nargs=2, metavar=("WHAT", "RECIPE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -55,7 +56,7 @@ def main() -> None:
         make(folder, recipe, arguments.shards, WORTH_STORE if arguments.s3 else arguments.shards)
         measure_all(recipe, str(folder / "runs"))
         if arguments.s3:
-            sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "kit"))
+            sys.path.insert(0, str(KIT))
             from s3_server import BUCKET, address, s3_server
 
             print(f"the same, with the root on the S3 server ({arguments.s3}):", flush=True)
@@ -71,7 +72,7 @@ def main() -> None:
 @contextmanager
 def folder_server(folder: Path) -> Iterator[str]:
     """Its address; the bucket's name is any."""
-    program = Path(__file__).with_name("s3_folder.py")
+    program = KIT / "s3_folder.py"
     with subprocess.Popen([sys.executable, str(program), str(folder)], stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         try:

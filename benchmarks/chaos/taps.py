@@ -144,8 +144,9 @@ def _step(folder: Path, plan: dict[str, Any], name: str, path: str) -> None:
 
 
 def _tear_fits(arm: dict[str, Any], name: str, path: str) -> bool:
-    """Only what is not published yet can be torn: fsync of a file, or the link that would publish it."""
-    return arm["do"] != "tear" or (name in ("fsync", "link") and os.path.isfile(path))
+    """Only what is not published yet can be torn: a file at its fsync, or a scratch file at the link that would publish it. What the
+    handed-over tars are links to is committed."""
+    return arm["do"] != "tear" or (os.path.isfile(path) and (name == "fsync" or (name == "link" and path.endswith(".tmp"))))
 
 
 def _tear(path: Path, rng: random.Random) -> None:

@@ -1,6 +1,6 @@
 """As little of S3 as planning asks for, over a folder, so that the server is not what is measured.
 
-    python benchmarks/s3_folder.py FOLDER       prints its port; http://127.0.0.1:PORT/BUCKET/KEY is FOLDER/KEY, whatever the bucket
+    python tests/kit/s3_folder.py FOLDER       prints its port; http://127.0.0.1:PORT/BUCKET/KEY is FOLDER/KEY, whatever the bucket
 
 GET with ranges, HEAD, listings in pages of 1,000 keys, PUT (with `If-None-Match: *` too), DELETE; signatures are not looked at. What is
 right is tested against moto (tests/kit/s3_server.py), which takes some 10 ms a request and reads a whole object for every part of it.

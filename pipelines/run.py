@@ -50,7 +50,7 @@ from pipelines.reach import reach
 from pipelines.segments import go_through
 from pipelines.sources import Source, index_table, load_source
 from pipelines.stores import Place, place
-from pipelines.tables import REQUEUED, Tables
+from pipelines.tables import Tables
 
 INDEX = pa.schema({"uid": pa.string(), "tar": pa.string(), "offset": pa.int64(), "size": pa.int64()})
 OF = b"fineloom.packed"
@@ -95,17 +95,18 @@ def prepare(recipe: Recipe, root: Path, options: Options) -> Chain:
     there = {name: [Path(path) for path in source.tables()] for name, source in sources.items()}
     check_store(run)  # from here on there is a folder
     tables = Tables(run)
-    paths: dict[int, str] = {}
+    used: dict[str, dict[int, str]] = {name: {} for name in sources}
     for name, source in sources.items():
         for path in there[name]:
-            beside = source.beside(str(path))
+            cut, beside = source.cut(), source.beside(str(path))
             # A folder's own date says nothing of its files.
-            table = tables.known(name, path, beside) if path.is_file() else None
+            table = tables.known(name, path, cut, beside) if path.is_file() else None
             if table is None:
                 index = index_table(source, str(path), recipe.shard_size)
-                table = tables.register(name, path, index.digest, index.rows, index.slices, beside)
-            paths[table.index] = str(path)
-    paths.update({table.index: str(tables.file(table)) for table in tables.all if table.source == REQUEUED})
+                table = tables.register(name, path, index.digest, index.rows, index.slices, cut, beside)
+            used[name][table.index] = str(path)
+    tables.use(used)
+    paths = tables.used(recipe.sources)
     if not any(tables.all[index].rows for index in paths):
         found = "rows in their tables" if paths else "tables"
         raise ConfigError(f"{recipe.file}: sources {', '.join(recipe.sources)} have no {found}")
@@ -121,13 +122,9 @@ def look(recipe: Recipe, root: Path, prompts: Path | None = None) -> Chain:
             f"`{shlex.join(['fineloom', 'run', recipe.given, '--root', str(root)])}`"
         )
     tables = Tables(run)
-    # Of a table file that changed, the newest registration counts: the older content is no part of the sources any more.
-    newest = {(table.source, table.path): table for table in tables.all}
-    used = [table for table in newest.values() if table.source in (*recipe.sources, REQUEUED)]
-    paths = {table.index: str(tables.file(table)) for table in used}
     record = run / "model.json"
     identity = json.loads(record.read_bytes()) if record.is_file() and recipe.model is not None else None
-    return Chain(run, recipe, _sources(recipe), identity, paths, prompts)
+    return Chain(run, recipe, _sources(recipe), identity, tables.used(recipe.sources), prompts)
 
 
 def _sources(recipe: Recipe) -> dict[str, Source]:

@@ -1,12 +1,15 @@
 """The shard map: which rows of which table are shard 42. Written once per table, never renumbered.
 
     tables/0000.json, tables/0000.<attempt>.parquet     table file, its digest, and where each of its shards lies in it
+    tables/used.json                                    the tables that each source had when it was last asked, and where they lay
 
-A table keeps its numbers for ever: new tables, and samples put back by `fineloom rejects --requeue`, get the next free ones.
+A table keeps its numbers for ever: new tables, and samples put back by `fineloom rejects --requeue`, get the next free ones. The
+same bytes read another way (CSV whose first line is a row, or is not) are another table, whose samples have other identities.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -20,11 +23,12 @@ from uuid import uuid4
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.durable import Damaged, canonical_json, create_if_absent, files, read_many, read_table, write_new
+from pipelines.durable import Damaged, canonical_json, create_if_absent, files, read_many, read_table, replace, write_new
 from pipelines.stores import Place
 
 REQUEUED = "requeued"
 """Source name of tables made of samples that were put back."""
+USED = "used.json"
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Table:
     slices: str
     size: int  # bytes and modification time of the file (and what belongs to it) when it was read: an untouched file is not read again
     mtime_ns: int
+    cut: str = ""  # how its rows are told apart (`Source.cut`); empty in records of older versions, which goes for any
 
 
 class Tables:
@@ -50,7 +55,7 @@ class Tables:
         self.run = run
         self.all: list[Table] = []
         self._first: list[int] = []
-        self._by_file: dict[tuple[str, str, int, int], Table] = {}
+        self._by_file: dict[tuple[str, str, str, int, int], Table] = {}
         self._by_content: dict[tuple[str, str], Table] = {}
         self._slices: dict[int, pa.Table] = {}
         self.refresh()
@@ -70,30 +75,76 @@ class Tables:
     def _add(self, table: Table) -> None:
         self.all.append(table)
         self._first.append(table.first_shard)
-        self._by_file[table.source, table.path, table.size, table.mtime_ns] = table
+        self._by_file[table.source, table.path, table.cut, table.size, table.mtime_ns] = table
         self._by_content.setdefault((table.source, table.digest), table)
 
-    def known(self, source: str, path: Path, beside: Sequence[str] = ()) -> Table | None:
-        """The table registered from this very file and those that belong to it, if none was touched since."""
-        return self._by_file.get((source, str(path), *_state(path, beside)))
+    def known(self, source: str, path: Path, cut: str = "", beside: Sequence[str] = ()) -> Table | None:
+        """The table registered from this very file and those that belong to it, cut the same way, if none was touched since."""
+        state = _state(path, beside)
+        return next(
+            (self._by_file[key] for how in (cut, "") if (key := (source, str(path), how, *state)) in self._by_file), None
+        )
 
     def register(
-        self, source: str, path: Path, digest: str, rows: int, slices: Sequence[Mapping[str, Any]], beside: Sequence[str] = ()
+        self,
+        source: str,
+        path: Path,
+        digest: str,
+        rows: int,
+        slices: Sequence[Mapping[str, Any]],
+        cut: str = "",
+        beside: Sequence[str] = (),
     ) -> Table:
-        """Give the shards of a table their numbers. A table of the same source and content keeps those it has."""
+        """Give the shards of a table their numbers. A table of the same source and content, cut the same way, keeps those it has."""
         state = _state(path, beside)
-        while (source, digest) not in self._by_content:
+        while (source, content := self._content(source, digest, cut)) not in self._by_content:
             index = len(self.all)
             first = self.all[-1].first_shard + self.all[-1].shards if self.all else 0
-            cut = self.run / "tables" / f"{index:04d}.{uuid4().hex[:12]}.parquet"
-            write_new(cut, lambda p: pq.write_table(pa.Table.from_pylist(slices), p))
-            table = Table(index, source, str(path), digest, rows, first, len(slices), f"tables/{cut.name}", *state)
+            file = self.run / "tables" / f"{index:04d}.{uuid4().hex[:12]}.parquet"
+            write_new(file, lambda p: pq.write_table(pa.Table.from_pylist(slices), p))
+            table = Table(index, source, str(path), content, rows, first, len(slices), f"tables/{file.name}", *state, cut)
             if create_if_absent(self.run / "tables" / f"{index:04d}.json", canonical_json(asdict(table))):
                 self._add(table)
             else:  # somebody else took the number
-                cut.unlink()
+                file.unlink()
                 self.refresh()
-        return self._by_content[source, digest]
+        return self._by_content[source, content]
+
+    def _content(self, source: str, digest: str, cut: str) -> str:
+        """The digest, or one of it and the cut where it is known of a table that is cut another way."""
+        known = self._by_content.get((source, digest))
+        return digest if known is None or known.cut in ("", cut) else hashlib.sha256(f"{digest}\0{cut}".encode()).hexdigest()
+
+    def use(self, found: Mapping[str, Mapping[int, str]]) -> None:
+        """Note which tables these sources have now, and where: those that were changed or taken away are no part of them any more."""
+        now = {source: {str(index): path for index, path in paths.items()} for source, paths in found.items()}
+        before = self._noted()
+        if {**before, **now} != before:
+            replace(self.run / "tables" / USED, canonical_json({**before, **now}))
+
+    def used(self, sources: Sequence[str]) -> dict[int, str]:
+        """index → file of the tables of these sources, and of all samples that were put back, as was noted last."""
+        noted = self._noted()
+        # In runs of older versions nothing is noted: of a table file that changed, the newest registration counts.
+        newest = {(table.source, table.path): table for table in self.all}.values()
+        found = {table.index: str(self.file(table)) for table in self.all if table.source == REQUEUED}
+        for source in sources:
+            registered = {table.index: table.path for table in newest if table.source == source}
+            found.update({int(index): path for index, path in noted.get(source, registered).items()})
+        return found
+
+    def _noted(self) -> dict[str, dict[str, str]]:
+        path = self.run / "tables" / USED
+        try:
+            noted = json.loads(path.read_bytes())
+            if all(int(index) < len(self.all) for tables in noted.values() for index in tables):
+                return noted
+            problem: object = "a table that is not registered"
+        except FileNotFoundError:
+            return {}
+        except (ValueError, TypeError, AttributeError) as error:
+            problem = error
+        raise Damaged(f"{path}: not what was written there ({problem}): remove it, and the next run writes it again")
 
     def table_of(self, shard: int) -> Table:
         return self.all[bisect_right(self._first, shard) - 1]

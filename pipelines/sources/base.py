@@ -160,6 +160,10 @@ class Source(Settings):
         """Whether what a pattern found is a table of this format."""
         return os.path.isfile(path)
 
+    def cut(self) -> str:
+        """The settings by which a table's bytes become rows: under others, row 7 is another one."""
+        return self.format
+
     def beside(self, path: str) -> list[str]:
         """Other files whose content is part of this table's."""
         return []

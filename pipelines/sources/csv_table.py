@@ -37,6 +37,9 @@ class CsvSource(Source):
     encoding: Encoding = "utf-8"
     points_at_pictures = True
 
+    def cut(self) -> str:
+        return f"csv, {self.delimiter!r} between cells, " + ("a header line" if self.header is None else "no header line")
+
     def index(self, path: str, shard_size: int) -> TableIndex:
         names, start = self._head(path)
         check_columns(self, path, names)

@@ -3,7 +3,9 @@
 In a folder the kernel gives the lock back when the process dies, however it dies. On a store the lock is an object, which a killed
 process leaves behind. So its holder writes into it every now and then, and whoever finds it watches whether that goes on: by his own
 monotonic clock, so that no clocks are compared and none may jump. What nobody has written to for `SILENCE` seconds is taken over; a
-holder that only stood still finds that out, and stops.
+holder that only stood still finds that out, and stops. Only whoever counts processes where the holder does can see at once that it is
+dead: the same kernel, since its last start, and the same space of process numbers. A name of a machine says neither, since containers
+may share one.
 """
 
 from __future__ import annotations
@@ -72,7 +74,14 @@ def _file(run: Path) -> Iterator[Held]:
 @contextmanager
 def _object(path: Path, say: Callable[[str], Any]) -> Iterator[Held]:
     me = psutil.Process()
-    record = {"host": socket.gethostname(), "pid": me.pid, "started": me.create_time(), "id": uuid4().hex, "beat": 0}
+    record = {
+        "host": socket.gethostname(),
+        "counted": _counted(),
+        "pid": me.pid,
+        "started": me.create_time(),
+        "id": uuid4().hex,
+        "beat": 0,
+    }
     while not create_if_absent(path, canonical_json(record)):
         _wait_for_death(path, say)
         path.unlink(missing_ok=True)
@@ -107,7 +116,8 @@ def _wait_for_death(path: Path, say: Callable[[str], Any]) -> None:
     if not first:
         return
     who = f"process {first['pid']} on {first['host']}"
-    if first["host"] == socket.gethostname():
+    here = _counted()
+    if here is not None and here == first.get("counted"):
         alive = _alive(first)
         if alive is False:
             return
@@ -133,12 +143,30 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
 
 
+def _counted() -> list[str] | None:
+    """Where this process's number is counted: the kernel's last start, and its space of numbers. None: the system does not tell."""
+    try:
+        return [Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")]
+    except OSError:
+        return None
+
+
 def _alive(holder: dict[str, Any]) -> bool | None:
     """None: there is such a process, but it began at another time, or the clock was set since: only its signs of life can tell."""
     try:
         return True if psutil.Process(holder["pid"]).create_time() == holder["started"] else None
-    except psutil.NoSuchProcess:
+    except psutil.NoSuchProcess:  # of what belongs to others, /proc may be hidden
+        return None if _has_number(holder["pid"]) else False
+
+
+def _has_number(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
         return False
+    except PermissionError:
+        pass
+    return True
 
 
 __all__ = ["Held", "RunBusy", "lock"]

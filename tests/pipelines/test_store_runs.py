@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import tarfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -172,7 +173,7 @@ def test_the_lock_of_a_dead_process_of_this_machine_is_taken_at_once(server):
     with lock(run), pytest.raises(RunBusy, match="is in use by process"), lock(run):
         pass
     assert not (run / "run.lock").exists()
-    leave(run, host=socket.gethostname(), pid=2**22 + 1)
+    leave(run, host=socket.gethostname(), counted=locks._counted(), pid=2**22 + 1)
     with lock(run):
         assert json.loads((run / "run.lock").read_bytes())["pid"] == os.getpid()
 
@@ -184,10 +185,35 @@ def test_the_lock_of_a_machine_that_died_is_taken_over_after_a_while(server, has
     with lock(run, said.append):
         assert json.loads((run / "run.lock").read_bytes())["host"] == socket.gethostname()
     assert "whether it lives" in said[0] and "taken over" in said[1]
-    leave(run, host=socket.gethostname(), started=1)  # process 1 lives, and began at another time: the clock may have been set
+    leave(
+        run, host=socket.gethostname(), counted=locks._counted(), started=1
+    )  # process 1 lives, and began at another time: the clock may have been set
     with lock(run, said.append):
         pass
     assert "process 1" in said[2]
+
+
+@pytest.mark.parametrize("counted", [["the same kernel", "pid:[2]"], ["another start", "pid:[1]"], None])
+def test_a_process_number_that_is_counted_elsewhere_proves_nothing(server, hasty, monkeypatch, counted):
+    """Two containers of one name: the other's number is nobody's here, or somebody else's, and the run lives."""
+    run, over = place(f"s3://{BUCKET}/containers"), threading.Event()
+    monkeypatch.setattr(locks, "_counted", lambda: ["the same kernel", "pid:[1]"])
+    theirs = {"host": socket.gethostname(), "counted": counted, "pid": 2**22 + 1}
+    leave(run, **theirs)
+
+    def live():
+        beat = 0
+        while not over.wait(0.1):
+            beat += 1
+            leave(run, **theirs, beat=beat)
+
+    thread = threading.Thread(target=live)
+    thread.start()
+    with pytest.raises(RunBusy, match=f"process {2**22 + 1}"), lock(run):
+        pass
+    over.set()
+    thread.join()
+    assert json.loads((run / "run.lock").read_bytes())["pid"] == 2**22 + 1
 
 
 def test_a_run_that_lives_elsewhere_keeps_its_lock_and_one_that_lost_it_is_told(server, hasty, monkeypatch):
@@ -196,6 +222,7 @@ def test_a_run_that_lives_elsewhere_keeps_its_lock_and_one_that_lost_it_is_told(
         held.lost = told.append
         with monkeypatch.context() as patch:
             patch.setattr(socket, "gethostname", lambda: "another")
+            patch.setattr(locks, "_counted", lambda: ["another", "pid:[1]"])
             with pytest.raises(RunBusy, match="is in use by process"), lock(run):
                 pass
             assert told == []

@@ -42,6 +42,8 @@ FOLDER = "@compacted"
 HEX = 32
 """Digits of a content hash and of a fingerprint."""
 ROW_GROUP = 2_000
+PIECE = 10 * ROW_GROUP
+"""Rows that are read at a time where all are."""
 HELD = 2
 """Segments of a store that are held open by a stage: what is open is mostly in memory there."""
 BATCH = 50_000
@@ -51,8 +53,9 @@ WORTH, WORTH_STORE = 5_000, 200
 and the client's work of one: some 2 ms."""
 EVERY = 60.0
 """Seconds between two looks of a run."""
-MERGE_AT = 8
-"""Segments of a stage that are joined into one."""
+MERGE_AT = 4
+"""Segments of a stage that are of one size, by the power of this number, are joined when there are so many of them. An entry is thereby
+written again at most log₄ n times over a run of n; what is left is a few segments of every size."""
 
 SEGMENT = pa.schema(
     {
@@ -259,27 +262,47 @@ def _write_tables(ledger: Ledger, stage: str, tables: Iterator[pa.Table]) -> str
 
 
 def _merge(ledger: Ledger, stage: str, done: Compacted) -> None:
-    """Join the segments of a stage once there are many: rows are copied as they are, group by group. The old ones are left to `gc`."""
-    generation = newest(ledger)
-    names = generation.segments.get(stage, [])
-    if len(names) < MERGE_AT:
-        return
+    """Join segments of the same size, the smallest first, until there are few of each. The old ones are left to `gc`."""
+    while True:
+        ledger.refresh()
+        segments = _alike(ledger.index(stage).segments)
+        generation = ledger.generation
+        if not segments:
+            return
+        try:
+            merged = _write_tables(ledger, stage, _rows(segments))
+        except FileNotFoundError:  # as above; or one of the old ones, which somebody has joined meanwhile
+            return
+        gone = [segment.path.name for segment in segments]
+        left = [name for name in generation.segments[stage] if name not in gone]
+        if not _publish(ledger, generation, {**generation.segments, stage: [*left, merged]}):
+            (ledger.folder / FOLDER / merged).unlink(missing_ok=True)  # somebody compacted meanwhile: the next call joins
+            return
+        done.merged += len(segments)
 
-    def rows() -> Iterator[pa.Table]:
-        for name in names:
-            with open_read(ledger.folder / FOLDER / name) as file:
-                parquet = pq.ParquetFile(file)
-                for group in range(parquet.num_row_groups):
-                    yield parquet.read_row_group(group)
 
-    try:
-        merged = _write_tables(ledger, stage, rows())
-    except FileNotFoundError:  # as above; or one of the old ones, which somebody has joined meanwhile
-        return
-    if _publish(ledger, generation, {**generation.segments, stage: [merged]}):
-        done.merged += len(names)
-    else:  # somebody compacted meanwhile: the next call joins
-        (ledger.folder / FOLDER / merged).unlink(missing_ok=True)
+def _alike(segments: Sequence[Segment]) -> list[Segment]:
+    """Those to be joined next, if any."""
+    sizes: dict[int, list[Segment]] = {}
+    for segment in segments:
+        size, rows = 0, segment.rows
+        while rows >= MERGE_AT:
+            size, rows = size + 1, rows // MERGE_AT
+        sizes.setdefault(size, []).append(segment)
+    return next((sizes[size] for size in sorted(sizes) if len(sizes[size]) >= MERGE_AT), [])
+
+
+def _rows(segments: Sequence[Segment]) -> Iterator[pa.Table]:
+    """All their rows as they are, in pieces of full row groups."""
+    waiting: list[pa.Table] = []
+    for segment in segments:
+        for piece in segment.batches(SEGMENT.names):
+            waiting.append(piece)
+            if sum(map(len, waiting)) >= PIECE:
+                yield pa.concat_tables(waiting)
+                waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting)
 
 
 def unnamed(ledger: Ledger) -> list[Path]:
@@ -300,75 +323,97 @@ def remove_unnamed(ledger: Ledger) -> None:
             return
 
 
-class StageIndex:
-    """The compacted entries of one stage: found by key, decoded a row group at a time.
+class Segment:
+    """One file of compacted entries. It is never changed, so what was read of it holds for all generations that name it.
 
     A key is 64 bits of fingerprint and shard; what it finds is compared in full.
     """
 
-    def __init__(self, folder: Path, stage: str, names: Sequence[str]) -> None:
-        self.folder = folder
-        self.stage = stage
-        self.names = list(names)
-        self._groups: list[tuple[int, int]] = []  # (segment, row group), in the order of rows
-        self._starts: list[int] = []
-        self._files: dict[int, pq.ParquetFile] = {}
-        self._decoded: dict[int, list[dict[str, Any]]] = {}
-        keys: list[np.ndarray] = []
-        at = 0
-        for number in range(len(self.names)):
-            file = self._file(number)
-            for group in range(file.num_row_groups):
-                self._groups.append((number, group))
-                self._starts.append(at)
-                at += file.metadata.row_group(group).num_rows
-            table = file.read(columns=KEYS)
-            keys.append(key_of(table["fingerprint"], table["shard"]))
-        every = np.concatenate(keys) if keys else np.empty(0, np.uint64)
-        self._order = np.argsort(every, kind="stable").astype(np.uint32 if at < 2**32 else np.uint64)
-        self._keys = every[self._order]
-        self.rows = at
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._open: pq.ParquetFile | None = None
+        file = self.file()
+        sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        self.starts = np.cumsum([0, *sizes])
+        self.rows = int(self.starts[-1])
+        table = file.read(columns=KEYS)
+        keys = key_of(table["fingerprint"], table["shard"])
+        self._order = np.argsort(keys, kind="stable").astype(np.uint32)
+        self._keys = keys[self._order]
+        if isinstance(path, Place):  # what is open there is mostly in memory
+            self.close()
 
-    def _file(self, number: int) -> pq.ParquetFile:
-        if number not in self._files:
-            if isinstance(self.folder, Place) and len(self._files) >= HELD:
-                del self._files[next(iter(self._files))]
-            self._files[number] = pq.ParquetFile(open_read(self.folder / self.names[number]))
-        return self._files[number]
+    def file(self) -> pq.ParquetFile:
+        if self._open is None:
+            self._open = pq.ParquetFile(open_read(self.path))
+        return self._open
+
+    def close(self) -> None:
+        self._open = None
+
+    def with_key(self, key: np.uint64) -> np.ndarray:
+        """The rows that have it."""
+        first, last = np.searchsorted(self._keys, key, "left"), np.searchsorted(self._keys, key, "right")
+        return self._order[first:last]
+
+    def batches(self, columns: list[str]) -> Iterator[pa.Table]:
+        """Some columns of all rows, some rows at a time."""
+        for batch in self.file().iter_batches(PIECE, columns=columns):
+            yield pa.Table.from_batches([batch])
+
+
+class StageIndex:
+    """The compacted entries of one stage: found by key, decoded a row group at a time. Rows are numbered over all segments."""
+
+    def __init__(self, stage: str, segments: Sequence[Segment]) -> None:
+        self.stage = stage
+        self.segments = list(segments)
+        self._starts = np.cumsum([0, *(segment.rows for segment in segments)])
+        self._decoded: dict[tuple[int, int], list[dict[str, Any]]] = {}
+        self._held: list[Segment] = []
+        self.rows = int(self._starts[-1])
+
+    def _hold(self, number: int) -> Segment:
+        """That segment; of those on a store, the ones used before are closed."""
+        segment = self.segments[number]
+        if isinstance(segment.path, Place) and segment not in self._held:
+            if len(self._held) >= HELD:
+                self._held.pop(0).close()
+            self._held.append(segment)
+        return segment
 
     def find(self, fingerprint: str, shard: int) -> Entry | None:
         key = _key(fingerprint, shard)
-        for at in range(int(np.searchsorted(self._keys, key)), len(self._keys)):
-            if self._keys[at] != key:
-                return None
-            entry = self.row(int(self._order[at]))
-            if (entry.fingerprint, entry.shard) == (fingerprint, shard):
-                return entry
+        for start, segment in zip(self._starts, self.segments, strict=False):
+            for row in segment.with_key(key):
+                entry = self.row(int(start + row))
+                if (entry.fingerprint, entry.shard) == (fingerprint, shard):
+                    return entry
         return None
 
     def row(self, row: int) -> Entry:
-        group = int(np.searchsorted(self._starts, row, side="right")) - 1
-        if group not in self._decoded:
+        number = int(np.searchsorted(self._starts, row, side="right")) - 1
+        starts, inside = self.segments[number].starts, row - int(self._starts[number])
+        group = int(np.searchsorted(starts, inside, side="right")) - 1
+        if (number, group) not in self._decoded:
             while len(self._decoded) >= 4:
                 del self._decoded[next(iter(self._decoded))]
-            number, inside = self._groups[group]
-            self._decoded[group] = self._file(number).read_row_group(inside).to_pylist()
-        return from_row(self.stage, self._decoded[group][row - self._starts[group]])
+            self._decoded[number, group] = self._hold(number).file().read_row_group(group).to_pylist()
+        return from_row(self.stage, self._decoded[number, group][inside - int(starts[group])])
 
     def read(self, columns: list[str]) -> pa.Table:
         """Some columns of all rows, in the order of row numbers. Many rows: `batches` needs less memory."""
-        tables = [self._file(number).read(columns=columns) for number in range(len(self.names))]
+        tables = [self._hold(number).file().read(columns=columns) for number in range(len(self.segments))]
         return pa.concat_tables(tables) if tables else pa.schema([SEGMENT.field(name) for name in columns]).empty_table()
 
     def batches(self, columns: list[str]) -> Iterator[pa.Table]:
         """The same, some rows at a time."""
-        for number in range(len(self.names)):
-            for batch in self._file(number).iter_batches(10 * ROW_GROUP, columns=columns):
-                yield pa.Table.from_batches([batch])
+        for number in range(len(self.segments)):
+            yield from self._hold(number).batches(columns)
 
     def entries(self) -> Iterator[Entry]:
-        for number in range(len(self.names)):
-            for batch in self._file(number).iter_batches(ROW_GROUP):
+        for number in range(len(self.segments)):
+            for batch in self._hold(number).file().iter_batches(ROW_GROUP):
                 for row in batch.to_pylist():
                     yield from_row(self.stage, row)
 

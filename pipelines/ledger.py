@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import compact
-from pipelines.durable import canonical_json, create_if_absent, files, folders, read_many, remove_if_empty
+from pipelines.durable import canonical_json, create_if_absent, files, folders, many, read_many, remove_if_empty
 
 LAYOUT = 1
 """Version of the layout below a root; a newer one is refused."""
@@ -78,7 +78,7 @@ class Ledger:
         self.run = run
         self.folder = run / "ledger"
         self._generation: compact.Generation | None = None
-        self._indexes: dict[tuple[str, tuple[str, ...]], compact.StageIndex] = {}
+        self._indexes: dict[str, compact.StageIndex] = {}
 
     def __reduce__(self) -> Any:  # workers read what they need themselves
         return Ledger, (self.run,)
@@ -125,19 +125,25 @@ class Ledger:
         self._generation = compact.newest(self, self.generation)
 
     def index(self, stage: str) -> compact.StageIndex:
-        names = tuple(self.generation.segments.get(stage, []))
-        found = self._indexes.get((stage, names))
-        while found is None:
+        """Of the segments that hold now. Only those that are new are read."""
+        while True:
+            names = self.generation.segments.get(stage, [])
+            found = self._indexes.get(stage)
+            known = {segment.path.name: segment for segment in found.segments} if found is not None else {}
+            if found is not None and list(known) == names:
+                return found
             try:
-                found = compact.StageIndex(self.folder / compact.FOLDER, stage, names)
+                fresh = many(self.folder, self._segment, [name for name in names if name not in known])
+                known |= {segment.path.name: segment for segment in fresh}
             except FileNotFoundError:  # joined into a larger one and collected
                 if compact.is_newest(self, self.generation):
                     raise
                 self.refresh()
-                names = tuple(self.generation.segments.get(stage, []))
-        self._indexes = {key: index for key, index in self._indexes.items() if key[0] != stage}
-        self._indexes[stage, names] = found
-        return found
+                continue
+            self._indexes[stage] = compact.StageIndex(stage, [known[name] for name in names])
+
+    def _segment(self, name: str) -> compact.Segment:
+        return compact.Segment(self.folder / compact.FOLDER / name)
 
     def compacted(self, stage: str, fingerprint: str, shard: int) -> Entry | None:
         return self.index(stage).find(fingerprint, shard) if stage in self.generation.segments else None

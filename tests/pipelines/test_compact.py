@@ -2,6 +2,7 @@
 
 import threading
 
+import pyarrow.parquet as pq
 import pytest
 from in_process import run_here
 
@@ -182,6 +183,32 @@ def test_many_segments_are_joined_and_the_old_ones_collected(tmp_path, monkeypat
     assert len(reader.generation.segments["size"]) < 3
     assert collect(tmp_path, delete=True)[0] > 0
     assert everything(reader) == everything(Ledger(tmp_path)) == put
+
+
+def test_an_entry_is_written_again_few_times_however_long_the_run(tmp_path):
+    """Compacted as they come, one by one: log₄ n times, and not as often as there are compactions."""
+    put, ledger = [], Ledger(tmp_path)
+    for shard in range(64):
+        put += fill(tmp_path, [entry(shard)])
+        compact(ledger)
+        assert len(ledger.generation.segments["size"]) <= 9
+    written = sum(pq.read_metadata(path).num_rows for path in (tmp_path / "ledger" / "@compacted").glob("*.parquet"))
+    assert written <= 64 * (1 + 3), "taken up once, and joined three times"
+    assert everything(Ledger(tmp_path)) == everything(ledger) == put
+
+
+def test_a_reader_reads_only_segments_that_are_new(tmp_path, monkeypatch):
+    """A worker looks again after every generation: what all of them hold together would be read as often."""
+    put, read = fill(tmp_path, map(entry, range(3))), []
+    compact(Ledger(tmp_path))
+    reader = Ledger(tmp_path)
+    assert everything(reader) == put
+    monkeypatch.setattr(compaction, "open_read", lambda path: read.append(path.name) or durable.open_read(path))
+    put += fill(tmp_path, [entry(3)])
+    compact(Ledger(tmp_path))
+    read.clear()
+    reader.refresh()
+    assert everything(reader) == put and len(read) == 1
 
 
 def test_collecting_beside_a_compaction_takes_no_segment_that_is_about_to_be_published(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import re
 import shutil
 import socket
 from html import unescape
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
@@ -19,7 +20,7 @@ from pipelines import rejects
 from pipelines.config import ConfigError, load_recipe
 from pipelines.run import look
 from pipelines.takedown import take_down
-from pipelines.viewer import find, listen, runs_in, snapshot, with_others
+from pipelines.viewer import find, listen, pages, runs_in, snapshot, with_others
 from pipelines.viewer.app import make_app
 from pipelines.viewer.pictures import Kept, thumbnail
 
@@ -206,6 +207,17 @@ def test_a_sample_that_was_taken_down_is_gone_from_every_page(made, root):
     assert uid not in web.get("/small/").text and uid not in web.get("/small/rejects").text
     assert web.get(f"/small/sample/{shard}/{uid}").status_code == 410
     assert web.get(f"/small/picture/{shard}/{uid}").status_code == 410
+
+
+def test_one_of_a_thing_is_told_as_one(web):
+    def home(language, total, shards):
+        now = SimpleNamespace(total=total, shards=range(shards), recipe=SimpleNamespace(description=""))
+        return pages.render("home", language, switch={}, run=None, runs=[SimpleNamespace(name="a", fault=None, snapshot=now)])
+
+    assert "1 sample · 1 shard<" in home("en", 1, 1) and "1,200 samples · 2 shards<" in home("en", 1200, 2)
+    assert "1 个样本 · 2 个分片" in home("zh", 1, 2)
+    assert "1–1 of 1 sample<" in web.get("/small/?where=width==70").text
+    assert "1–5 of 5 samples<" in web.get("/small/").text
 
 
 def test_a_run_that_grows_is_seen_to_grow(made, tmp_path, monkeypatch):

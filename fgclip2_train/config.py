@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from fgclip2_train.data.loader import DataSettings
 from fgclip2_train.evaluation.settings import DuringTraining
 from fgclip2_train.objective import LossSettings
-from fgclip2_train.strict import Name, Strict, explain, suggest
+from fgclip2_train.strict import Name, Strict, Threads, explain, suggest
 
 PRESETS = Path(__file__).parent / "presets"
 Model = TypeVar("Model", bound=BaseModel)
@@ -29,11 +29,11 @@ class ModelSettings(Strict):
     """null: no random model, so `start` must be given."""
     tokenizer: str | None = None
     """Folder or hub name; "train" makes a small one from the shards' texts; by default the one beside `start`."""
-    vocabulary: int = Field(default=4000, ge=300)
+    vocabulary: int = Field(default=4000, ge=300, le=1_000_000)
     """Size of a trained tokenizer, and of a random model without tokenizer of its own."""
     logit_scale: float = Field(default=2.3026, ge=-10, le=20)
     """Start of a random model's log temperature and bias: ln 10 and -10, SigLIP's."""
-    logit_bias: float = -10.0
+    logit_bias: float = Field(default=-10.0, ge=-100, le=100)
     recopy_region_heads: bool = False
     """Copy box head and dense head again at the start of stage 2; needed where stage 1 started from random weights."""
 
@@ -41,10 +41,10 @@ class ModelSettings(Strict):
 class OptimizerSettings(Strict):
     """AdamW. Decay applies outside LayerNorm to every parameter without "bias" in its name, temperatures included."""
 
-    lr: float = Field(default=1e-6, gt=0)
-    weight_decay: float = Field(default=0.001, ge=0)
+    lr: float = Field(default=1e-6, gt=0, le=1)
+    weight_decay: float = Field(default=0.001, ge=0, le=1000)
     betas: tuple[Beta, Beta] = (0.9, 0.98)
-    eps: float = Field(default=1e-6, gt=0)
+    eps: float = Field(default=1e-6, gt=0, le=1)
     warmup: float = Field(default=0.03, ge=0)
     """Below 1 a share of all steps, else a number of steps; then a cosine down to zero."""
     clip: float | None = Field(default=None, gt=0)
@@ -78,8 +78,8 @@ class Settings(Strict):
     compile: bool = False
     parallel: Literal["ddp", "fsdp"] = "ddp"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int | None = Field(default=None, ge=1)
-    log_every: int = Field(default=10, ge=1)
+    threads: Threads | None = None
+    log_every: int = Field(default=10, ge=1, le=100_000)
     wandb: str | None = None
     """Project of Weights & Biases to log to as well."""
     save: SaveSettings = SaveSettings()
@@ -123,6 +123,8 @@ def load_settings(preset: str | Path, overrides: Sequence[str] = ()) -> Settings
     file = find_preset(preset)
     files = _read(file)
     given = dict(_parse(override) for override in overrides)
+    if "preset" in given:
+        raise ValueError(f"preset is no setting but what settings begin with: --preset {given['preset']}")
     stage = given.get("stage", next((values["stage"] for _, values in reversed(files) if "stage" in values), None))
     if stage not in (1, 2):
         known = list(Settings.model_fields)

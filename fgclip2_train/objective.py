@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.distributed as dist
@@ -13,7 +13,9 @@ from torch import Tensor
 from fgclip2_train import losses
 from fgclip2_train.batch import Batch
 from fgclip2_train.model import Features, Fgclip2Model
-from fgclip2_train.strict import Strict, Weight
+from fgclip2_train.strict import Strict
+
+Weight = Annotated[float, Field(ge=0, le=1e6)]
 
 
 class Weights(Strict):
@@ -32,7 +34,8 @@ class LossSettings(Strict):
     """Rules of the terms. Every default is the released code's; presets/paper.yaml names what the paper says otherwise."""
 
     weights: Weights = Weights()
-    tic_remove_above: float = 0.95
+    tic_remove_above: float = Field(default=0.95, ge=-1, le=2)
+    """Cosine; above 1 nothing is."""
     tic_hardest: int = Field(default=10, ge=1)
     tic_removed: Literal["zeroed", "dropped"] = "zeroed"
     tic_reduce: Literal["mean", "sum"] = "mean"

@@ -12,7 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Name = tuple[str, ...]
 """The parts of a setting's name."""
-Weight = Annotated[float, Field(ge=0)]
+Weight = Annotated[float, Field(ge=0, le=1e12)]
+"""Of what is mixed: a share, or how many samples there are."""
+Threads = Annotated[int, Field(ge=1, le=1024)]
+"""Or processes, of one machine."""
 
 
 class Strict(BaseModel):

@@ -10,6 +10,7 @@ import io
 import math
 import struct
 import zlib
+from typing import Annotated
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -19,6 +20,10 @@ from fgclip2_train.strict import Strict
 
 PATCH = 16
 BUCKETS = (128, 256, 576, 784, 1024)
+MAX_PATCHES = 16_384
+"""A square of 2048 pixels: what the model card goes up to. Attention is quadratic in it."""
+Patches = Annotated[int, Field(ge=1, le=MAX_PATCHES)]
+"""Per picture."""
 SMALL_SIDE, ENLARGED_SIDE = 128, 512
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 """Of files that are taken for pictures."""

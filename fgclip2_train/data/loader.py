@@ -13,7 +13,7 @@ import traceback
 import weakref
 from collections import Counter
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -41,7 +41,7 @@ class Source(Strict):
     """Shards with a weight of their own."""
 
     shards: str | list[str]
-    weight: float = Field(default=1.0, gt=0)
+    weight: float = Field(default=1.0, gt=0, le=1e12)
     languages: dict[Language, Weight] | None = None
     """Of this source alone, by weight, as a set of one language needs it; null for `data.languages`."""
 
@@ -57,15 +57,15 @@ class DataSettings(Strict):
     {zh: 1, en: 2} being zh, en, en, zh, … (the released stage 1); the number of workers should have no divisor in common with it."""
     texts: TextSettings = TextSettings()
     augment: images.Augment = images.Augment()
-    patches: Annotated[int, Field(ge=1)] | Literal["official", "bucketed"] = "official"
+    patches: images.Patches | Literal["official", "bucketed"] = "official"
     """Patches per picture: the released rule (from the largest picture of the rank's batch), always this many, or "bucketed":
     pictures of like size share a batch, and all ranks have the same bucket in the same step (data/buckets.py)."""
-    bucket_pool: int = Field(default=4, ge=1)
+    bucket_pool: int = Field(default=4, ge=1, le=1024)
     """Bucketed: batches that a worker sorts by size together. It holds that many batches of undecoded pictures."""
-    workers: int = Field(default=4, ge=0)
+    workers: int = Field(default=4, ge=0, le=1024)
     shuffle_block: int = Field(default=1024, ge=1)
     open_shards: int = Field(default=4, ge=1)
-    pad_regions_to: int = Field(default=64, ge=1)
+    pad_regions_to: int = Field(default=64, ge=1, le=65_536)
     max_bad_share: float = Field(default=0.05, ge=0, le=1)
     """More unreadable samples than this (after the first 200) stop the run."""
 
@@ -145,9 +145,15 @@ class Reader(IterableDataset):
         """Make room for the batches of so many processes, before they start."""
         self.main = os.getpid()
         patches = self.settings.patches if isinstance(self.settings.patches, int) else images.BUCKETS[-1]
-        for _ in range(workers):
+        size, places = self.batch * patches * 3 * images.PATCH**2, 2 + math.ceil(self.parts / max(1, workers))
+        try:
             # The two batches that a process prefetches, and its share of those that a step is made of.
-            self.rooms.append(Room(self.batch * patches * 3 * images.PATCH**2, places=2 + math.ceil(self.parts / workers)))
+            self.rooms += [Room(size, places) for _ in range(workers)]
+        except (OSError, OverflowError) as error:
+            raise ValueError(
+                f"no memory for the pictures that {workers} readers keep ready, {places} × {size / 2**30:,.1f} GiB each: a smaller "
+                "batch, accumulate=N parts of one, fewer data.workers or a smaller data.patches"
+            ) from error
 
     def order(self) -> dict[str, Any]:
         """What positions count in: with any of it changed they mean other samples."""

@@ -28,7 +28,7 @@ class TextSettings(Strict):
 
     prefix_en: str = "a photo of "
     """Put before English short captions (released stage 2; stage 1 had none)."""
-    max_regions: int = Field(default=4, ge=0)
+    max_regions: int = Field(default=4, ge=0, le=1000)
     region_languages: list[Language] = Field(default=["en"])
     """Languages whose samples bring their boxes. Released code: English only."""
     negative_languages: list[Language] = Field(default=["en"])

@@ -28,6 +28,8 @@ from fgclip2_train.model import Fgclip2Model
 from fgclip2_train.parallel import full
 from fgclip2_train.ring import rank
 
+_OF_ALL = ("score", "seconds")
+"""Numbers that are of no set."""
 Board = Callable[[dict[str, float], int], None]
 
 
@@ -39,6 +41,12 @@ class InTraining:
         self.settings, self.folder, self.about = settings, out / "evaluations", about
         self.patches = settings.patches or own_patches(patches)
         self.evaluation = Evaluation(_whole(settings), self.patches)
+        sets = [task.name for task in self.evaluation.tasks]
+        if settings.best not in _OF_ALL and not settings.best.startswith(tuple(f"{name}." for name in sets)):
+            raise ValueError(
+                f"evaluate.best={settings.best}: no such number: it is {' or '.join(_OF_ALL)}, or a number of one of the sets "
+                f"{', '.join(sets)}, as {sets[0]}.headline"
+            )
         self.found: dict[int, float | None] = from_rank_0(self._read(step) if rank() == 0 else None)
 
     def _read(self, step: int) -> dict[int, float | None]:
@@ -130,6 +138,6 @@ def flatten(result: dict[str, Any]) -> dict[str, float]:
     for name, one in result["sets"].items():
         add(name, one.get("metrics", {}))
         add(f"{name}.headline", one.get("headline"))
-    add("score", result["score"])
-    add("seconds", result["seconds"])
+    for name in _OF_ALL:
+        add(name, result[name])
     return numbers

@@ -9,9 +9,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from fgclip2_train.strict import Strict
+from fgclip2_train.data import images
+from fgclip2_train.strict import Strict, Threads
 
-Patches = Annotated[int, Field(ge=1)] | Literal["official"]
+Patches = images.Patches | Literal["official"]
 
 
 class PictureSettings(Strict):
@@ -143,7 +144,7 @@ class Choices(Strict):
     patches: Patches | None = None
     """Per picture, for sets without a choice of their own; null takes what the checkpoint was trained with."""
     batch: int = Field(default=64, ge=1)
-    workers: int = Field(default=4, ge=1)
+    workers: Threads = 4
     """Threads that read and cut pictures."""
     precision: Literal["fp32", "bf16"] = "fp32"
 

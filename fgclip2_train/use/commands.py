@@ -134,7 +134,7 @@ def index(
     patches: Patches = None,
     precision: Annotated[str, typer.Option(help="fp32 or bf16")] = "fp32",
     batch: Annotated[int, typer.Option(min=1)] = 64,
-    threads: Annotated[int | None, typer.Option(min=1, help="that decode pictures")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="that decode pictures")] = None,
     json: Json = None,
 ) -> None:
     """Encode pictures into a feature cache. Only what is new is encoded. May be killed and begun again at any time.

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from fgclip2_train.use.towers import MAX_PATCHES, Towers
+from fgclip2_train.data.images import MAX_PATCHES
+from fgclip2_train.use.towers import Towers
 
 PANEL, MARGIN, LINE, BAR = 360, 12, 20, 14
 SCALE = np.array([(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)], dtype=np.float64)

@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from fgclip2_train.strict import Strict
+from fgclip2_train.data.images import Patches
+from fgclip2_train.strict import Strict, Threads
 from fgclip2_train.use.pictures import MAX_PIXELS
 
 
@@ -20,10 +21,10 @@ class ServeSettings(Strict):
     cache: str | None = None
     """Feature cache made by `index`; without one there is no search."""
     index: Literal["auto", "exact", "scan", "ivf"] = "auto"
-    patches: int | None = Field(default=None, ge=1)
+    patches: Patches | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int | None = Field(default=None, ge=1)
+    threads: Threads | None = None
     """Of the model and the search; by default all cores."""
     batch: int = Field(default=64, ge=1)
     """Pictures, texts or queries that go through together."""

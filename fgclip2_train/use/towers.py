@@ -28,8 +28,6 @@ WALKS: tuple[Walk, ...] = ("auto", "short", "long", "box")
 MAY_LACK = ("rank_threshold", "logit_scale_finegraind", "logit_scale_hardneg")
 """What the released files do not hold and nothing here reads."""
 MAY_HAVE = (*MAY_LACK, "text_model.embeddings.position_ids", "vision_model.embeddings.position_ids")
-MAX_PATCHES = 16_384
-"""A square of 2048 pixels: what the model card goes up to. Attention is quadratic in it."""
 
 
 class Prepared(NamedTuple):
@@ -119,8 +117,8 @@ def load(
     patches: per picture; by default what the checkpoint was trained with. Raises ValueError or FileNotFoundError that says what is
     wrong with the checkpoint: missing, cut short, of other shapes than its config says, without tokenizer, not finite.
     """
-    if isinstance(patches, int) and not 1 <= patches <= MAX_PATCHES:
-        raise ValueError(f"{patches} patches per picture: 1 to {MAX_PATCHES} are possible")
+    if isinstance(patches, int) and not 1 <= patches <= images.MAX_PATCHES:
+        raise ValueError(f"{patches} patches per picture: 1 to {images.MAX_PATCHES} are possible")
     folder = find(checkpoint)
     if model_type(folder) == "fgclip2":
         check_weights(folder)

@@ -44,6 +44,21 @@ def test_a_wrong_value_names_key_and_value():
         ("data.sources={a: {shards: x, weight: 0}}", r"data\.sources\.a\.weight: must be greater than 0"),
         ("data.sources={a: {shards: x, languages: {en: 0}}}", r"data\.languages: none has a weight above 0 for a"),
         ("precision=fp23", r"precision: must be 'fp32' or 'bf16' \(found 'fp23'\)\. Did you mean fp32\?"),
+        (
+            "data.patches=9999999",
+            r"data\.patches: must be less than or equal to 16384 or 'official' or 'bucketed' \(found 9999999\)",
+        ),
+        ("evaluate={every: 1, patches: 20000}", r"evaluate\.patches: must be less than or equal to 16384"),
+        ("data.workers=9999999", r"data\.workers: must be less than or equal to 1024"),
+        ("data.texts.max_regions=9999999", r"data\.texts\.max_regions: must be less than or equal to 1000"),
+        ("data.pad_regions_to=9999999", r"data\.pad_regions_to: must be less than or equal to 65536"),
+        ("data.languages={en: 1e300}", r"data\.languages\.en: must be less than or equal to 10"),
+        ("threads=9999999", r"threads: must be less than or equal to 1024"),
+        ("log_every=99999999999999999999", r"log_every: must be less than or equal to 100000"),
+        ("loss.weights.fgv=1e300", r"loss\.weights\.fgv: must be less than or equal to 1000000"),
+        ("loss.tic_remove_above=-5", r"loss\.tic_remove_above: must be greater than or equal to -1"),
+        ("optimizer.lr=1e300", r"optimizer\.lr: must be less than or equal to 1 "),
+        ("model.vocabulary=99999999999999999999", r"model\.vocabulary: must be less than or equal to 1000000"),
         ("data.patches=bucketd", r"data\.patches: must be .*'bucketed' \(found 'bucketd'\)\. Did you mean bucketed\?"),
     ],
 )
@@ -73,6 +88,11 @@ def test_a_mistake_is_told_with_the_file_that_holds_it(tmp_path):
         load_settings(own, [*NEEDED, "batch=0"])
     named = {line.split(": ")[1]: line.split(": ")[0].rsplit("/", 1)[-1] for line in str(told.value).splitlines()}
     assert named == {"log_every": "base.yaml", "bach": "base.yaml", "seed": "own.yaml", "batch": "command line"}
+
+
+def test_a_preset_among_the_settings_would_not_be_the_one_that_is_trained_by():
+    with pytest.raises(ValueError, match=r"^preset is no setting but what settings begin with: --preset official$"):
+        load_settings("fineloom", [*NEEDED, "preset=official"])
 
 
 def test_a_misspelt_stage_names_the_nearest_setting():

@@ -507,6 +507,16 @@ def test_a_wrong_setting_is_named_with_the_nearest_right_one(overrides, said):
         load_suite("oficial")
 
 
+def test_suites_that_extend_each_other_or_are_no_text_are_refused_with_their_name(tmp_path):
+    (tmp_path / "a.yaml").write_text(f"extends: {tmp_path / 'b.yaml'}")
+    (tmp_path / "b.yaml").write_text(f"extends: {tmp_path / 'a.yaml'}")
+    with pytest.raises(ValueError, match=r"b\.yaml: extends .*a\.yaml, which extends it"):
+        load_suite(tmp_path / "a.yaml")
+    (tmp_path / "b.yaml").write_bytes(b"protocol: \xff")
+    with pytest.raises(ValueError, match=r"b\.yaml: not YAML"):
+        load_suite(tmp_path / "b.yaml")
+
+
 def test_suites_hold_the_released_choices_and_the_differences_from_them():
     official, ours = load_suite("official"), load_suite("fineloom")
     assert official.sets.keys() == ours.sets.keys()

@@ -104,6 +104,11 @@ def test_a_copy_that_somebody_keeps_of_a_checkpoint_is_neither_gone_on_from_nor_
         ([], ValueError, "evaluate: nothing to evaluate on"),
         (["evaluate.suite=oficial"], ValueError, "Did you mean official"),
         (
+            ["evaluate.shards=x", "evaluate.only=[]"],
+            ValueError,
+            "^evaluate: only: no set is named; null takes all. Sets: shards$",
+        ),
+        (
             ["evaluate.sets.x.kind=captions", "evaluate.sets.x.fiel=a.txt"],
             ValueError,
             "sets.x.fiel: no such setting. Did you mean sets.x.file",
@@ -117,9 +122,17 @@ def test_what_is_wrong_with_it_stops_the_run_before_the_first_step(shards, tmp_p
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
+def test_a_best_number_of_no_set_is_told_before_the_first_step(shards, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"^evaluate.best=accuracy: no such number: .* of the sets shards, as shards.headline$"
+    ):
+        train(settings(shards, tmp_path, "evaluate.every=2", f"evaluate.shards={shards}", "evaluate.best=accuracy"))
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
 def test_an_unknown_best_number_is_named_with_those_there_are(shards, tmp_path):
-    watched = ["evaluate.every=2", f"evaluate.shards={shards}", "evaluate.best=accuracy", "evaluate.at_start=true"]
-    with pytest.raises(ValueError, match=r"evaluate.best=accuracy: no such number .* score, seconds, shards\.boxes"):
+    watched = ["evaluate.every=2", f"evaluate.shards={shards}", "evaluate.best=shards.top1", "evaluate.at_start=true"]
+    with pytest.raises(ValueError, match=r"evaluate.best=shards.top1: no such number .* score, seconds, shards\.boxes"):
         train(settings(shards, tmp_path, *watched))
 
 

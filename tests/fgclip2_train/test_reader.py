@@ -295,3 +295,10 @@ def test_bucketed_batches_are_resumed_exactly_also_past_replaced_pictures(worker
         resumed.count_on([state])
         assert all(same(next(resumed), batch) for batch in expected[cut:])
         assert (resumed.counts, resumed.samples, resumed.read) == (straight.counts, straight.samples, straight.read)
+
+
+def test_a_batch_beyond_the_memory_is_told_before_a_reader_starts(shards, texts):
+    with pytest.raises(
+        ValueError, match=r"no memory for the pictures that 2 readers keep ready, 3 × .* GiB each: a smaller batch"
+    ):
+        Loader(reader(shards, texts, batch=10**12), 2)

@@ -49,6 +49,8 @@ def build(model: type[Kind], given: Mapping[str, Any], suite: str | Path | None,
         problems = [problem | {"loc": _without_kind(problem["loc"])} for problem in error.errors()]
         told = explain(problems, values, lambda path: _known(path, model, values))
         raise ValueError("\n".join(f"{where}: {line}" for _, line in told)) from None
+    if settings.only == []:
+        raise ValueError(f"{where}: only: no set is named; null takes all. Sets: {', '.join(settings.sets)}")
     unknown = [name for name in settings.only or [] if name not in settings.sets]
     if unknown:
         raise ValueError(
@@ -67,7 +69,7 @@ def _whole(name: str, own: Any, defaults: Mapping[str, Any]) -> Any:
     """A set's values over its kind's and everybody's defaults, where the kind has such a setting."""
     if isinstance(own, PictureSettings):
         return own
-    if not isinstance(own, Mapping) or own.get("kind") not in KINDS:
+    if not isinstance(own, Mapping) or own.get("kind") not in list(KINDS):
         found = own.get("kind") if isinstance(own, Mapping) else own
         raise ValueError(f"sets.{name}: kind is {found!r}; it must be one of {', '.join(KINDS)}.{suggest(str(found), KINDS)}")
     return merge(merge(defaults.get("all") or {}, defaults.get(own["kind"]) or {}), own)
@@ -85,15 +87,20 @@ def _find(suite: str | Path) -> Path:
     return SUITES / f"{suite}.yaml"
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(file: Path, within: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """What the file says, over what the one says that it extends."""
     try:
         values = yaml.safe_load(file.read_text()) or {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{file}: not YAML ({error})") from error
     if not isinstance(values, dict):
         raise ValueError(f"{file}: a suite is a mapping, this is {type(values).__name__}")
     parent = values.pop("extends", None)
-    return merge(_read(_find(parent)), values) if parent else values
+    if not parent:
+        return values
+    if _find(parent) in (*within, file):
+        raise ValueError(f"{file}: extends {parent}, which extends it")
+    return merge(_read(_find(parent), (*within, file)), values)
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,18 +10,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import torch.distributed as dist
 
 from fgclip2_train.data.loader import DataSettings
-from fgclip2_train.data.shards import UNSOUND, read_shard, sound, unreadable
+from fgclip2_train.data.shards import UNSOUND, read_shard, sound, unreadable, versions
 from fgclip2_train.errors import writing
 from fgclip2_train.evaluation.pictures import from_rank_0
 from fgclip2_train.ring import rank, world
 
 FILE = "samples.json"
-VERSION = ("ETag", "etag", "mtime", "LastModified", "updated", "last_modified")
-"""What file systems call that which tells a file from a later one of its name."""
 
 
 def count_samples(data: DataSettings, out: Path | None = None) -> int:
@@ -33,7 +30,8 @@ def count_samples(data: DataSettings, out: Path | None = None) -> int:
     known: dict[str, Any] = from_rank_0(_read(out) if rank() == 0 else {})
     found = data.found()
     shards = sorted({shard for several, _ in found.values() for shard in several})
-    counted = {shard: _counted(shard, known.get(shard)) for shard in shards[rank() :: world()]}
+    mine = versions(shards[rank() :: world()])
+    counted = {shard: _counted(shard, version, known.get(shard)) for shard, version in mine.items()}
     if world() > 1:
         parts: list[Any] = [None] * world()
         dist.all_gather_object(parts, counted)
@@ -71,8 +69,7 @@ def _because(bad: Counter[str]) -> str:
     return f": {why}" if why else ""
 
 
-def _counted(shard: str, before: dict[str, Any] | None) -> dict[str, Any]:
-    version = _version(shard)
+def _counted(shard: str, version: str | None, before: dict[str, Any] | None) -> dict[str, Any]:
     if before and version and before["version"] == version:
         return before
     languages: Counter[str] = Counter()
@@ -90,17 +87,6 @@ def _counted(shard: str, before: dict[str, Any] | None) -> dict[str, Any]:
     if unreadable(shard, bad):  # for now: counted again another time
         version = None
     return {"version": version, "languages": dict(languages), "bad": dict(bad)}
-
-
-def _version(shard: str) -> str | None:
-    """Size, and time or tag of a file; None if it cannot be told."""
-    system, path = fsspec.url_to_fs(shard)
-    try:
-        about = system.info(path)
-    except OSError:
-        return None
-    tag = next((str(about[key]) for key in VERSION if about.get(key)), None)
-    return f"{about['size']} {tag}" if tag else None
 
 
 def _read(out: Path | None) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from fgclip2_train.config import Settings, changed
 from fgclip2_train.counting import look
 from fgclip2_train.data.loader import Loader, Reader
 from fgclip2_train.data.order import START
+from fgclip2_train.data.shards import rewritten
 from fgclip2_train.errors import NonFinite, writing
 from fgclip2_train.evaluation.during import InTraining
 from fgclip2_train.evaluation.pictures import from_rank_0
@@ -99,9 +100,9 @@ class Run:
         runner = spread(model, settings)
         self.optimizer = make_optimizer(model, settings.optimizer)
         reader = self._reader()
-        self.order: dict[str, Any] = from_rank_0(reader.order() if rank() == 0 else {})
+        self.order, self.written = from_rank_0((reader.order(), reader.written()) if rank() == 0 else ({}, {}))
         if checkpoint and trainer:
-            reader = self._resume(checkpoint, trainer, reader.names)
+            reader = self._resume(checkpoint, trainer, reader)
         self.loader = Loader(reader, settings.data.workers, pin=model.device.type == "cuda")
         if trainer:
             self.loader.count_on(trainer["readers"])
@@ -138,7 +139,7 @@ class Run:
                 f"model.start={self.out}/checkpoints/last lets it start from those weights"
             )
 
-    def _resume(self, checkpoint: Path, trainer: dict[str, Any], names: list[str]) -> Reader:
+    def _resume(self, checkpoint: Path, trainer: dict[str, Any], reader: Reader) -> Reader:
         now = self.settings.model_dump(mode="json")
         other = list(changed(trainer["settings"], now))
         if other:
@@ -150,6 +151,12 @@ class Run:
         if not reasons:
             exact = not any(name.startswith(("data.", "batch", "accumulate")) for name in other)
             where = "with the exact next batch" if exact else "with the next sample of every source"
+            again = self._written_again(trainer, reader.sources)
+            if again:
+                where += (
+                    f" if {len(again)} shards that were written again since, with the names and sizes that they had, hold the same "
+                    f"samples: {', '.join(again[:3])}" + " …" * (len(again) > 3)
+                )
             self._say(f"going on from {checkpoint} at step {self.step}, {where}")
             mine = readers[rank()]
             return self._reader(mine["step"], mine["positions"])
@@ -160,8 +167,17 @@ class Run:
         epochs = [at["epoch"] for reader in readers for turn in reader["positions"].values() for at in turn.values()]
         start = {**START, "epoch": max(epochs, default=0)}
         workers = max(1, self.settings.data.workers)
-        positions = {str(turn): dict.fromkeys(names, start) for turn in range(workers)}
+        positions = {str(turn): dict.fromkeys(reader.names, start) for turn in range(workers)}
         return self._reader(self.step * self.settings.accumulate, positions)
+
+    def _written_again(self, trainer: dict[str, Any], sources: dict[str, tuple[list[str], float]]) -> list[str]:
+        """Shards that are other files than at a checkpoint: copies, or other samples, which only reading them would tell."""
+        before = trainer.get("written", self.written)
+        return [
+            shard
+            for name, (shards, _) in sources.items()
+            for shard in rewritten(shards, before.get(name, ""), self.written[name])
+        ]
 
     def _disordered(self, trainer: dict[str, Any]) -> Iterator[str]:
         """Why the positions of a checkpoint do not hold in this run."""
@@ -280,6 +296,7 @@ class Run:
                 "steps": self.steps,
                 "pairs": self.pairs,
                 "order": self.order,
+                "written": self.written,
                 "readers": readers,
                 "workers": self.settings.data.workers,
                 "settings": self.settings.model_dump(mode="json"),

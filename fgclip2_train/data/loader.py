@@ -28,7 +28,7 @@ from fgclip2_train.data.collate import UNDECODABLE, collate, fill_patches
 from fgclip2_train.data.order import Stream, fixed_turn_at, turn_at
 from fgclip2_train.data.room import Room
 from fgclip2_train.data.samples import Language, TextSettings, choose
-from fgclip2_train.data.shards import Raw, find_shards, fingerprint
+from fgclip2_train.data.shards import Raw, find_shards, fingerprint, marks
 from fgclip2_train.data.tokens import Texts
 from fgclip2_train.memory import keep_memory
 from fgclip2_train.strict import Strict, Weight
@@ -168,6 +168,10 @@ class Reader(IterableDataset):
             pool = [settings.bucket_pool, self.batch, settings.mixing, self.weights, self.buckets]
             order["what a pool of batches is drawn from"] = pool
         return order
+
+    def written(self) -> dict[str, str]:
+        """By source: what tells whether its shards are the files that they were."""
+        return {name: marks(shards) for name, (shards, _) in self.sources.items()}
 
     def __iter__(self) -> Iterator[Batch | Exception]:
         torch.set_num_threads(1)

@@ -1,8 +1,8 @@
 """Read the samples of one shard (docs/shard-format.md), one after another, nothing more of it in memory than one sample.
 
-A damaged sample, or the rest of a shard cut short, is skipped and counted under its reason; how many samples the rest is, the index
-beside the shards says, where there is one. A shard that cannot be read is tried once more, and is then an error, or counted in the
-same way (`holes`). Another major version of the format stops the run: its meaning is unknown.
+A damaged sample, the rest of a shard cut short, or one that is no tar at all, is skipped and counted under its reason; how many samples
+the rest is, the index beside the shards says, where there is one. A shard that cannot be read is tried once more, and is then an
+error, or counted in the same way (`holes`). Another major version of the format stops the run: its meaning is unknown.
 """
 
 from __future__ import annotations
@@ -31,6 +31,15 @@ UNSOUND = "bad: record is not as the format has it"
 LENGTHS = ("short", "long")
 CUT = "bad: shard cut short: "
 UNREADABLE = "bad: shard cannot be read"
+OTHER_KINDS = {
+    b"\x1f\x8b": "compressed by gzip",
+    b"BZh": "compressed by bzip2",
+    b"\xfd7zXZ\0": "compressed by xz",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd",
+    b"PK\x03\x04": "a zip archive",
+    b"PAR1": "Parquet",
+}
+"""What a file is that begins so and goes by a shard's name."""
 OWN_FAULTS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT)
 """What an OSError says of this machine, not of the shard: it would be the same with any other."""
 PAUSE = 0.1
@@ -80,6 +89,49 @@ def _listed(pattern: str) -> list[str]:
         return [file.full_name for file in fsspec.open_files(pattern)]
     except Exception as error:  # stores' clients raise many kinds; all mean that it cannot be listed
         raise OSError(f"{pattern}: cannot be listed ({type(error).__name__}: {error})") from error
+
+
+VERSION = ("ETag", "etag", "mtime", "LastModified", "updated", "last_modified")
+"""What file systems call that which tells a file from a later one of its name."""
+
+
+def version(about: dict[str, Any]) -> str | None:
+    """Size, and time or tag, of what a file system says of a file; None if it does not tell."""
+    tag = next((str(about[key]) for key in VERSION if about.get(key)), None)
+    return f"{about.get('size')} {tag}" if tag else None
+
+
+def versions(shards: list[str]) -> dict[str, str | None]:
+    """Of every shard. A store is asked once for each of its folders, not for each shard; one that does not list tells nothing."""
+    known: dict[str, str | None] = {}
+    for folder in sorted({shard.rpartition("/")[0] for shard in shards if "://" in shard}):
+        system, path = fsspec.url_to_fs(folder)
+        try:
+            listed = system.ls(path, detail=True)
+        except Exception:  # stores' clients raise many kinds. What cannot be read either, the reader will say
+            continue
+        known |= {f"{folder}/{about['name'].rpartition('/')[-1]}": version(about) for about in listed}
+    return {shard: known.get(shard) if "://" in shard else _local_version(shard) for shard in shards}
+
+
+def _local_version(shard: str) -> str | None:
+    try:
+        file = os.stat(shard)  # of what a link points to
+    except OSError:  # a hole, as the reader will say
+        return None
+    return f"{file.st_size} {file.st_mtime_ns}"
+
+
+def marks(shards: list[str]) -> str:
+    """A word for each shard, another one once it was written again; "-" where that cannot be told."""
+    known = versions(shards).values()
+    return " ".join("-" if each is None else sha256(each.encode()).hexdigest()[:8] for each in known)
+
+
+def rewritten(shards: list[str], before: str, now: str) -> list[str]:
+    """Those that were written again between two times at which their `marks` were taken."""
+    pairs = zip(shards, before.split(), now.split(), strict=False)
+    return [shard for shard, old, new in pairs if old != new and "-" not in (old, new)]
 
 
 def fingerprint(shards: list[str]) -> str:
@@ -134,9 +186,9 @@ def read_shard(
 ) -> Iterator[Raw]:
     """Samples of a shard from number `start` on for which `wanted(place, record)`; only their pictures are read.
 
-    `counts` takes "bad: …" for every sample that could not be read. A shard cut short is named; it counts as what is missing of it
-    by the index, and as one where that is not known. With `holes` so does one that cannot be read at all, or not to its end; else,
-    and where the fault is this machine's own, that raises OSError.
+    `counts` takes "bad: …" for every sample that could not be read. A shard cut short, or of another kind of file, is named; it counts
+    as what is missing of it by the index, and as one where that is not known. With `holes` so does one that cannot be read at all, or
+    not to its end; else, and where the fault is this machine's own, that raises OSError.
     """
     at = start
     for again in (False, True):
@@ -155,7 +207,7 @@ def read_shard(
                     raise tarfile.ReadError("no end of archive")
                 return
         except (tarfile.ReadError, EOFError):
-            counts[CUT + path] += missing(path, at)
+            counts[(_other_kind(path) or CUT) + path] += missing(path, at)
             return
         except OSError as error:
             if (again and not holes) or error.errno in OWN_FAULTS:
@@ -164,6 +216,25 @@ def read_shard(
                 counts[f"{UNREADABLE} ({error.strerror or type(error).__name__}): {path}"] += missing(path, at)
             else:
                 time.sleep(PAUSE)
+
+
+def _other_kind(path: str) -> str | None:
+    """What to say of a file that begins as no tar does."""
+    try:
+        with fsspec.open(path, "rb") as file:
+            head = file.read(tarfile.BLOCKSIZE)
+    except OSError:  # it could be opened a moment ago: nothing is known of its kind
+        return None
+    if len(head) == tarfile.BLOCKSIZE:
+        try:
+            tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
+            return None
+        except tarfile.HeaderError:
+            pass
+    kind = next((kind for begin, kind in OTHER_KINDS.items() if head.startswith(begin)), None)
+    if kind:
+        return f"bad: shard is {kind}, not a plain tar: "
+    return "bad: shard is not a tar: " if len(head) == tarfile.BLOCKSIZE else None
 
 
 def unreadable(path: str, counts: Counter[str]) -> bool:

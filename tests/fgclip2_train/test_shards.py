@@ -1,9 +1,11 @@
 """What becomes of shards, records and pictures that are not as they should be: counted holes, up to a ceiling, or a reason to stop."""
 
 import errno
+import gzip
 import hashlib
 import io
 import json
+import lzma
 import os
 import tarfile
 from collections import Counter
@@ -36,6 +38,26 @@ def test_damaged_samples_are_skipped_and_counted(tmp_path, texts):
     assert loader.counts["bad: picture or record missing"] > 0
     assert loader.counts["bad: record is not a JSON object"] > 0
     assert loader.counts[f"bad: shard cut short: {tmp_path / '1.tar'}"] > 0
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (gzip.compress, "shard is compressed by gzip, not a plain tar"),
+        (lzma.compress, "shard is compressed by xz, not a plain tar"),
+        (lambda tar: b"PAR1" + tar, "shard is Parquet, not a plain tar"),
+        (lambda tar: b"<html>" + tar, "shard is not a tar"),
+        (lambda tar: tar[:300], "shard cut short"),
+        (lambda tar: tar[:700], "shard cut short"),
+        (lambda tar: b"", "shard cut short"),
+    ],
+)
+def test_a_file_of_another_kind_by_a_shards_name_is_called_what_it_is(tmp_path, made, said):
+    shard = write_shard(tmp_path / "0.tar", [sample(f"{n:032x}") for n in range(3)])
+    shard.write_bytes(made(shard.read_bytes()))
+    counts: Counter[str] = Counter()
+    assert list(read_shard(str(shard), counts, lambda place, record: True)) == []
+    assert counts == {f"bad: {said}: {shard}": 1}
 
 
 def test_too_many_damaged_samples_stop_the_run(tmp_path, texts):

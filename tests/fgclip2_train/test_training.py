@@ -293,6 +293,22 @@ def test_other_shards_begin_the_epochs_order_anew_and_that_is_said(tmp_path, cap
     assert [step for step, *_ in losses(out)] == [1, 2, 3, 4, 5, 6]
 
 
+def test_shards_of_the_same_names_and_sizes_that_were_written_again_are_named(tmp_path, capsys):
+    pattern = write_scenes(tmp_path / "shards", shards=3, per_shard=8, side=96)
+    out, shard = tmp_path / "run", tmp_path / "shards/00001.tar"
+    train(settings(pattern, out, "stage=1", "steps=3"))
+    content = shard.read_bytes()
+    shard.write_bytes(content.replace(b"red", b"tan"))
+    train(settings(pattern, out, "stage=1", "steps=4"))
+    said = capsys.readouterr().out
+    assert (
+        f"with the exact next batch if 1 shards that were written again since, with the names and sizes that they had, hold the same samples: {shard}\n"
+        in said
+    )
+    train(settings(pattern, out, "stage=1", "steps=5"))
+    assert "step 4, with the exact next batch\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "damage",
     ["trainer.json", "optimizer/.metadata", "optimizer/__0_0.distcp", "model.safetensors", "config.json", "tokenizer.json"],

@@ -19,7 +19,7 @@ from PIL import Image
 from reader_kit import reader, same, sample
 
 from fgclip2_train.data.loader import Loader
-from fgclip2_train.data.shards import _content, _Header, _indexed, find_shards, read_shard
+from fgclip2_train.data.shards import _content, _Header, _indexed, find_shards, marks, read_shard, rewritten
 
 
 def test_damaged_samples_are_skipped_and_counted(tmp_path, texts):
@@ -345,3 +345,15 @@ def test_a_pattern_without_shards_is_an_error(tmp_path):
         find_shards([])
     with pytest.raises(OSError, match=r"nostore://shards/\*\.tar: cannot be listed \(ValueError: Protocol not known"):
         find_shards("nostore://shards/*.tar")
+
+
+@pytest.mark.parametrize("store", ["", "file://"])
+def test_a_shard_written_again_is_known_by_its_time_here_and_in_a_store(tmp_path, store):
+    shards = [f"{store}{tmp_path}/{name}.tar" for name in ("a", "b", "gone")]
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.tar").write_bytes(b"12")
+        os.utime(tmp_path / f"{name}.tar", (1, 1))
+    before = marks(shards)
+    assert rewritten(shards, before, marks(shards)) == [] and before.split()[2] == "-"
+    (tmp_path / "b.tar").write_bytes(b"21")
+    assert rewritten(shards, before, marks(shards)) == shards[1:2]

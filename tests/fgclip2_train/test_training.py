@@ -301,10 +301,8 @@ def test_shards_of_the_same_names_and_sizes_that_were_written_again_are_named(tm
     shard.write_bytes(content.replace(b"red", b"tan"))
     train(settings(pattern, out, "stage=1", "steps=4"))
     said = capsys.readouterr().out
-    assert (
-        f"with the exact next batch if 1 shards that were written again since, with the names and sizes that they had, hold the same samples: {shard}\n"
-        in said
-    )
+    assert "with the exact next batch if 1 shards that were written again since, with the names and sizes that they had" in said
+    assert f"hold the same samples: {shard}\n" in said
     train(settings(pattern, out, "stage=1", "steps=5"))
     assert "step 4, with the exact next batch\n" in capsys.readouterr().out
 

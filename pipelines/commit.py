@@ -12,10 +12,9 @@ from typing import Any
 from uuid import uuid4
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from operators.base import Reject
-from pipelines.durable import scratch_root, settle, sha256_file
+from pipelines.durable import scratch_root, settle, sha256_file, write_table
 from pipelines.fingerprint import column_hash
 from pipelines.ledger import DataFile, Entry, Ledger, shard_name
 from pipelines.stores import Place
@@ -84,8 +83,8 @@ class Attempt:
         data, refused = self.file(self.stage, ".parquet"), self.file(f"rejects/{self.stage}", ".parquet")
         publishing = False
         try:
-            pq.write_table(kept, data, compression="zstd")
-            pq.write_table(_reject_table(made.rejects), refused, compression="zstd")
+            write_table(kept, data)
+            write_table(_reject_table(made.rejects), refused)
             files = {role: self._settle(path) for role, path in {"data": data, "rejects": refused, **made.files}.items()}
             entry = Entry(
                 stage=self.stage,

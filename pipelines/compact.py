@@ -29,7 +29,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.counted import counted
-from pipelines.durable import Damaged, canonical_json, create_if_absent, files, many, more_than, open_read, write_new
+from pipelines.durable import (
+    PARQUET,
+    Damaged,
+    as_written,
+    canonical_json,
+    create_if_absent,
+    files,
+    many,
+    more_than,
+    open_table,
+    sealed,
+    unsealed,
+    write_new,
+)
 from pipelines.stores import Place
 
 if TYPE_CHECKING:
@@ -143,7 +156,7 @@ def newest(ledger: Ledger, known: Generation | None = None) -> Generation:
 
 def _read(folder: Path, number: int) -> Generation | None:
     try:
-        return Generation(number, json.loads((folder / _name(number)).read_bytes())["segments"])
+        return Generation(number, unsealed(json.loads((folder / _name(number)).read_bytes()))["segments"])
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, KeyError) as error:
@@ -241,7 +254,7 @@ def _take(ledger: Ledger, stage: str, paths: list[Path], done: Compacted) -> Non
 
 def _publish(ledger: Ledger, generation: Generation, segments: dict[str, list[str]]) -> bool:
     path = ledger.folder / FOLDER / _name(generation.number + 1)
-    return create_if_absent(path, canonical_json({"segments": segments}))
+    return create_if_absent(path, sealed({"segments": segments}))
 
 
 def _write(ledger: Ledger, stage: str, entries: Sequence[Entry]) -> str:
@@ -253,7 +266,7 @@ def _write_tables(ledger: Ledger, stage: str, tables: Iterator[pa.Table]) -> str
     name = f"{stage}.{uuid4().hex[:12]}.parquet"
 
     def fill(path: Path) -> None:
-        with pq.ParquetWriter(path, SEGMENT, compression="zstd") as writer:
+        with pq.ParquetWriter(path, SEGMENT, **PARQUET) as writer:
             for table in tables:
                 writer.write_table(table, row_group_size=ROW_GROUP)
 
@@ -332,20 +345,20 @@ class Segment:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._open: pq.ParquetFile | None = None
-        file = self.file()
+        file = self._file()
         sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
         self.starts = np.cumsum([0, *sizes])
         self.rows = int(self.starts[-1])
-        table = file.read(columns=KEYS)
+        table = self.read(KEYS)
         keys = key_of(table["fingerprint"], table["shard"])
         self._order = np.argsort(keys, kind="stable").astype(np.uint32)
         self._keys = keys[self._order]
         if isinstance(path, Place):  # what is open there is mostly in memory
             self.close()
 
-    def file(self) -> pq.ParquetFile:
+    def _file(self) -> pq.ParquetFile:
         if self._open is None:
-            self._open = pq.ParquetFile(open_read(self.path))
+            self._open = open_table(self.path)
         return self._open
 
     def close(self) -> None:
@@ -356,10 +369,20 @@ class Segment:
         first, last = np.searchsorted(self._keys, key, "left"), np.searchsorted(self._keys, key, "right")
         return self._order[first:last]
 
-    def batches(self, columns: list[str]) -> Iterator[pa.Table]:
-        """Some columns of all rows, some rows at a time."""
-        for batch in self.file().iter_batches(PIECE, columns=columns):
-            yield pa.Table.from_batches([batch])
+    def read(self, columns: list[str]) -> pa.Table:
+        """Some columns of all rows."""
+        with as_written(self.path):
+            return self._file().read(columns=columns)
+
+    def group(self, group: int) -> list[dict[str, Any]]:
+        with as_written(self.path):
+            return self._file().read_row_group(group).to_pylist()
+
+    def batches(self, columns: list[str], rows: int = PIECE) -> Iterator[pa.Table]:
+        """Some columns of all rows, so many rows at a time."""
+        with as_written(self.path):
+            for batch in self._file().iter_batches(rows, columns=columns):
+                yield pa.Table.from_batches([batch])
 
 
 class StageIndex:
@@ -398,12 +421,12 @@ class StageIndex:
         if (number, group) not in self._decoded:
             while len(self._decoded) >= 4:
                 del self._decoded[next(iter(self._decoded))]
-            self._decoded[number, group] = self._hold(number).file().read_row_group(group).to_pylist()
+            self._decoded[number, group] = self._hold(number).group(group)
         return from_row(self.stage, self._decoded[number, group][inside - int(starts[group])])
 
     def read(self, columns: list[str]) -> pa.Table:
         """Some columns of all rows, in the order of row numbers. Many rows: `batches` needs less memory."""
-        tables = [self._hold(number).file().read(columns=columns) for number in range(len(self.segments))]
+        tables = [self._hold(number).read(columns) for number in range(len(self.segments))]
         return pa.concat_tables(tables) if tables else pa.schema([SEGMENT.field(name) for name in columns]).empty_table()
 
     def batches(self, columns: list[str]) -> Iterator[pa.Table]:
@@ -413,7 +436,7 @@ class StageIndex:
 
     def entries(self) -> Iterator[Entry]:
         for number in range(len(self.segments)):
-            for batch in self._hold(number).file().iter_batches(ROW_GROUP):
+            for batch in self._hold(number).batches(SEGMENT.names, ROW_GROUP):
                 for row in batch.to_pylist():
                     yield from_row(self.stage, row)
 

@@ -23,7 +23,6 @@ from typing import Any
 from uuid import uuid4
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
@@ -34,7 +33,7 @@ from operators.sample import rank
 from pipelines.answers import AnswerStore
 from pipelines.chain import Chain
 from pipelines.config import ConfigError, Recipe, Stage
-from pipelines.durable import create_if_absent
+from pipelines.durable import create_if_absent, read_table
 from pipelines.ledger import shard_name
 from pipelines.model_client import ModelClient, ModelSettings
 from pipelines.report.page import clean
@@ -104,7 +103,7 @@ def _choose(chain: Chain, stage: Stage, count: int, seed: int) -> dict[int, tupl
                 if next_stage is None or next_stage.name != stage.name:
                     continue
             views[shard] = before
-            for uid in pq.read_table(chain.run / before.uid_file, columns=["uid"])["uid"].to_pylist():
+            for uid in read_table(chain.run / before.uid_file, columns=["uid"])["uid"].to_pylist():
                 yield rank(uid, seed), uid, shard
 
     lowest = heapq.nsmallest(count, candidates())

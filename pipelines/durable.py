@@ -17,6 +17,7 @@ import json
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -36,6 +37,10 @@ THREADS = 32
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """Of an OSError: nothing more can be written."""
+
+
+PARQUET: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
+"""How tables of a run are written: with checksums, so that whoever reads a byte that has changed since does not take it for a value."""
 
 
 class Damaged(ValueError):
@@ -354,19 +359,37 @@ def link_or_copy(source: Path, target: Path) -> None:
     os.replace(scratch, target)
 
 
+def write_table(table: pa.Table, path: Path) -> None:
+    pq.write_table(table, path, **PARQUET)
+
+
 def read_table(path: Path, columns: Sequence[str] | None = None, filters: Any = None) -> pa.Table:
     """A Parquet file at any place. FileNotFoundError where it is gone, Damaged where it is not what was written."""
-    wanted = None if columns is None else list(columns)
-    try:
+    how = {"columns": None if columns is None else list(columns), "filters": filters, "page_checksum_verification": True}
+    with as_written(path):
         if not isinstance(path, Place):
-            return pq.read_table(path, columns=wanted, filters=filters)
+            return pq.read_table(path, **how)
         with path.open() as file:
-            return pq.read_table(file, columns=wanted, filters=filters)
-    except (pa.ArrowInvalid, OSError) as error:
+            return pq.read_table(file, **how)
+
+
+def open_table(path: Path) -> pq.ParquetFile:
+    """The same, to be read piece by piece, each inside `as_written`."""
+    with as_written(path):
+        return pq.ParquetFile(open_read(path), page_checksum_verification=True)
+
+
+@contextlib.contextmanager
+def as_written(path: Path) -> Iterator[None]:
+    """What Parquet finds wrong with a file, as Damaged."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and (isinstance(path, Place) or isinstance(error, FileNotFoundError) or error.errno):
             raise  # the system's word, not Parquet's
         raise Damaged(
-            f"{path}: not the Parquet file that was written here ({error}). Something else than a run changed it"
+            f"{path}: not the Parquet file that was written here ({' '.join(str(error).split())}). Something else than a run changed "
+            "it, or its disk did: put it back as it was"
         ) from error
 
 
@@ -378,6 +401,23 @@ def sha256_file(path: Path) -> str:
 def canonical_json(value: Any) -> bytes:
     """Sorted keys, no spaces, UTF-8, NaN forbidden: equal values give equal bytes."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def sealed(record: dict[str, Any]) -> bytes:
+    """A record as canonical JSON with its own checksum in it, for what is read years later and believed."""
+    return canonical_json({**record, "check": _crc(record)})
+
+
+def unsealed(record: dict[str, Any]) -> dict[str, Any]:
+    """The record without its checksum. ValueError where it does not fit; records of older versions have none."""
+    left = {key: value for key, value in record.items() if key != "check"}
+    if "check" in record and record["check"] != _crc(left):
+        raise ValueError("it does not fit its checksum")
+    return left
+
+
+def _crc(record: dict[str, Any]) -> str:
+    return f"{zlib.crc32(canonical_json(record)):08x}"
 
 
 def free_bytes(folder: Path) -> int:

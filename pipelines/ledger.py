@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import compact
-from pipelines.durable import canonical_json, create_if_absent, files, folders, many, read_many, remove_if_empty
+from pipelines.durable import create_if_absent, files, folders, many, read_many, remove_if_empty, sealed, unsealed
 
 LAYOUT = 1
 """Version of the layout below a root; a newer one is refused."""
@@ -58,13 +58,14 @@ class Entry:
     @classmethod
     def from_json(cls, data: bytes) -> Entry:
         raw = json.loads(data)
-        if raw.pop("layout", None) != LAYOUT:
+        if raw.get("layout") != LAYOUT:
             raise ValueError("a ledger entry of another layout version: this root was written by another version of fineloom")
+        raw = unsealed(raw)
         raw["files"] = {role: DataFile(**file) for role, file in raw["files"].items()}
-        return cls(**raw)
+        return cls(**{key: value for key, value in raw.items() if key != "layout"})
 
     def to_json(self) -> bytes:
-        return canonical_json({"layout": LAYOUT, **asdict(self)})
+        return sealed({"layout": LAYOUT, **asdict(self)})
 
 
 class Ledger:

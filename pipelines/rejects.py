@@ -9,13 +9,12 @@ from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from operators.columns import BASE
 from pipelines.chain import Chain
 from pipelines.config import ConfigError, nearest
 from pipelines.download import is_retryable
-from pipelines.durable import read_table, sha256_file, write_new
+from pipelines.durable import read_table, sha256_file, write_new, write_table
 from pipelines.ledger import Entry
 from pipelines.run import reach
 from pipelines.tables import REQUEUED, Table
@@ -114,7 +113,7 @@ def put_back(chain: Chain, wanted: Callable[[str], bool], stage: str | None, kno
     name = f"requeued.{uuid4().hex[:12]}"
     samples = samples.replace_schema_metadata({"table": name})
     path = chain.run / "tables" / f"{name}.parquet"
-    write_new(path, lambda p: pq.write_table(samples, p))
+    write_new(path, lambda p: write_table(samples, p))
     size = chain.recipe.shard_size
     slices = [
         {"first_row": at, "rows": min(size, samples.num_rows - at), "offset": 0, "end": 0, "check": ""}

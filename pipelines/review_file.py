@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from operators import answers
 from operators.base import Answer
@@ -28,7 +27,7 @@ from operators.validators import characters
 from pipelines.answers import AnswerStore
 from pipelines.chain import Chain
 from pipelines.config import ConfigError, Stage
-from pipelines.durable import create_if_absent
+from pipelines.durable import create_if_absent, read_table
 from pipelines.ledger import Entry, shard_name
 from pipelines.model_client import ModelClient
 from pipelines.review.book import Book, is_book
@@ -114,9 +113,9 @@ def pairs_of(chain: Chain, stage: Stage, before: View, entry: Entry) -> list[dic
     """Every pair of a shard, refused ones with the translation that was refused, as far as the store still has it."""
     operator: Translate = stage.operator
     rows = read_columns(chain.run, before, stage.reads(), stage.optional())
-    made = {row["uid"]: row for row in pq.read_table(chain.run / entry.files["data"].path).to_pylist()}
+    made = {row["uid"]: row for row in read_table(chain.run / entry.files["data"].path).to_pylist()}
     reasons: dict[tuple[str, str], str] = {}
-    for reject in pq.read_table(chain.run / entry.files["rejects"].path).to_pylist():
+    for reject in read_table(chain.run / entry.files["rejects"].path).to_pylist():
         if reject["item"] is not None:
             reasons[reject["uid"], reject["item"]] = f"{reject['reason']}: {reject['detail']}"
     pairs: list[dict[str, Any]] = []

@@ -27,14 +27,17 @@ from pipelines.compact import meanwhile
 from pipelines.config import MANIFESTS, ConfigError, Recipe, Stage
 from pipelines.counted import counted
 from pipelines.durable import (
+    PARQUET,
     THREADS,
+    Damaged,
+    as_written,
     canonical_json,
     check_store,
     files,
     free_bytes,
     link_or_copy,
     many,
-    open_read,
+    open_table,
     read_table,
     replace,
     replace_by,
@@ -262,19 +265,21 @@ def handed_over(chain: Chain) -> set[str] | None:
 
 
 def _handed_over(chain: Chain) -> bool:
-    """Whether the index is of all that is committed now: a run may end between its last commit and this."""
+    """Whether the index is of all that is committed now, and the tars are there: a run may end between its last commit and this."""
     pack = _pack_of(chain)
-    return pack is None or _indexed(chain.run)[0] == _digest(_packed(chain, pack))
+    if pack is None:
+        return True
+    digest, names = _indexed(chain.run)
+    return digest == _digest(_packed(chain, pack)) and names <= {path.name for path in files(chain.run / "shards")}
 
 
 def _indexed(run: Path) -> tuple[bytes | None, set[str]]:
     """What the index, which is written last, was made of: the hash of what was committed then, and the tars."""
     try:
-        with open_read(run / "index.parquet") as file:
-            index = pq.ParquetFile(file)
+        with open_table(run / "index.parquet") as index, as_written(run / "index.parquet"):
             groups = (index.metadata.row_group(i).column(INDEX.names.index("tar")) for i in range(index.num_row_groups))
             return (index.schema_arrow.metadata or {}).get(OF), {group.statistics.min for group in groups}
-    except (FileNotFoundError, pa.ArrowInvalid):
+    except (FileNotFoundError, Damaged):
         return None, set()
 
 
@@ -304,7 +309,7 @@ def _write_index(run: Path, packed: dict[str, dict[str, str]]) -> None:
         return read_table(run / paths["data"], columns=["uid", "shard_offset", "shard_size"])
 
     def fill(path: Path) -> None:
-        with pq.ParquetWriter(path, columns) as writer:
+        with pq.ParquetWriter(path, columns, **PARQUET) as writer:
             for name, rows in zip(packed, many(run, places, packed.values(), held=4 * THREADS), strict=True):
                 tars = pa.array([name] * rows.num_rows, pa.string())
                 writer.write_table(pa.table([rows["uid"], tars, rows["shard_offset"], rows["shard_size"]], schema=columns))

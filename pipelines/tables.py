@@ -21,9 +21,19 @@ from typing import Any
 from uuid import uuid4
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipelines.durable import Damaged, canonical_json, create_if_absent, files, read_many, read_table, replace, write_new
+from pipelines.durable import (
+    Damaged,
+    create_if_absent,
+    files,
+    read_many,
+    read_table,
+    replace,
+    sealed,
+    unsealed,
+    write_new,
+    write_table,
+)
 from pipelines.stores import Place
 
 REQUEUED = "requeued"
@@ -68,7 +78,7 @@ class Tables:
             if data is None or number != len(self.all):
                 raise Damaged(f"{file}: the table before it is missing; nothing may be removed from the folder tables/")
             try:
-                self._add(Table(**json.loads(data)))
+                self._add(Table(**unsealed(json.loads(data))))
             except (ValueError, TypeError) as error:
                 raise Damaged(f"{file}: not the record of a table ({error}): put it back as it was") from error
 
@@ -101,9 +111,9 @@ class Tables:
             index = len(self.all)
             first = self.all[-1].first_shard + self.all[-1].shards if self.all else 0
             file = self.run / "tables" / f"{index:04d}.{uuid4().hex[:12]}.parquet"
-            write_new(file, lambda p: pq.write_table(pa.Table.from_pylist(slices), p))
+            write_new(file, lambda p: write_table(pa.Table.from_pylist(slices), p))
             table = Table(index, source, str(path), content, rows, first, len(slices), f"tables/{file.name}", *state, cut)
-            if create_if_absent(self.run / "tables" / f"{index:04d}.json", canonical_json(asdict(table))):
+            if create_if_absent(self.run / "tables" / f"{index:04d}.json", sealed(asdict(table))):
                 self._add(table)
             else:  # somebody else took the number
                 file.unlink()
@@ -120,7 +130,7 @@ class Tables:
         now = {source: {str(index): path for index, path in paths.items()} for source, paths in found.items()}
         before = self._noted()
         if {**before, **now} != before:
-            replace(self.run / "tables" / USED, canonical_json({**before, **now}))
+            replace(self.run / "tables" / USED, sealed({"sources": {**before, **now}}))
 
     def used(self, sources: Sequence[str]) -> dict[int, str]:
         """index → file of the tables of these sources, and of all samples that were put back, as was noted last."""
@@ -136,13 +146,13 @@ class Tables:
     def _noted(self) -> dict[str, dict[str, str]]:
         path = self.run / "tables" / USED
         try:
-            noted = json.loads(path.read_bytes())
+            noted = unsealed(json.loads(path.read_bytes()))["sources"]
             if all(int(index) < len(self.all) for tables in noted.values() for index in tables):
                 return noted
             problem: object = "a table that is not registered"
         except FileNotFoundError:
             return {}
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             problem = error
         raise Damaged(f"{path}: not what was written there ({problem}): remove it, and the next run writes it again")
 

@@ -31,7 +31,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipelines.answers import segments
 from pipelines.chain import Chain
@@ -39,13 +38,14 @@ from pipelines.config import ConfigError
 from pipelines.counted import counted
 from pipelines.durable import (
     Damaged,
-    canonical_json,
     create_if_absent,
     folders,
     read_table,
     replace,
     replace_by,
+    sealed,
     sha256_file,
+    write_table,
 )
 from pipelines.gc import leftovers, remove
 from pipelines.ledger import Entry, shard_name
@@ -100,7 +100,7 @@ def take_down(
         "sha256": sorted(asked["sha256"]),
         "why": why,
     }
-    while not create_if_absent(chain.run / "tombstones" / f"{number:04d}.json", canonical_json(stone)):
+    while not create_if_absent(chain.run / "tombstones" / f"{number:04d}.json", sealed(stone)):
         number += 1
     # Whatever an earlier takedown did not end is ended here.
     taken = chain.withheld.taken = all_taken(chain.run).shards
@@ -257,7 +257,7 @@ def _drop_rows(run: Path, path: str, gone: Iterable[str], receipt: Receipt) -> N
         return
     left = table.filter(pc.invert(pc.is_in(table["uid"], value_set=pa.array(sorted(gone), pa.string()))))
     if left.num_rows < table.num_rows:
-        replace_by(run / path, lambda target: pq.write_table(left, target, compression="zstd"))
+        replace_by(run / path, lambda target: write_table(left, target))
         receipt.files[path] = {"rows": table.num_rows - left.num_rows, "sha256": sha256_file(run / path)}
 
 
@@ -314,7 +314,7 @@ def _blank_rows(path: Path, run: Path, gone: frozenset[str], receipt: Receipt) -
         column = table[name].to_pylist()
         values = [None if taken else value for taken, value in zip(mine.to_pylist(), column, strict=True)]
         table = table.set_column(table.column_names.index(name), table.schema.field(name), pa.array(values, table[name].type))
-    replace_by(path, lambda target: pq.write_table(table, target))
+    replace_by(path, lambda target: write_table(table, target))
     receipt.files[str(path.relative_to(run))] = {"rows": pc.sum(mine).as_py(), "sha256": sha256_file(path)}
 
 

@@ -21,9 +21,8 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from pipelines.durable import files, open_read, read_table
+from pipelines.durable import Damaged, as_written, files, open_table, read_table, unsealed
 from pipelines.public_url import public
 
 if TYPE_CHECKING:
@@ -57,9 +56,17 @@ class Taken:
 
 
 def tombstones(run: Path) -> list[dict]:
-    """Takedowns of a run, the first one first."""
-    found = (path for path in files(run / "tombstones") if path.suffix == ".json" and path.stem.isdecimal())
-    return [json.loads(path.read_bytes()) for path in sorted(found)]
+    """Takedowns of a run, the first one first. Damaged where one is unreadable or missing: what it names would be shown again."""
+    there = {path.name.partition(".")[0] for path in files(run / "tombstones")}  # of each its receipt tells, too
+    stones = []
+    for number in range(1 + max((int(stem) for stem in there if stem.isdecimal()), default=-1)):
+        path = run / "tombstones" / f"{number:04d}.json"
+        try:
+            stones.append(unsealed(json.loads(path.read_bytes())))
+        except (FileNotFoundError, ValueError, TypeError, AttributeError) as error:
+            problem = "is not there any more" if isinstance(error, FileNotFoundError) else f"is no takedown any more ({error})"
+            raise Damaged(f"{path}: {problem}. Put it back, or the samples that it names are shown again") from error
+    return stones
 
 
 def all_taken(run: Path) -> Taken:
@@ -96,8 +103,7 @@ class Withheld:
         """Shard that samples were put back from → stage and fingerprint of the entries that had refused them."""
         found: dict[int, set[tuple[str, str]]] = {}
         for first, path in self._tables:
-            with open_read(path) as file:
-                parquet = pq.ParquetFile(file)
+            with open_table(path) as parquet, as_written(path):
                 if FROM.names[0] not in parquet.schema_arrow.names:
                     continue
                 self._origins.append((first, path))

@@ -203,7 +203,7 @@ def test_a_reader_reads_only_segments_that_are_new(tmp_path, monkeypatch):
     compact(Ledger(tmp_path))
     reader = Ledger(tmp_path)
     assert everything(reader) == put
-    monkeypatch.setattr(compaction, "open_read", lambda path: read.append(path.name) or durable.open_read(path))
+    monkeypatch.setattr(compaction, "open_table", lambda path: read.append(path.name) or durable.open_table(path))
     put += fill(tmp_path, [entry(3)])
     compact(Ledger(tmp_path))
     read.clear()

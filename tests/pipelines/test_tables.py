@@ -89,7 +89,9 @@ def test_a_table_of_an_older_version_which_noted_no_cut_is_taken_as_it_is(tmp_pa
     path = table("a")
     old = Tables(tmp_path).register("zero", path, "d1", 10, slices(10, 4))
     record = tmp_path / "tables" / "0000.json"
-    record.write_text(json.dumps({key: value for key, value in json.loads(record.read_text()).items() if key != "cut"}))
+    record.write_text(
+        json.dumps({key: value for key, value in json.loads(record.read_text()).items() if key not in ("cut", "check")})
+    )
     tables = Tables(tmp_path)
     assert tables.known("zero", path, "csv") == old == tables.register("zero", path, "d1", 10, [], "csv")
     assert tables.used(["zero"]) == {0: str(path)}
@@ -104,7 +106,7 @@ def test_what_a_source_has_now_is_told_by_the_last_note(tmp_path, table):
     tables.use({"zero": {second.index: "b"}})
     assert Tables(tmp_path).used(["coyo"]) == {first.index: "moved/a"}
     assert Tables(tmp_path).used(["coyo", "zero"]) == {first.index: "moved/a", second.index: "b"}
-    for broken in ('{"coyo": {"7": "a"}}', '{"coyo": {"x": "a"}}', '["a"]', "{"):
+    for broken in ('{"sources": {"coyo": {"7": "a"}}}', '{"sources": {"coyo": {"x": "a"}}}', '{"coyo": {}}', '["a"]', "{"):
         (tmp_path / "tables" / "used.json").write_text(broken)
         with pytest.raises(Damaged, match=r"used\.json: not what was written there.*remove it"):
             Tables(tmp_path).used(["coyo"])

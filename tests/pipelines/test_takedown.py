@@ -338,13 +338,29 @@ def test_what_a_run_committed_after_it_was_looked_for_goes_with_the_next_takedow
     """The worker had read its rows before the tombstone lay there, and committed them after."""
     chain = run_here(links.recipe(), links.root, shards=1)
     asked = [], [links.urls[4]], []
-    stone = take_down(look(links.recipe(), links.root), *asked, remove=False)
-    (path := chain.run / "tombstones" / f"{stone.number:04d}.json").rename(links.root / "later")
+    take_down(look(links.recipe(), links.root), *asked, remove=False)
+    (stones := chain.run / "tombstones").rename(links.root / "later")
     chain = run_here(links.recipe(), links.root)
-    (links.root / "later").rename(path)
+    (links.root / "later").rename(stones)
     receipt = take_down(look(links.recipe(), links.root), [], [], ["0" * 64])
     assert receipt.samples == 1 and receipt.packed_again == [1]
     assert not [name for name in files(chain.run, deep=True) if links.pixels[4] in name.read_bytes()]
+
+
+@pytest.mark.parametrize("damage", ["gone", "torn", "changed"])
+def test_a_takedown_that_cannot_be_read_any_more_stops_whoever_would_show_its_samples(recipe_of, tmp_path, damage):
+    recipe, root = recipe_of(), tmp_path / "runs"
+    run_here(recipe, root)
+    take_down(look(recipe, root), [secret(look(recipe, root))], [], [])
+    stone = root / "six" / "tombstones" / "0000.json"
+    written = stone.read_bytes()
+    uid = json.loads(written)["uids"]["1"][0].encode()
+    damaged = {"torn": written[:-9], "changed": written.replace(uid, bytes(reversed(uid)))}
+    stone.unlink()
+    if damage in damaged:
+        stone.write_bytes(damaged[damage])
+    with pytest.raises(Damaged, match=r"0000\.json: is no.* any more.*Put it back"):
+        look(recipe, root)
 
 
 def test_the_receipt_tells_what_the_book_of_a_review_keeps(recipe_of, tmp_path):

@@ -32,6 +32,7 @@ from fgclip2_train.data.tokens import Texts
 from fgclip2_train.model import Fgclip2Config
 from fgclip2_train.model.release import write_release
 from fgclip2_train.ring import rank, world
+from fgclip2_train.saved import Saved, ToGoOn, Told, read_saved
 
 # torch says so, from several threads, where one process trains alone.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
@@ -216,24 +217,19 @@ def resolve(path: str | Path) -> Path:
 
 def load_trainer(folder: Path) -> dict[str, Any]:
     """What a run goes on with. Raises ValueError for a damaged file."""
-    trainer = read_trainer(folder)
-    try:
-        _ = trainer["step"], trainer["readers"], trainer["workers"], trainer["settings"]["stage"]
-        return trainer
-    except (KeyError, TypeError) as error:
-        raise ValueError(_damaged(folder / "trainer.json", error)) from error
+    return _read_trainer(folder / "trainer.json", ToGoOn)
 
 
 def read_trainer(folder: Path) -> dict[str, Any]:
     """What trainer.json says; nothing where there is none, as beside the released weights. Raises ValueError for a damaged file."""
     file = folder / "trainer.json"
-    if not file.is_file():
-        return {}
+    return _read_trainer(file, Told) if file.is_file() else {}
+
+
+def _read_trainer(file: Path, kind: type[Saved]) -> dict[str, Any]:
     try:
-        said = json.loads(file.read_text())
-        _ = said.keys()
-        return said
-    except (OSError, ValueError, AttributeError) as error:
+        return read_saved(file, kind)
+    except (OSError, ValueError) as error:
         raise ValueError(_damaged(file, error)) from error
 
 
@@ -251,7 +247,8 @@ def load_optimizer(folder: Path, empty: dict[str, Tensor]) -> set[str]:
 
 def _damaged(path: Path, error: BaseException) -> str:
     cause = next(iter(error.failures.values()))[0] if isinstance(error, CheckpointException) else error
-    what = ": ".join([type(cause).__name__, *str(cause).strip().split("\n")[:1]]).removesuffix(": ")[:200]
+    kind = [] if type(cause) is ValueError else [type(cause).__name__]  # which is said in words here
+    what = ": ".join([*kind, *str(cause).strip().split("\n")[:1]]).removesuffix(": ")[:200]
     return f"{path}: damaged ({what}). {way_out(path.parent)}"
 
 

@@ -146,7 +146,7 @@ def _folder(checkpoint: str | Path) -> str | Path:
 def trained_patches(checkpoint: str | Path) -> int | Literal["official"]:
     """Of a picture by itself, as the checkpoint was trained; "official" where it does not say."""
     said = read_trainer(Path(_folder(checkpoint)))
-    return own_patches(said["settings"]["data"]["patches"]) if "settings" in said else "official"
+    return own_patches(said["settings"]["data"]["patches"]) if said.get("settings") else "official"
 
 
 def own_patches(trained: int | str) -> int | Literal["official"]:

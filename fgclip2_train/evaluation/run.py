@@ -180,7 +180,7 @@ def origin(checkpoint: str | Path) -> dict[str, Any]:
     about: dict[str, Any] = {"checkpoint": str(checkpoint), "step": None, "stage": None, "preset": None}
     if Path(checkpoint).exists():
         trainer = read_trainer(resolve(checkpoint))
-        settings = trainer.get("settings", {})
+        settings = trainer.get("settings") or {}
         about |= {"step": trainer.get("step"), "stage": settings.get("stage"), "preset": settings.get("preset")}
     return about
 

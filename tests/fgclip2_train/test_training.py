@@ -321,6 +321,34 @@ def test_a_checkpoint_damaged_later_is_named_with_what_to_do(damage, shards, sta
         train(settings(shards, out, "stage=1", "steps=4"))
 
 
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        (("step",), "three", r"step: must be a valid integer \(found 'three'\)"),
+        (("readers",), [], r"readers: List should have at least 1 item"),
+        (
+            ("readers", 0, "positions", "0", "shards/en", "taken"),
+            -1,
+            r"readers\.0\.positions\.0\.shards/en\.taken: must be greater",
+        ),
+        (("settings", "stage"), None, r"settings\.stage: must be 1 or 2"),
+        (("settings", "data", "patches"), 10**9, r"settings\.data\.patches: must be less than or equal to 16384"),
+        (("order",), None, r"order: must be"),
+        (("workers",), 1.5, r"workers: must be a valid integer"),
+    ],
+)
+def test_a_checkpoint_with_an_edited_trainer_json_is_refused_with_file_and_key(place, value, said, shards, stage1, tmp_path):
+    out = Path(shutil.copytree(stage1.parents[1], tmp_path / "run", symlinks=True))
+    file = latest(out) / "trainer.json"
+    whole = within = json.loads(file.read_text())
+    for key in place[:-1]:
+        within = within[key]
+    within[place[-1]] = value
+    file.write_text(json.dumps(whole))
+    with pytest.raises(ValueError, match=rf"^{file}: damaged \({said}.*Move .*step-00000003 away"):
+        train(settings(shards, out, "stage=1", "steps=4"))
+
+
 def test_the_rest_of_the_epochs_is_cut_into_steps_of_todays_size(shards):
     run = settings(shards, "run", "stage=1", "epochs=3", "steps=null")  # 32 samples, 6 a step
     assert total_steps(run, 1) == 16

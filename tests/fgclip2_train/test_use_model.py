@@ -296,6 +296,8 @@ WIDTH_OF_WORDS = '{"model_type": "fgclip2", "text_config": {"hidden_size": "wide
         ("config.json", WIDTH_OF_WORDS),
         ("trainer.json", "{"),
         ("trainer.json", "[]"),
+        ("trainer.json", '{"settings": {}}'),
+        ("trainer.json", '{"settings": {"data": {"patches": "many"}}}'),
     ],
 )
 def test_a_damaged_description_is_named(name, text, own):

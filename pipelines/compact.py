@@ -318,6 +318,27 @@ def _rows(segments: Sequence[Segment]) -> Iterator[pa.Table]:
         yield pa.concat_tables(waiting)
 
 
+def forget(ledger: Ledger, stage: str, entries: set[tuple[str, int]], segments: set[str]) -> None:
+    """Take entries (fingerprint, shard), and whole segments that cannot be read, out of what is compacted of a stage."""
+    while True:
+        ledger.refresh()
+        generation = ledger.generation
+        names = generation.segments.get(stage, [])
+        left = [_without(ledger, stage, name, entries) for name in names if name not in segments]
+        if left == names or _publish(ledger, generation, {**generation.segments, stage: [name for name in left if name]}):
+            return
+
+
+def _without(ledger: Ledger, stage: str, name: str, entries: set[tuple[str, int]]) -> str:
+    """The segment, or another one of what is left without these entries; empty where nothing is."""
+    segment = Segment(ledger.folder / FOLDER / name)
+    keys = segment.read(KEYS).to_pylist()
+    keep = [(key["fingerprint"], key["shard"]) not in entries for key in keys]
+    if all(keep):
+        return name
+    return _write_tables(ledger, stage, iter([segment.read(SEGMENT.names).filter(pa.array(keep))])) if any(keep) else ""
+
+
 def unnamed(ledger: Ledger) -> list[Path]:
     """Segments that the newest generation does not name: joined into others, or not published (yet)."""
     there = [path for path in files(ledger.folder / FOLDER) if path.suffix == ".parquet"]

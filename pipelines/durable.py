@@ -389,7 +389,7 @@ def as_written(path: Path) -> Iterator[None]:
             raise  # the system's word, not Parquet's
         raise Damaged(
             f"{path}: not the Parquet file that was written here ({' '.join(str(error).split())}). Something else than a run changed "
-            "it, or its disk did: put it back as it was"
+            "it, or its disk did. Put it back as it was; or `fineloom verify --again` has what was committed made again"
         ) from error
 
 

@@ -200,7 +200,7 @@ def _entry(path: Path, data: bytes) -> Entry:
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise BrokenEntry(
             f"{path}: not a whole ledger entry ({error}). Something else than a run changed it, or its disk lost what it had "
-            "confirmed. Remove the file: that stage of that shard is then done again"
+            "confirmed. Remove the file, or let `fineloom verify --again` do so: that stage of that shard is then done again"
         ) from error
 
 

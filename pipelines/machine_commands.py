@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -37,6 +39,7 @@ def add_to(app: App) -> None:
     app.command("doctor", rich_help_panel=PANEL)(doctor)
     app.add_typer(serve, name="serve", rich_help_panel=PANEL)
     app.command("gc", rich_help_panel=PANEL)(gc)
+    app.command("verify", rich_help_panel=PANEL)(verify)
     app.command("compact", rich_help_panel=PANEL)(compact_)
     app.command("completion", rich_help_panel=PANEL)(completion)
 
@@ -109,6 +112,54 @@ def gc(
         print_json({"files": files, "bytes": size, "removed": not dry_run})
     else:
         say(f"{counted(files, 'file')}, {size / 1e6:.1f} MB {'would go' if dry_run else 'removed'}")
+
+
+def verify(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    root: Root = ROOT,
+    again: Annotated[bool, typer.Option("--again", help="Let the next run make again what is damaged.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Read every file that was committed and compare it with its checksum: what a disk lost, or somebody removed or changed, is named.
+
+    With --again the entries that name such files are taken out of the ledger, so that the next run does those stages of those shards
+    once more, and what follows only where it comes out another. A picture is then downloaded again, if it is still there.
+    Exit status: 0 all is as it was committed, or will be made again; 1 something is damaged.
+
+    Examples:
+        fineloom verify lit_cn
+        fineloom verify lit_cn --again && fineloom run lit_cn
+    """
+    from dataclasses import asdict
+
+    from pipelines.run import lock
+    from pipelines.verify import Looked, damages, make_again
+
+    folder, looked = _run_of(recipe, overrides, root), Looked()
+    told = time.monotonic()
+
+    def tell(now: Looked) -> None:
+        nonlocal told
+        if time.monotonic() - told > 10:
+            told = time.monotonic()
+            warn(f"{counted(now.files, 'file')}, {now.bytes / 1e9:,.1f} GB")
+
+    with lock(folder, warn) if again else nullcontext():
+        found = []
+        for damage in damages(folder, looked, tell):
+            found.append(damage)
+            if not as_json:
+                say(f"{folder / damage.file} {damage.found}")
+        if again:
+            make_again(folder, found)
+    if as_json:
+        print_json({**asdict(looked), "damaged": [{"file": damage.file, "found": damage.found} for damage in found]})
+    else:
+        how = " · will be made again by the next run" if again else " · --again lets the next run make them again"
+        say(f"{counted(looked.files, 'file')}, {looked.bytes / 1e6:,.1f} MB · {len(found):,} damaged{how if found else ''}")
+    if found and not again:
+        raise typer.Exit(1)
 
 
 def compact_(recipe: RecipeName, overrides: Overrides = None, root: Root = ROOT, as_json: AsJson = False) -> None:

@@ -92,11 +92,13 @@ class Result:
 
 
 def prepare(recipe: Recipe, root: Path, options: Options) -> Chain:
-    """Load sources, register their tables, learn the model's identity; returns the chain that all workers share."""
+    """Load sources, register their tables, learn the model's identity; returns the chain that all workers share.
+
+    Where the tables and the model are known already, nothing is written: `fineloom plan` of a root that may only be read.
+    """
     run = place(root) / recipe.name
     sources = _sources(recipe)
     there = {name: [Path(path) for path in source.tables()] for name, source in sources.items()}
-    check_store(run)  # from here on there is a folder
     tables = Tables(run)
     used: dict[str, dict[int, str]] = {name: {} for name in sources}
     for name, source in sources.items():
@@ -126,7 +128,7 @@ def look(recipe: Recipe, root: Path, prompts: Path | None = None) -> Chain:
         )
     tables = Tables(run)
     record = run / "model.json"
-    identity = json.loads(record.read_bytes()) if record.is_file() and recipe.model is not None else None
+    identity = _recorded(record) if record.is_file() and recipe.model is not None else None
     return Chain(run, recipe, _sources(recipe), identity, tables.used(recipe.sources), prompts)
 
 
@@ -155,9 +157,19 @@ def _identity(run: Path, recipe: Recipe) -> dict[str, Any] | None:
     except ServerUnavailable:
         if not record.is_file():
             raise
-        return json.loads(record.read_bytes())
-    replace(record, canonical_json(identity))
+        return _recorded(record)
+    if not record.is_file() or record.read_bytes() != canonical_json(identity):
+        replace(record, canonical_json(identity))
     return identity
+
+
+def _recorded(record: Path) -> dict[str, Any]:
+    try:
+        return json.loads(record.read_bytes())
+    except ValueError as error:
+        raise Damaged(
+            f"{record}: not what was written there ({error}). `fineloom plan` writes it again from the server"
+        ) from error
 
 
 async def _ask_identity(settings: Any) -> dict[str, Any]:
@@ -205,6 +217,7 @@ def execute(recipe: Recipe, root: Path, options: Options, progress: Progress) ->
         progress.say(f"recipe {recipe.name} · {run}")
         for word in warnings(recipe):
             progress.say(f"warning: {word}")
+        check_store(run)
         chain = prepare(recipe, root, options)
         shards = chosen_shards(chain, options)
         result = Result(run, len(shards))

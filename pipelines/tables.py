@@ -24,6 +24,7 @@ import pyarrow as pa
 
 from pipelines.durable import (
     Damaged,
+    check_store,
     create_if_absent,
     files,
     read_many,
@@ -68,6 +69,7 @@ class Tables:
         self._by_file: dict[tuple[str, str, str, int, int], Table] = {}
         self._by_content: dict[tuple[str, str], Table] = {}
         self._slices: dict[int, pa.Table] = {}
+        self._checked = False
         self.refresh()
 
     def refresh(self) -> None:
@@ -108,6 +110,9 @@ class Tables:
         """Give the shards of a table their numbers. A table of the same source and content, cut the same way, keeps those it has."""
         state = _state(path, beside)
         while (source, content := self._content(source, digest, cut)) not in self._by_content:
+            if not self._checked:
+                check_store(self.run)
+                self._checked = True
             index = len(self.all)
             first = self.all[-1].first_shard + self.all[-1].shards if self.all else 0
             file = self.run / "tables" / f"{index:04d}.{uuid4().hex[:12]}.parquet"

@@ -185,3 +185,16 @@ def test_a_table_that_was_changed_and_changed_back_is_the_first_one_for_whoever_
     first, other = "u,t\nhttp://example.org/1.jpg,a cat\n", "u,t\nhttp://example.org/1.jpg,a dog\n"
     assert [prepared(content) for content in (first, other, first)] == [[0], [1], [0]]
     assert look(recipe(), tmp_path / "runs").shards() == [0]
+
+
+def test_what_is_known_already_is_prepared_without_writing_anything(tmp_path, recipe):
+    """`fineloom plan` of a root that may only be read; the probe of what the store can do would be a write, too."""
+    (tmp_path / "t.csv").write_text("u,t\nhttp://example.org/1.jpg,a cat\n")
+    prepare(recipe(), tmp_path / "runs", Options())
+
+    def state():
+        return {path: path.stat().st_mtime_ns for path in [tmp_path / "runs", *(tmp_path / "runs").rglob("*")]}
+
+    before = state()
+    assert prepare(recipe(), tmp_path / "runs", Options()).shards() == [0]
+    assert state() == before

@@ -74,13 +74,17 @@ def refuse_half_characters(texts: Iterable[str]) -> None:
 
 def load_texts(folder: str | Path) -> Texts:
     """The tokenizer kept beside a checkpoint, or of a hub name."""
+    whole = (Path(folder) / "tokenizer.json").is_file()
     try:
         # tokenizer.json says everything; the automatic way also looks at the model's config, and asks at the terminal whether to run
         # the code that it names.
-        whole = (Path(folder) / "tokenizer.json").is_file()
         kind = PreTrainedTokenizerFast if whole else AutoTokenizer
         tokenizer = kind.from_pretrained(str(folder), trust_remote_code=False)
-    except (OSError, KeyError, AttributeError, ValueError) as error:
+    except Exception as error:  # of the tokenizers library for a damaged file, often no other kind
+        if whole:
+            file = Path(folder) / "tokenizer.json"
+            what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise ValueError(f"{file}, or tokenizer_config.json beside it: damaged ({what})") from error
         raise ValueError(
             f"{folder}: no tokenizer there ({type(error).__name__}). A checkpoint of this package has tokenizer.json beside its "
             "weights; name another folder with model.tokenizer=DIR, or model.tokenizer=train to make one from the shards' texts"

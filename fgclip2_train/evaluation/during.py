@@ -57,7 +57,10 @@ class InTraining:
             if number > step:
                 file.unlink()
                 continue
-            numbers = flatten(json.loads(file.read_text()))
+            try:
+                numbers = flatten(json.loads(file.read_text()))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise ValueError(f"{file}: damaged ({type(error).__name__}: {error}). Move it away") from error
             found[number] = numbers.get(self.settings.best)
         return found
 

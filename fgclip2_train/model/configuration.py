@@ -58,6 +58,11 @@ class Fgclip2Config(Siglip2Config):
         return cast(Fgclip2VisionConfig, self.vision_config)
 
 
+MOST = {"hidden_size": 65_536, "intermediate_size": 262_144, "num_hidden_layers": 1_000, "num_attention_heads": 1_000}
+MOST_POSITIONS = 65_536
+"""Beyond these a description is damaged, and making what it describes would take for ever, or all memory."""
+
+
 def read_config(start: str | Path) -> Fgclip2Config:
     """Of a folder or hub name. Raises ValueError for a value that its key does not take."""
     try:
@@ -65,11 +70,17 @@ def read_config(start: str | Path) -> Fgclip2Config:
     except StrictDataclassError as error:
         raise ValueError(f"{start}/config.json: {' '.join(str(error).split())}") from error
     for name, part in (("text_config", config.text), ("vision_config", config.vision)):
-        for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
-            if getattr(part, key) < 1:
-                raise ValueError(f"{start}/config.json: {name}.{key}: must be at least 1 (found {getattr(part, key)})")
+        for key, most in MOST.items():
+            if not 1 <= getattr(part, key) <= most:
+                raise ValueError(f"{start}/config.json: {name}.{key}: must be 1 to {most} (found {getattr(part, key)})")
         if part.hidden_act not in ACT2FN:
             raise ValueError(f"{start}/config.json: {name}.hidden_act: no such function (found {part.hidden_act!r})")
+    for key in ("keep_len", "longtext_len", "max_position_embeddings"):
+        value = getattr(config.text, key)
+        if type(value) is not int or not 1 <= value <= MOST_POSITIONS:
+            raise ValueError(
+                f"{start}/config.json: text_config.{key}: must be a whole number from 1 to {MOST_POSITIONS} (found {value!r})"
+            )
     if not 0 < config.text.keep_len < config.text.max_position_embeddings:
         raise ValueError(f"{start}/config.json: text_config.keep_len: must be below max_position_embeddings")
     return config

@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, Siglip2Config, Siglip2Model, SiglipConfig, SiglipModel
 from transformers.utils import logging
@@ -16,6 +15,7 @@ from transformers.utils import logging
 from fgclip2_train.data.images import PATCH
 from fgclip2_train.model.configuration import Fgclip2Config, read_config
 from fgclip2_train.model.model import TEMPERATURE, Fgclip2Model
+from fgclip2_train.model.weights import check_files, fetch
 
 
 def stretch_positions(short: Tensor, keep: int, length: int) -> Tensor:
@@ -101,31 +101,36 @@ def from_scratch(config: Fgclip2Config, seed: int, logit_scale: float, logit_bia
 def load_model(start: str | Path) -> Fgclip2Model:
     """A model from a folder or hub name: an FG-CLIP 2 checkpoint (ours or a released one) or a plain SigLIP 2 one."""
     logging.disable_progress_bar()
-    kind = model_type(start)
+    folder = Path(start) if Path(start).exists() else fetch(str(start))
+    said = described(folder)
+    kind = said.get("model_type", "")
+    if kind not in ("fgclip2", "siglip2", "siglip"):
+        raise ValueError(f"{start}: model_type is {kind!r}; expected 'fgclip2', 'siglip2' or 'siglip'")
+    if said.get("quantization_config") is not None:
+        raise ValueError(
+            f"{folder}/config.json: quantization_config: quantised weights cannot be taken; take those that they were made from"
+        )
+    check_files(folder)
     if kind == "siglip2":
-        siglip = _with_its_weights(Siglip2Model, start)
+        siglip = _with_its_weights(Siglip2Model, folder)
         return from_siglip2(siglip.state_dict(), siglip.config)
     if kind == "siglip":
-        fixed = _with_its_weights(SiglipModel, start)
+        fixed = _with_its_weights(SiglipModel, folder)
         return from_fixed_size(fixed.state_dict(), fixed.config)
-    if kind != "fgclip2":
-        raise ValueError(f"{start}: model_type is {kind!r}; expected 'fgclip2', 'siglip2' or 'siglip'")
-    return _with_its_weights(Fgclip2Model, start, config=read_config(start))
+    return _with_its_weights(Fgclip2Model, folder, config=read_config(folder))
 
 
-def _with_its_weights(kind: type[PreTrainedModel], start: str | Path, **options: Any) -> Any:
+def _with_its_weights(kind: type[PreTrainedModel], folder: Path, **options: Any) -> Any:
     """Of transformers' `from_pretrained`, which would make up at random what the file lacks or holds in another shape, and leave out
     what it holds besides, as the layers of a deeper model. In float32, however the file holds them: half precision does not remember
     what a small learning rate adds."""
-    options |= {"dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    options |= {"dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True, "use_safetensors": True}
     before = logging.get_verbosity()
     logging.set_verbosity_error()  # its report of all names would come before the one line below
     try:
-        loaded: Any = kind.from_pretrained(str(start), **options)
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise ValueError(f"{start}: weights missing or damaged ({error})") from error
+        loaded: Any = kind.from_pretrained(str(folder), **options)
     except StrictDataclassError as error:
-        raise ValueError(f"{start}/config.json: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{folder}/config.json: {' '.join(str(error).split())}") from error
     finally:
         logging.set_verbosity(before)
     model, report = loaded
@@ -140,7 +145,7 @@ def _with_its_weights(kind: type[PreTrainedModel], start: str | Path, **options:
         if names
     ]
     if other:
-        raise ValueError(f"{start}: not the weights that its config.json describes. " + "; ".join(other[:3]))
+        raise ValueError(f"{folder}: not the weights that its config.json describes. " + "; ".join(other[:3]))
     return model
 
 
@@ -148,18 +153,16 @@ _MAY_LACK = ("logit_scale_finegraind", "logit_scale_hardneg", "rank_threshold")
 """The released model class has no place for the first two, and no checkpoint but ours has the third."""
 
 
-def model_type(start: str | Path) -> str:
-    """What config.json calls the model. Raises FileNotFoundError, or ValueError for a damaged file."""
-    file = Path(start) / "config.json"
-    if file.is_file():
-        try:
-            return json.loads(file.read_text()).get("model_type", "")
-        except (ValueError, AttributeError) as error:
-            raise ValueError(f"{file}: not a model's description ({error})") from error
-    if Path(start).exists() or str(start).startswith((".", "/")):
+def described(folder: Path) -> dict[str, Any]:
+    """What config.json says. Raises FileNotFoundError, or ValueError for a damaged file."""
+    file = folder / "config.json"
+    if not file.is_file():
         raise FileNotFoundError(
-            f"{start}: no config.json there. Give a checkpoint's folder, for instance <out>/checkpoints/last"
+            f"{folder}: no config.json there. Give a checkpoint's folder, for instance <out>/checkpoints/last"
         )
-    from transformers import PretrainedConfig
-
-    return PretrainedConfig.get_config_dict(str(start))[0].get("model_type", "")
+    try:
+        said = json.loads(file.read_text())
+        _ = said.keys()
+        return said
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{file}: not a model's description ({error})") from error

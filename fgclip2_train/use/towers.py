@@ -11,23 +11,16 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from huggingface_hub import snapshot_download
 from PIL import Image
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fgclip2_train.checkpoint import resolve
 from fgclip2_train.data import images
 from fgclip2_train.evaluation.encode import Encoder
-from fgclip2_train.model import Fgclip2Model
-from fgclip2_train.model.configuration import read_config
-from fgclip2_train.model.initialise import model_type
+from fgclip2_train.model.weights import fetch
 
 Walk = Literal["auto", "short", "long", "box"]
 WALKS: tuple[Walk, ...] = ("auto", "short", "long", "box")
-MAY_LACK = ("rank_threshold", "logit_scale_finegraind", "logit_scale_hardneg")
-"""What the released files do not hold and nothing here reads."""
-MAY_HAVE = (*MAY_LACK, "text_model.embeddings.position_ids", "vision_model.embeddings.position_ids")
 
 
 class Prepared(NamedTuple):
@@ -120,12 +113,7 @@ def load(
     if isinstance(patches, int) and not 1 <= patches <= images.MAX_PATCHES:
         raise ValueError(f"{patches} patches per picture: 1 to {images.MAX_PATCHES} are possible")
     folder = find(checkpoint)
-    if model_type(folder) == "fgclip2":
-        check_weights(folder)
-    try:
-        encoder = Encoder.load(folder, patches, device, batch)
-    except (RuntimeError, SafetensorError, OSError, KeyError) as error:
-        raise ValueError(f"{folder}: cannot be loaded ({type(error).__name__}: {str(error)[:300]})") from error
+    encoder = Encoder.load(folder, patches, device, batch)
     for name, tensor in encoder.model.named_parameters():
         if not bool(torch.isfinite(tensor).all()):
             raise ValueError(f"{folder}: {name} holds numbers that are not finite; take an earlier checkpoint")
@@ -137,41 +125,7 @@ def load(
 
 def find(checkpoint: str | Path) -> Path:
     """The folder of a checkpoint, of a run's newest one, or of a hub name's copy on this machine (fetched if need be)."""
-    if Path(checkpoint).exists():
-        return resolve(checkpoint)
-    name = str(checkpoint)
-    if name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise FileNotFoundError(f"{checkpoint}: no such checkpoint. Give a checkpoint's or a run's folder, or a hub name")
-    try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.model"]))
-    except Exception as error:  # the hub's client raises many kinds; all mean that there is no such thing to be had
-        raise FileNotFoundError(
-            f"{checkpoint}: neither a folder nor to be had from the hub ({type(error).__name__})"
-        ) from error
-
-
-def check_weights(folder: Path) -> None:
-    """Compare names and shapes in the files' headers with what config.json describes, before a missing one is made up at random."""
-    files = sorted(folder.glob("model*.safetensors"))
-    if not files:
-        raise FileNotFoundError(f"{folder}: no model.safetensors there")
-    found: dict[str, tuple[int, ...]] = {}
-    for file in files:
-        try:
-            with safe_open(file, framework="pt") as weights:
-                found |= {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise ValueError(f"{file}: damaged or cut short ({error}); take an earlier checkpoint or copy it again") from error
-    with torch.device("meta"):
-        model = Fgclip2Model(read_config(folder))
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    wrong = [f"{name}: missing" for name in sorted(set(expected) - set(found) - set(MAY_LACK))]
-    wrong += [f"{name}: unknown" for name in sorted(set(found) - set(expected) - set(MAY_HAVE))]
-    both = sorted(set(found) & set(expected))
-    wrong += [f"{name}: {found[name]}, by config.json {expected[name]}" for name in both if found[name] != expected[name]]
-    if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise ValueError(f"{folder}: weights and config.json do not belong together. {'; '.join(wrong[:3])}{more}")
+    return resolve(checkpoint) if Path(checkpoint).exists() else fetch(str(checkpoint))
 
 
 def digest(folder: Path) -> str:

@@ -132,7 +132,7 @@ def test_a_siglip_2_of_a_fixed_size_is_a_start_and_sees_the_same(tmp_path):
         ("lacks one", r"not the weights that its config\.json describes\. lacks vision_model\.head\.probe$"),
         ("other names", r"not the weights that its config\.json describes\. lacks logit_bias, .* …"),
         ("other shape", r"text_model\.head\.weight: \[5, 5\] in the file, \[16, 16\] by its config\.json"),
-        ("cut short", "weights missing or damaged"),
+        ("cut short", r"model\.safetensors: damaged or cut short"),
         ("config", r"config\.json: .*hidden_size"),
     ],
 )
@@ -176,10 +176,13 @@ def test_weights_kept_in_half_precision_are_trained_in_single(half, model, tmp_p
 @pytest.mark.parametrize(
     ("part", "key", "value", "said"),
     [
-        ("vision_config", "hidden_size", -1, "must be at least 1"),
-        ("text_config", "num_attention_heads", 0, "must be at least 1"),
-        ("vision_config", "num_hidden_layers", 0, "must be at least 1"),
+        ("vision_config", "hidden_size", -1, "must be 1 to 65536"),
+        ("text_config", "num_attention_heads", 0, "must be 1 to 1000"),
+        ("vision_config", "num_hidden_layers", 0, "must be 1 to 1000"),
         ("text_config", "hidden_act", "nope", "no such function"),
+        ("text_config", "num_hidden_layers", 10**9, "must be 1 to 1000"),
+        ("text_config", "longtext_len", None, "must be a whole number"),
+        ("text_config", "keep_len", "20", "must be a whole number"),
         ("text_config", "keep_len", 70, "must be below max_position_embeddings"),
     ],
 )
@@ -198,6 +201,42 @@ def test_a_checkpoint_of_other_shapes_names_what_differs(model, tmp_path):
     weights["text_model.head.weight"] = torch.zeros(8, 16)
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
     with pytest.raises(ValueError, match=r"text_model\.head\.weight: \[8, 16\] in the file, \[16, 16\] by its config\.json"):
+        load_model(tmp_path)
+
+
+def test_quantised_weights_are_refused_in_one_line(model, tmp_path):
+    """Loading them would ask for other packages, or take their whole numbers for weights."""
+    model.save_pretrained(tmp_path)
+    file, config = tmp_path / "model.safetensors", tmp_path / "config.json"
+    plain = config.read_text()
+    config.write_text(json.dumps(json.loads(plain) | {"quantization_config": {"quant_method": "gptq", "bits": 4}}))
+    with pytest.raises(ValueError, match=rf"^{config}: quantization_config: quantised weights cannot be taken[^\n]*$"):
+        load_model(tmp_path)
+    config.write_text(plain)
+    weights = load_file(file)
+    weights["text_model.head.weight"] = weights["text_model.head.weight"].to(torch.int8)
+    save_file(weights, file, {"format": "pt"})
+    with pytest.raises(ValueError, match=rf"^{file}: text_model\.head\.weight is of kind I8, where weights are floating-point"):
+        load_model(tmp_path)
+
+
+def test_weights_that_are_not_all_there_or_no_safetensors_are_named(model, tmp_path):
+    model.save_pretrained(tmp_path, max_shard_size="10KB")
+    parts = sorted(tmp_path.glob("model-*.safetensors"))
+    parts[1].unlink()
+    with pytest.raises(
+        FileNotFoundError, match=rf"^{tmp_path}: {parts[1].name} is missing of what model\.safetensors\.index\.json"
+    ):
+        load_model(tmp_path)
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text('{"weight_map": []}')
+    with pytest.raises(ValueError, match=rf"^{index}: damaged"):
+        load_model(tmp_path)
+    index.unlink()
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(
+        FileNotFoundError, match=r"no model\.safetensors there\. pytorch_model\.bin is of a kind that is not read"
+    ):
         load_model(tmp_path)
 
 
@@ -238,7 +277,7 @@ def test_the_index_of_weights_in_several_files_may_be_damaged_too(model, tmp_pat
     model.save_pretrained(tmp_path, max_shard_size="10KB")
     assert all(torch.equal(a, b) for a, b in zip(load_model(tmp_path).parameters(), model.parameters(), strict=True))
     (tmp_path / "model.safetensors.index.json").write_text("{")
-    with pytest.raises(ValueError, match=rf"^{tmp_path}: weights missing or damaged"):
+    with pytest.raises(ValueError, match=rf"^{tmp_path}/model\.safetensors\.index\.json: damaged"):
         load_model(tmp_path)
 
 

@@ -78,6 +78,15 @@ def test_the_best_checkpoint_is_kept_and_a_resumed_run_knows_it(shards, tmp_path
     assert (folder / "best").resolve().name == f"step-{best:08d}" and (folder / "last").resolve().name == "step-00000008"
 
 
+def test_an_evaluation_damaged_later_is_named(shards, tmp_path):
+    (tmp_path / "evaluations").mkdir()
+    file = tmp_path / "evaluations/step-00000000.json"
+    for text in ("{", "[]", '{"score": 1}'):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=rf"^{file}: damaged .*Move it away$"):
+            train(settings(shards, tmp_path, "evaluate.every=2", f"evaluate.shards={shards}"))
+
+
 def test_pruning_spares_the_best(tmp_path):
     saver = Saver(tmp_path, 2)
     for step in range(5):

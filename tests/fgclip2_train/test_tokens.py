@@ -46,3 +46,11 @@ def test_a_tokenizer_whose_texts_do_not_end_is_refused_by_its_folder(texts, tmp_
 def test_a_folder_without_tokenizer_says_what_to_do(tmp_path):
     with pytest.raises(ValueError, match="no tokenizer there"):
         load_texts(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "text"), [("tokenizer.json", "{"), ("tokenizer.json", "{}"), ("tokenizer_config.json", "[]")])
+def test_a_damaged_tokenizer_is_not_called_a_missing_one(name, text, texts, tmp_path):
+    texts.save(tmp_path)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=rf"^{tmp_path}/tokenizer\.json, or tokenizer_config\.json beside it: damaged \("):
+        load_texts(tmp_path)

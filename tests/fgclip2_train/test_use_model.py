@@ -221,11 +221,11 @@ def test_a_missing_checkpoint_is_named(tmp_path):
         load(tmp_path)
 
 
-def test_weights_of_other_shapes_are_refused_before_loading(own):
+def test_weights_of_other_shapes_are_refused(own):
     config = json.loads((own / "config.json").read_text())
     config["text_config"]["vocab_size"] += 7
     (own / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=r"do not belong together.*token_embedding"):
+    with pytest.raises(ValueError, match=r"not the weights that its config\.json describes.*token_embedding"):
         load(own)
 
 
@@ -233,7 +233,7 @@ def test_missing_weights_are_never_made_up(own):
     weights = load_file(own / "model.safetensors")
     del weights["boxtext_head.weight"]
     save_file(weights, own / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ValueError, match=r"boxtext_head.weight: missing"):
+    with pytest.raises(ValueError, match=r"lacks boxtext_head\.weight"):
         load(own)
 
 

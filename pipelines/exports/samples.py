@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import tarfile
 from collections.abc import Iterator
@@ -27,10 +28,8 @@ class Sample:
 
 
 def read_samples(shard: Path) -> Iterator[Sample]:
-    """The samples of one shard in order. ConfigError for members or records that docs/shard-format.md forbids: none is skipped.
-
-    Pictures are taken as they are: whether they are what their records say, `fineloom validate` tells.
-    """
+    """The samples of one shard in order. ConfigError for members or records that docs/shard-format.md forbids, and for a picture whose
+    bytes are not those that were downloaded: none is skipped."""
     seen: set[str] = set()
     try:
         with tarfile.open(shard, "r|") as archive:
@@ -39,6 +38,8 @@ def read_samples(shard: Path) -> Iterator[Sample]:
                 record = check_record(uid, members["json"], report)
                 if record is None or not report.ok:
                     raise ValueError(report.errors[0])
+                if hashlib.sha256(members["jpg"]).hexdigest() != record.sha256:
+                    raise ValueError(f"{uid}: jpg: not the bytes that json.sha256 is of")
                 if uid in seen:
                     raise ValueError(f"{uid} occurs twice")
                 seen.add(uid)

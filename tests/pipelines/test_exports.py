@@ -376,6 +376,7 @@ ZERO, ONE = members(record(0, PICTURE), PICTURE), members(record(1, PICTURE), PI
         ([ZERO[0], *ZERO], "0.jpg without its record"),
         ([(ZERO[0][0], PICTURE), (ZERO[1][0], ONE[1][1])], "0: json.uid: expected the member's key, found '0+1'"),
         ([*ONE, ("notes.txt", b"")], "notes.txt: not a member"),
+        ([(ZERO[0][0], PICTURE[:-9] + bytes(9)), ZERO[1]], "0: jpg: not the bytes that json.sha256 is of"),
     ],
 )
 def test_no_member_of_a_shard_is_passed_over(files, why, tmp_path):

@@ -367,6 +367,10 @@ class Segment:
         self.path = path
         self._open: pq.ParquetFile | None = None
         file = self._file()
+        if missing := set(SEGMENT.names) - set(file.schema_arrow.names):
+            raise Damaged(
+                f"{path}: has no column {', '.join(sorted(missing))}: something else than a run changed it, or its disk did"
+            )
         sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
         self.starts = np.cumsum([0, *sizes])
         self.rows = int(self.starts[-1])

@@ -21,7 +21,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -509,7 +509,7 @@ class _trouble_named:
         status, words = error.status_code, error.response.text or error.message
         detail = self._clean(f"HTTP {status}: {words}")
         if status in (408, 409, 425, 429) or status >= 500:
-            return _Trouble(str(status), detail, _retry_after(error.response.headers.get("retry-after")))
+            return _Trouble(str(status), detail, _retry_after(error.response.headers))
         if status in (401, 403):
             return ServerUnavailable(
                 f"the model server does not accept the key; model.api_key_env names its variable. {detail}"
@@ -521,14 +521,17 @@ class _trouble_named:
         return _Refused(str(status), detail)
 
 
-def _retry_after(header: str | None) -> float | None:
-    """Seconds, from either form of the header (seconds, HTTP date)."""
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds, from either form of the header (seconds, HTTP date); a date by the server's own clock where it tells the time, since
+    this machine's may be wrong."""
+    header = headers.get("retry-after")
     if header is None:
         return None
     with suppress(ValueError):
         return max(0.0, float(header))
     with suppress(ValueError, TypeError):
-        return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
+        now = email.utils.parsedate_to_datetime(headers["date"]).timestamp() if "date" in headers else time.time()
+        return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - now)
     return None
 
 

@@ -315,6 +315,18 @@ def test_a_wait_longer_than_the_deadline_is_not_waited_for(prompts, tmp_path):
     run(scenario, failing(429, 9, {"Retry-After": "3600"}))
 
 
+def test_a_date_to_wait_for_is_read_by_the_servers_own_clock(prompts, tmp_path):
+    """This machine's may have been set back by years, and no request would be worth the wait."""
+    dates = {"Date": "Wed, 21 Oct 2099 07:28:00 GMT", "Retry-After": "Wed, 21 Oct 2099 07:28:01 GMT"}
+
+    async def scenario(server: Server) -> None:
+        client = ModelClient(settings(server))
+        await client.ask_for(AnswerStore(tmp_path, "a"), SHA, prompts)("ask", {"word": "red"})
+        assert server.asked("red") == 2
+
+    run(scenario, failing(429, 1, dates))
+
+
 @pytest.mark.parametrize("status", [400, 413, 422])
 def test_a_refused_request_is_an_answer_that_says_so_and_is_neither_repeated_nor_kept(prompts, tmp_path, status):
     async def scenario(server: Server) -> None:

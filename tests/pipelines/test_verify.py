@@ -86,15 +86,23 @@ def test_each_kind_of_damage_is_named_and_made_again(made, tmp_path, compacted):
     assert contents(made, tmp_path) == whole and verify(made, tmp_path) == (0, {})
 
 
-@pytest.mark.parametrize("part", ["entry", "segment"])
-def test_a_damaged_part_of_the_ledger_itself_is_made_again_too(made, tmp_path, part):
+@pytest.mark.parametrize(
+    ("part", "damage"),
+    [
+        ("entry", lambda data: data[:-20]),
+        ("entry", lambda data: data.replace(b'"rows_out":3', b'"rows_out":2')),
+        ("segment", lambda data: data[:-20]),
+        ("segment", lambda data: data.replace(b"uids", b"uidt")),
+    ],
+)
+def test_a_damaged_part_of_the_ledger_itself_is_made_again_too(made, tmp_path, part, damage):
     run = tmp_path / "runs" / "six"
     whole = contents(made, tmp_path)
     if part == "segment":
         compact(Ledger(run))
     pattern = {"entry": "ledger/size/*/00000.json", "segment": "ledger/@compacted/size.*.parquet"}[part]
     (path,) = run.glob(pattern)
-    path.write_bytes(path.read_bytes()[:-20])
+    path.write_bytes(damage(path.read_bytes()))
     name = str(path.relative_to(run))
     assert verify(made, tmp_path)[1].keys() == {name}
     assert verify(made, tmp_path, "--again")[1].keys() == {name}

@@ -21,6 +21,7 @@ from fgclip2_train.evaluation.task import (
     File,
     Folder,
     Task,
+    by_id,
     list_of,
     lowered,
     numbers,
@@ -70,7 +71,7 @@ class BoxesTask(RegionTask):
         categories, labels = self._categories(value)
         of_image: dict[Any, list[tuple[list[float], int]]] = defaultdict(list)
         try:
-            images = {image.get("id"): image for image in list_of(self.file, value, "images")}
+            images = by_id(self.file, list_of(self.file, value, "images"))
             for box, number, label in self._boxes(value, images, labels):
                 of_image[number].append((box, label))
         except TypeError as error:

@@ -26,6 +26,7 @@ from fgclip2_train.evaluation.task import (
     File,
     Folder,
     Task,
+    by_id,
     list_of,
     lowered,
     read_json,
@@ -125,7 +126,7 @@ def _lines(file: Path, text: str) -> Iterator[tuple[str, str]]:
 
 def _json(file: Path, value: Any, split: str) -> Iterator[tuple[Any, Any]]:
     if isinstance(value, dict) and "annotations" in value:
-        names = {image["id"]: image["file_name"] for image in list_of(file, value, "images")}
+        names = {number: image["file_name"] for number, image in by_id(file, list_of(file, value, "images")).items()}
         captions: dict[Any, list[str]] = {}
         for annotation in list_of(file, value, "annotations"):
             captions.setdefault(annotation["image_id"], []).append(annotation["caption"])

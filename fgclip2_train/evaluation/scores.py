@@ -90,6 +90,6 @@ def picks_positive(region: Tensor, group: Tensor, ties: Literal["hit", "miss"]) 
 
     ties   "hit": reaching the best negative is enough, as in the released script. "miss": it must be above it.
     """
-    similarity = group @ region
+    similarity = (group * region).sum(-1)  # each row alike; a product of matrices rounds equal texts differently
     positive, negative = similarity[0].item(), similarity[1:].max().item()
     return positive >= negative if ties == "hit" else positive > negative

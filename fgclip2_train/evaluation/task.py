@@ -103,6 +103,16 @@ def list_of(file: Path, value: Any, name: str) -> list[dict[str, Any]]:
     return found
 
 
+def by_id(file: Path, images: list[dict[str, Any]]) -> dict[Any, dict[str, Any]]:
+    """Raises ValueError where two pictures have one id: what belongs to the one would be taken for the other's."""
+    found: dict[Any, dict[str, Any]] = {}
+    for image in images:
+        number = image.get("id")
+        if found.setdefault(number, image) != image:
+            raise ValueError(f"{file}: two of its images have the id {number!r}")
+    return found
+
+
 def numbers(box: Any) -> list[float] | None:
     """Four finite numbers, or None."""
     if not isinstance(box, (list, tuple)) or len(box) != 4:

@@ -35,6 +35,16 @@ def test_a_positive_that_ties_the_best_counts_where_the_protocol_says_so():
     assert not picks_positive(region, torch.tensor([[0.0, 1], [1.0, 0]]), "hit")
 
 
+def test_a_negative_equal_to_the_positive_is_a_tie_at_any_place_of_the_group():
+    """A product of matrices rounds some rows differently, so that one in four of these would be no tie."""
+    vectors = torch.randn(40, 12, 768, generator=torch.Generator().manual_seed(0))
+    for number, (region, *group) in enumerate(torch.nn.functional.normalize(vectors, dim=-1)):
+        texts = torch.stack(group)
+        texts[0] = torch.nn.functional.normalize(region + 0.1 * texts[0], dim=-1)  # nearer than any other
+        texts[1 + number % 10] = texts[0]
+        assert picks_positive(region, texts, "hit") and not picks_positive(region, texts, "miss")
+
+
 def test_boxes_are_classified_among_all_phrases():
     assert classify(torch.eye(2), torch.eye(2), torch.tensor([0, 0]))["top1"] == 0.5
 

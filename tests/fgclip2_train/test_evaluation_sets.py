@@ -123,6 +123,11 @@ def test_caption_layouts_are_told_by_their_files(tmp_path):
             '{"images": [], "annotations": [{"image_id": 7, "caption": "x"}]}',
             "image_id 7, which is not among its images",
         ),
+        (
+            "c.json",
+            '{"images": [{"id": 7, "file_name": "a"}, {"id": 7, "file_name": "b"}], "annotations": []}',
+            "two of its images have the id 7",
+        ),
         ("c.json", '{"images": [{"filename": "a.jpg", "split": "val", "sentences": []}]}', "no split 'test'; it has val"),
         ("c.json", "[{}]", "a row is not as its layout has it"),
         ("c.json", '[{"image": "0.jpg", "caption": ["a", null]}]', "a row is not as its layout has it .*not '0.jpg' and None"),
@@ -360,6 +365,10 @@ def test_cut_out_boxes_are_pictures_of_their_own(encoder, folder):
             r"boxes\.json: an id is a number or a text",
         ),
         ({"annotations": []}, "no box to classify"),
+        (
+            {"images": [{"id": 0, "file_name": "0.jpg"}, {"id": 0, "file_name": "1.jpg"}]},
+            r"boxes\.json: two of its images have the id 0",
+        ),
         ({"images": [{"id": 0}, {"id": 1}]}, "has neither file_name nor coco_url"),
     ],
 )

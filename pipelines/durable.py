@@ -39,6 +39,10 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 """Of an OSError: nothing more can be written."""
 
 
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP)
+"""Of an OSError: the file system knows no `flock`, as Lustre and NFS may be mounted."""
+
+
 PARQUET: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
 """How tables of a run are written: with checksums, so that whoever reads a byte that has changed since does not take it for a value."""
 
@@ -274,13 +278,22 @@ def scratch_root() -> Path:
         sweep_scratch()
         while True:
             made = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=_scratch_place()))
-            with contextlib.suppress(OSError):  # somebody who swept took it for a dead process's before it was locked
+            try:
                 fd = os.open(made, os.O_RDONLY)
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if made.is_dir():
-                    _own_scratch[os.getpid()] = (made, fd)
-                    atexit.register(_leave_scratch, os.getpid(), made)
-                    break
+            except (FileNotFoundError, BlockingIOError):  # somebody who swept took it for a dead process's before it was locked
+                continue
+            except OSError as error:
+                made.rmdir()
+                if error.errno in NO_LOCKS:
+                    raise StoreError(
+                        f"{made.parent}: no locks on this file system; FINELOOM_SCRATCH must name another"
+                    ) from error
+                raise
+            if made.is_dir():
+                _own_scratch[os.getpid()] = (made, fd)
+                atexit.register(_leave_scratch, os.getpid(), made)
+                break
     return _own_scratch[os.getpid()][0]
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.config import ConfigError
-from pipelines.durable import canonical_json, replace, sync_folder
+from pipelines.durable import NO_LOCKS, canonical_json, replace, sync_folder
 
 HIDDEN = ".parts"
 """Folder of markers and of pieces that are joined at the end; it is gone from the finished folder."""
@@ -42,6 +42,9 @@ class FolderJob:
         except BlockingIOError:
             os.close(self._lock)
             raise ConfigError(f"{self.out} is being made by another process; wait for it to end") from None
+        except OSError as error:
+            if error.errno not in NO_LOCKS:  # without locks nobody is kept from giving the same command twice at a time
+                raise
         settings = canonical_json(self._settings)
         record = self.parts / "settings.json"
         if record.is_file() and record.read_bytes() != settings:

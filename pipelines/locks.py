@@ -1,11 +1,11 @@
 """One run at a time per folder: nothing depends on it but double work and `gc`, since commits are safe with any number of runs.
 
-In a folder the kernel gives the lock back when the process dies, however it dies. On a store the lock is an object, which a killed
-process leaves behind. So its holder writes into it every now and then, and whoever finds it watches whether that goes on: by his own
-monotonic clock, so that no clocks are compared and none may jump. What nobody has written to for `SILENCE` seconds is taken over; a
-holder that only stood still finds that out, and stops. Only whoever counts processes where the holder does can see at once that it is
-dead: the same kernel, since its last start, and the same space of process numbers. A name of a machine says neither, since containers
-may share one.
+In a folder the kernel gives the lock back when the process dies, however it dies. On a store, and on a file system that knows no such
+locks (Lustre and NFS may be mounted so), it is an object or a file, which a killed process leaves behind. So its holder writes into it
+every now and then, and whoever finds it watches whether that goes on: by his own monotonic clock, so that no clocks are compared and
+none may jump. What nobody has written to for `SILENCE` seconds is taken over; a holder that only stood still finds that out, and stops.
+Only whoever counts processes where the holder does can see at once that it is dead: the same kernel, since its last start, and the same
+space of process numbers. A name of a machine says neither, since containers may share one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -25,7 +25,7 @@ from uuid import uuid4
 
 import psutil
 
-from pipelines.durable import canonical_json, create_if_absent, replace
+from pipelines.durable import NO_LOCKS, canonical_json, create_if_absent, replace
 from pipelines.stores import Place
 
 BEAT = 20.0
@@ -50,29 +50,37 @@ class Held:
 @contextmanager
 def lock(run: Path, say: Callable[[str], Any] = lambda line: None) -> Iterator[Held]:
     """Hold the run's lock while the body runs. RunBusy where another run does; `say` is told when that takes a while to find out."""
-    with _object(cast(Path, run / "run.lock"), say) if isinstance(run, Place) else _file(run) as held:
-        yield held
-
-
-@contextmanager
-def _file(run: Path) -> Iterator[Held]:
+    if isinstance(run, Place):
+        with _kept_up(cast(Path, run / "run.lock"), say) as held:
+            yield held
+        return
     run.mkdir(parents=True, exist_ok=True)
     fd = os.open(run / "run.lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(fd, 200).decode(errors="replace").strip() or "an unknown process"
-            raise RunBusy(f"{run} is in use by {holder}. Wait for it to end, or stop it") from None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-        yield Held()
+        with nullcontext(Held()) if _flock(run, fd) else _kept_up(run / "run.lock.json", say) as held:
+            yield held
     finally:
         os.close(fd)
 
 
+def _flock(run: Path, fd: int) -> bool:
+    """Take the kernel's lock. False where the file system has none."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(fd, 200).decode(errors="replace").strip() or "an unknown process"
+        raise RunBusy(f"{run} is in use by {holder}. Wait for it to end, or stop it") from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return False
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+    return True
+
+
 @contextmanager
-def _object(path: Path, say: Callable[[str], Any]) -> Iterator[Held]:
+def _kept_up(path: Path, say: Callable[[str], Any]) -> Iterator[Held]:
     me = psutil.Process()
     record = {
         "host": socket.gethostname(),

@@ -5,7 +5,7 @@ has its name, so readers need no lock, and two attempts at one shard cannot spoi
 same request, the one with the lowest name holds: every reader gives the same answer, whoever wrote what.
 
 A kill at any instant loses at most what is not yet flushed: fewer than `BATCH` answers, none older than `PATIENCE` seconds.
-Lines that cannot be read are left out, which means that their requests are asked again.
+Lines that cannot be read, or do not fit their checksum, are left out, which means that their requests are asked again.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -106,10 +108,10 @@ class AnswerStore:
                 raise ValueError(f"{self.folder}: the answer store is closed")
             if key in self._lines:
                 return
-            self._lines[key] = line
+            self._lines[key] = line.rstrip(b"\n")
             if not self._waiting:
                 self._due, self._flush_wanted = time.monotonic() + PATIENCE, False
-            self._waiting.append(line)
+            self._waiting.append(_checked(line))
             if self._writer is None:
                 self._writer = threading.Thread(target=self._write_segments, name="answers", daemon=True)
                 self._writer.start()
@@ -183,6 +185,25 @@ def _encode(record: dict[str, Any]) -> bytes:
         return json.dumps(record, ensure_ascii=True, allow_nan=False).encode() + b"\n"
 
 
+CHECK = re.compile(rb', "check": "([0-9a-f]{8})"\}$')
+"""How a line ends: with the CRC of what it would be without this."""
+
+
+def _checked(line: bytes) -> bytes:
+    return line[:-2] + b', "check": "%08x"}\n' % zlib.crc32(line[:-1])
+
+
+def unchecked(line: bytes) -> bytes:
+    """A line as it was put. ValueError where it is another; those of older versions have no checksum."""
+    found = CHECK.search(line)
+    if found is None:
+        return line
+    put = line[: found.start()] + b"}"
+    if int(found[1], 16) != zlib.crc32(put):
+        raise ValueError("it does not fit its checksum")
+    return put
+
+
 def segments(folder: Path) -> list[Path]:
     """Segments of a folder, the lowest name first."""
     return sorted(
@@ -198,7 +219,8 @@ def _read_folder(folder: Path) -> dict[str, bytes]:
             if not line:
                 continue
             try:
-                lines.setdefault(json.loads(line)["hash"], line)
+                put = unchecked(line)
+                lines.setdefault(json.loads(put)["hash"], put)
             except (ValueError, KeyError, TypeError):
                 log.warning("%s line %d is not a whole answer; its request will be asked again", path, number)
     return lines

@@ -32,7 +32,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.answers import segments
+from pipelines.answers import segments, unchecked
 from pipelines.chain import Chain
 from pipelines.config import ConfigError
 from pipelines.counted import counted
@@ -295,9 +295,9 @@ def _drop_answers(chain: Chain, pictures: dict[int, set[str]], receipt: Receipt)
 
 def _is_of(line: bytes, hashes: set[str]) -> bool:
     try:
-        image = json.loads(line).get("image")
+        image = json.loads(unchecked(line.rstrip(b"\n"))).get("image")
     except (ValueError, AttributeError):
-        return True  # torn, and never read
+        return True  # torn or changed, and never read
     return image is None or image in hashes
 
 

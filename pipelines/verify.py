@@ -129,9 +129,12 @@ def _since(run: Path) -> _TakenDown:
     told = _TakenDown()
     for path in files(run / "tombstones"):
         if path.name.endswith(".receipt.json"):
-            receipt = json.loads(path.read_bytes())
-            told.sums.update({name: file["sha256"] for name, file in receipt["files"].items()})
-            told.gone.update(receipt["gone"])
+            try:
+                receipt = json.loads(path.read_bytes())
+                told.sums.update({name: file["sha256"] for name, file in receipt["files"].items()})
+                told.gone.update(receipt["gone"])
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                raise Damaged(f"{path}: not the receipt that was written there ({error}): put it back") from error
     return told
 
 

@@ -47,6 +47,17 @@ def test_a_lone_surrogate_from_the_model_is_kept(tmp_path):
     path.read_text(encoding="utf-8")  # the file itself stays valid UTF-8
 
 
+def test_an_answer_in_which_a_letter_was_changed_is_asked_for_again_and_one_of_an_older_version_is_read(tmp_path, caplog):
+    with AnswerStore(tmp_path, "a") as store:
+        store.put("h", {"text": "a red cat"})
+        store.put("i", {"text": "a blue dog"})
+    (path,) = tmp_path.glob("*.jsonl")
+    path.write_bytes(path.read_bytes().replace(b"red cat", b"rad cat") + b'{"text": "old", "hash": "j", "attempt": "0"}\n')
+    after = AnswerStore(tmp_path, "b")
+    assert after.get("h") is None and "line 1 is not a whole answer" in caplog.text
+    assert after.get("i") == {"text": "a blue dog", "hash": "i", "attempt": "a"} and after.get("j")["text"] == "old"
+
+
 def test_a_number_that_json_cannot_say_is_refused(tmp_path):
     with AnswerStore(tmp_path, "a") as store, pytest.raises(ValueError):
         store.put("h", {"text": "", "seconds": float("nan")})

@@ -93,5 +93,8 @@ def main() -> None:
             sys.exit(1)
         if not isinstance(error, FileNotFoundError) and error.errno not in PLACES:
             raise
-        warn(f"error: {error.filename or error}: {error.strerror or 'no such file'}")
+        problem = error.strerror or "no such file"
+        if isinstance(error, FileExistsError) and error.filename and os.path.islink(error.filename):
+            problem = f"a link to {os.readlink(error.filename)}, and nothing is there: is that disk not mounted?"
+        warn(f"error: {error.filename or error}: {problem}")
         sys.exit(2)

@@ -283,6 +283,17 @@ def test_a_full_disk_ends_a_command_with_one_line(tmp_path, monkeypatch, capsys)
     )
 
 
+def test_a_root_on_a_disk_that_is_not_mounted_is_told_as_such(tmp_path, monkeypatch, capsys):
+    Image.new("RGB", (8, 8)).save(tmp_path / "cat.png")
+    monkeypatch.setenv("FINELOOM_PICTURES", str(tmp_path))
+    (tmp_path / "runs").symlink_to(tmp_path / "away")
+    monkeypatch.setattr(sys, "argv", ["fineloom", "run", "pictures", "--root", str(tmp_path / "runs")])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = " ".join(capsys.readouterr().err.split())
+    assert ended.value.code == 2 and f"runs: a link to {tmp_path / 'away'}, and nothing is there" in said
+
+
 def test_a_store_that_is_away_ends_a_command_with_one_line(tmp_path, monkeypatch, capsys):
     Image.new("RGB", (8, 8)).save(tmp_path / "cat.png")
     monkeypatch.setenv("FINELOOM_PICTURES", str(tmp_path))

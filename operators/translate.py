@@ -22,7 +22,7 @@ from pydantic import Field
 
 from operators import answers
 from operators.base import Answer, Ask, ModelOperator, Reject, schema
-from operators.validators import Finding, characters, dictionary, form, language, pairing, roles, sentences, wording
+from operators.validators import Finding, attributes, characters, dictionary, form, language, pairing, roles, sentences, wording
 from operators.validators import translation as pair
 
 STOP = form.FUNCTION_EN | frozenset(
@@ -63,7 +63,7 @@ class Translate(ModelOperator):
     min_judge: float = Field(0.0, ge=0, le=1)
     min_back: float = Field(0.0, ge=0, le=1)
 
-    version: ClassVar[int] = 9
+    version: ClassVar[int] = 10
     needs_image: ClassVar[bool] = False
     reasons: ClassVar[dict[str, str]] = {
         **answers.REASONS,
@@ -86,6 +86,7 @@ class Translate(ModelOperator):
         "glossary": "a name is not rendered as the glossary says",
         "addition": "a clause that the English does not hold",
         "omission": "a clause of the English is missing",
+        "attributes": "a thing has an attribute or a number that the English gives to others, or is another thing",
         "swapped": "two things exchanged their colours, counts, roles or sides",
         "opposite": "says left for right, her for him, under for on and the like",
         "judge": "the model finds too many errors in it",
@@ -202,7 +203,12 @@ class Translate(ModelOperator):
 
     @staticmethod
     def _by_dictionary(english: str, chinese: str) -> Finding | None:
-        return dictionary.addition(english, chinese) or dictionary.omission(english, chinese) or roles.swapped(english, chinese)
+        return (
+            dictionary.addition(english, chinese)
+            or dictionary.omission(english, chinese)
+            or roles.swapped(english, chinese)
+            or attributes.changed(english, chinese)
+        )
 
     async def _score(self, text: Text, parts: list[tuple[str, str]], ask: Ask) -> Text:
         """Second opinions of the model, over all segments of one text. One that cannot be used is none, and is told: the score is that

@@ -60,6 +60,7 @@ SPELLINGS = {
 } | {
     form: verb
     for verb, forms in {
+        "weave": "wove woven",
         "light": "lit", "wear": "wore worn", "hold": "held", "draw": "drew drawn", "lie": "lay lain", "run": "ran",
         "ride": "rode ridden", "drive": "drove driven",
         "break": "broke broken", "write": "wrote written", "eat": "ate eaten", "fly": "flew flown",

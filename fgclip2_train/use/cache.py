@@ -26,6 +26,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from fgclip2_train.files import publish
+
 FORMAT = "fineloom-features/1"
 ENTRY = pa.schema(
     [
@@ -194,21 +196,6 @@ def in_force(entries: pa.Table) -> pa.Table:
     numbered = entries.append_column("number", pa.array(np.arange(len(entries))))
     last = numbered.group_by("place").aggregate([("number", "max")])["number_max"]
     return entries.take(pa.array(np.sort(last.to_numpy())))
-
-
-def publish(file: Path, content: bytes) -> None:
-    """Write a file that is whole or not there."""
-    hidden = file.with_name(f".{file.name}")
-    with hidden.open("wb") as out:
-        out.write(content)
-        out.flush()
-        os.fsync(out.fileno())
-    hidden.rename(file)
-    handle = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _read_identity(folder: Path) -> dict[str, Any] | None:

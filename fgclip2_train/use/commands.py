@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json as jsonlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
+
+from fgclip2_train.files import make_room, publish
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -43,17 +46,19 @@ def score(
     """
     from fgclip2_train.use.scores import score as run
 
+    make_room(json)
     texts = _texts(text)
     opened, chosen = [_open(file) for file in pictures], _walk(walk)
     towers = _load(checkpoint, patches)
     _tell_cut(towers, texts, chosen)
     result = run(towers, opened, texts, chosen)
     rows = []
+    tell = functools.partial(typer.echo, err=_is_output(json))
     for number, file in enumerate(pictures):
-        typer.echo(str(file))
+        tell(str(file))
         for place, words in enumerate(texts):
             cosine, chance = result.cosine[number, place].item(), result.probability[number, place].item()
-            typer.echo(f"  {chance:8.2%}  cos {cosine:+.4f}  {result.walks[place]:<5}  {words}")
+            tell(f"  {chance:8.2%}  cos {cosine:+.4f}  {result.walks[place]:<5}  {words}")
             rows.append(
                 {"picture": str(file), "text": words, "walk": result.walks[place], "cosine": cosine, "probability": chance}
             )
@@ -76,6 +81,7 @@ def dense(
     """
     from fgclip2_train.use.dense import dense_maps, draw
 
+    _need_png(out)
     texts, opened = _texts(text), _open(picture)
     _need_font(font, texts)
     towers = _load(checkpoint, patches)
@@ -106,6 +112,9 @@ def boxes(
     from fgclip2_train.use.boxes import find_boxes
     from fgclip2_train.use.dense import dense_maps, draw
 
+    make_room(json)
+    if out:
+        _need_png(out)
     texts, opened = _texts(text), _open(picture)
     if out:
         _need_font(font, texts)
@@ -114,16 +123,17 @@ def boxes(
     found = find_boxes(towers, opened, texts, most=most)
     width, height = opened.size
     rows = []
+    tell = functools.partial(typer.echo, err=_is_output(json))
     for words, own in zip(texts, found, strict=True):
-        typer.echo(words)
+        tell(words)
         for box in own:
             x1, y1, x2, y2 = (round(value * side) for value, side in zip(box.box, (width, height) * 2, strict=True))
-            typer.echo(f"  {x1:5d} {y1:5d} {x2:5d} {y2:5d}  similarity {box.similarity:+.3f}  contrast {box.contrast:+.3f}")
+            tell(f"  {x1:5d} {y1:5d} {x2:5d} {y2:5d}  similarity {box.similarity:+.3f}  contrast {box.contrast:+.3f}")
             rows.append({"text": words, "pixels": [x1, y1, x2, y2], **box.plain()})
     if out:
         maps = dense_maps(towers, opened, texts)
         _save(draw(opened, texts, maps, boxes=[[box.box for box in own] for own in found], font=font), out)
-        typer.echo(f"written: {out}")
+        tell(f"written: {out}")
     _write(json, rows)
 
 
@@ -146,12 +156,14 @@ def index(
     from fgclip2_train.use.build import index as run
     from fgclip2_train.use.build import shards_of
 
+    make_room(json)
     for source in sources:
         shards_of(source)  # what is not there is told before the model is loaded
     towers = _load(checkpoint, patches, precision, batch)
-    report = run(towers, sources, cache, made_by=checkpoint, threads=threads, tell=typer.echo)
-    typer.echo(report.text())
-    typer.echo(f"cache: {cache}")
+    tell = functools.partial(typer.echo, err=_is_output(json))
+    report = run(towers, sources, cache, made_by=checkpoint, threads=threads, tell=tell)
+    tell(report.text())
+    tell(f"cache: {cache}")
     _write(json, {**vars(report), "cache": str(cache)})
 
 
@@ -183,6 +195,7 @@ def search(
         raise ValueError(f"--kind {kind}: one of auto, exact, scan, ivf")
     if not text and not image:
         raise ValueError("nothing to search for: give --text or --image")
+    make_room(html, json)
     text = _texts(text) if text else []
     opened = Cache.open(cache)
     pictures = [_open(file) for file in image or ()]
@@ -194,7 +207,7 @@ def search(
     vectors += [towers.pictures(pictures).numpy()] if pictures else []
     names = [*text, *map(str, image or ())]
     results = searcher.hits(np.concatenate(vectors), k)
-    on_terminal = str(json) == "-"
+    on_terminal = _is_output(json)
     for name, hits in zip(names, results, strict=True) if not on_terminal else ():
         typer.echo(f"{name}  ({len(searcher.rows)} pictures, {searcher.kind})")
         for number, hit in enumerate(hits, 1):
@@ -269,6 +282,12 @@ def _tell_cut(towers: Towers, texts: list[str], walk: Walk) -> None:
         typer.echo(f"only the beginning is read of a text this long ({len(text)} characters): {text[:40]}…", err=True)
 
 
+def _need_png(out: Path) -> None:
+    if out.suffix.lower() != ".png":
+        raise ValueError(f"--out {out}: what is written is a PNG; give it a name that ends with .png")
+    make_room(out)
+
+
 def _need_font(font: Path | None, texts: list[str]) -> None:
     from fgclip2_train.use.dense import find_font
 
@@ -279,23 +298,22 @@ def _need_font(font: Path | None, texts: list[str]) -> None:
 def _save(image: Image.Image, file: Path) -> None:
     import io
 
-    from fgclip2_train.use.cache import publish
-
     data = io.BytesIO()
     image.save(data, "PNG")
-    file.parent.mkdir(parents=True, exist_ok=True)
     publish(file, data.getvalue())
+
+
+def _is_output(json: Path | None) -> bool:
+    """Whether the result goes to standard output, where then nothing else may stand."""
+    return str(json) == "-"
 
 
 def _write(file: Path | None, result: Any) -> None:
     if file is None:
         return
     text = jsonlib.dumps(result, ensure_ascii=False, indent=1)
-    if str(file) == "-":
+    if _is_output(file):
         typer.echo(text)
         return
-    from fgclip2_train.use.cache import publish
-
-    file.parent.mkdir(parents=True, exist_ok=True)
     publish(file, (text + "\n").encode())
     typer.echo(f"written: {file}")

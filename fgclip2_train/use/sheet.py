@@ -11,7 +11,7 @@ from html import escape
 from pathlib import Path
 
 from fgclip2_train.data.shards import read_shard
-from fgclip2_train.use.cache import publish
+from fgclip2_train.files import publish
 from fgclip2_train.use.pictures import MAX_BYTES, BadPicture, open_picture
 from fgclip2_train.use.search import Hit
 
@@ -36,7 +36,6 @@ def write_sheet(file: Path, queries: Sequence[str], results: Sequence[Sequence[H
         parts += [_tile(number, hit) for number, hit in enumerate(hits, 1)]
         parts.append("</ol>")
     parts.append("</body></html>\n")
-    file.parent.mkdir(parents=True, exist_ok=True)
     # Names of files may hold what is no text at all.
     publish(file, "".join(parts).encode("utf-8", "replace"))
 

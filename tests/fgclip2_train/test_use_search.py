@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from use_kit import encoded, make_checkpoint, picture, write_pictures
 
 from fgclip2_train.__main__ import app
+from fgclip2_train.files import publish
 from fgclip2_train.use.cache import Cache, Writer
 from fgclip2_train.use.search import Searcher
 
@@ -249,3 +250,43 @@ def test_an_error_is_one_line_and_status_2(tmp_path):
     ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("error: nowhere/at/all: no such checkpoint"), done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["eval", "--json"],
+        ["score", "a.png", "--text", "b", "--json"],
+        ["dense", "a.png", "--text", "b", "--out"],
+        ["boxes", "a.png", "--text", "b", "--json"],
+        ["index", "a", "--cache", "c", "--json"],
+        ["search", "a", "--text", "b", "--html"],
+    ],
+)
+def test_a_result_that_could_not_be_written_is_told_before_the_work(words, tmp_path):
+    (tmp_path / "file").write_text("")
+    result = CliRunner().invoke(app, [*words, str(tmp_path / "file/x.png"), "--checkpoint", "nowhere"])
+    assert isinstance(result.exception, NotADirectoryError) and "no folder can be made for it" in str(result.exception)
+
+
+def test_a_drawing_by_the_name_of_another_kind_of_picture_is_refused(world):
+    folder, checkpoint = world
+    words = ["dense", folder / "pictures/0001.png", "--text", "a", "--out", folder / "map.jpg", "--checkpoint", checkpoint]
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert isinstance(result.exception, ValueError) and "give it a name that ends with .png" in str(result.exception)
+
+
+@pytest.mark.parametrize("command", ["score", "boxes", "index"])
+def test_with_the_result_on_standard_output_nothing_else_stands_there(world, tmp_path, command):
+    folder, checkpoint = world
+    of_one = [command, folder / "pictures/0001.png", "--text", "红色圆形"]
+    words = ["index", folder / "pictures", "--cache", tmp_path / "cache"] if command == "index" else of_one
+    result = CliRunner().invoke(app, [*map(str, words), "--json", "-", "--checkpoint", checkpoint])
+    assert result.exit_code == 0 and json.loads(result.stdout) and result.stderr
+
+
+def test_a_file_that_the_disk_has_no_room_for_is_named_and_leaves_nothing(tmp_path):
+    (tmp_path / ".map.png").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=rf"No space left on device: '{tmp_path}/map\.png'"):
+        publish(tmp_path / "map.png", b"x" * 100)
+    assert list(tmp_path.iterdir()) == []

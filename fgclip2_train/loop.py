@@ -26,7 +26,7 @@ from fgclip2_train.data.shards import rewritten
 from fgclip2_train.errors import NonFinite, writing
 from fgclip2_train.evaluation.during import InTraining
 from fgclip2_train.evaluation.pictures import from_rank_0
-from fgclip2_train.optim import load_named_state, make_optimizer, named_state
+from fgclip2_train.optim import learning_rate, load_named_state, make_optimizer, named_state, warmup_steps
 from fgclip2_train.parallel import full, spread
 from fgclip2_train.ring import rank, world
 from fgclip2_train.setup import join_processes, start_from, total_steps
@@ -196,6 +196,13 @@ class Run:
             f"stage {self.settings.stage}: {self.steps} steps of {self.settings.batch} × {world()} pairs on {self.model.device}, "
             f"{sum(p.numel() for p in self.model.parameters()):,} parameters, from step {self.step}"
         )
+        optimizer = self.settings.optimizer
+        if warmup_steps(self.steps, optimizer) >= self.steps > 1:
+            highest = learning_rate(self.steps - 1, self.steps, optimizer)
+            self._say(
+                f"optimizer.warmup={optimizer.warmup:g} is as long as the run or longer: of optimizer.lr={optimizer.lr:g} it reaches "
+                f"{highest:g}"
+            )
         stopped = NOT
         saved_at = self.step
         gone_on_from = latest(self.out)

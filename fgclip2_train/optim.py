@@ -33,9 +33,13 @@ def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim
     return torch.optim.AdamW(described, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=True)
 
 
+def warmup_steps(steps: int, settings: OptimizerSettings) -> int:
+    return math.ceil(settings.warmup * steps) if settings.warmup < 1 else int(settings.warmup)
+
+
 def learning_rate(step: int, steps: int, settings: OptimizerSettings) -> float:
     """Linear warm-up, then a cosine down to zero; `step` counts from 0."""
-    warmup = math.ceil(settings.warmup * steps) if settings.warmup < 1 else int(settings.warmup)
+    warmup = warmup_steps(steps, settings)
     if step < warmup:
         return settings.lr * step / max(1, warmup)
     progress = (step - warmup) / max(1, steps - warmup)

@@ -269,6 +269,16 @@ def test_compiled_layers_change_no_number_beyond_rounding(shards, tmp_path):
     assert [loss for _, loss, *_ in compiled] == pytest.approx([loss for _, loss, *_ in eager], rel=1e-4)
 
 
+def test_a_run_that_ends_within_its_warm_up_is_told(shards, tmp_path, capsys):
+    train(settings(shards, tmp_path / "a", "stage=1", "steps=2", "optimizer.warmup=20", "optimizer.lr=0.002"))
+    assert (
+        "optimizer.warmup=20 is as long as the run or longer: of optimizer.lr=0.002 it reaches 0.0001\n"
+        in capsys.readouterr().out
+    )
+    train(settings(shards, tmp_path / "b", "stage=1", "steps=2", "optimizer.warmup=1"))
+    assert "optimizer.warmup" not in capsys.readouterr().out
+
+
 def test_another_number_of_readers_goes_on_and_says_what_changes(shards, tmp_path, capsys):
     train(settings(shards, tmp_path, "stage=1", "steps=2"))
     train(settings(shards, tmp_path, "stage=1", "steps=4", "data.workers=2"))

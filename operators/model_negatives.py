@@ -67,7 +67,7 @@ class ModelNegatives(Words, ModelOperator):
     prompt: str = "hard_negatives"
     correct_prompt: str = "correct_negatives"
 
-    version: ClassVar[int] = 7
+    version: ClassVar[int] = 8
     reasons: ClassVar[dict[str, str]] = {
         **answers.REASONS,
         **regions.UNFIT,

@@ -38,6 +38,14 @@ def tagger() -> Any:
     words.initialize()
     for phrase in lex.phrases():
         words.add_word(phrase)
+    colours, surfaces = (
+        tuple(word for name in names for value in lex.families[name].values.values() for word in value.words if len(word) > 1)
+        for names in (("colour",), ("material", "pattern"))
+    )
+    for word in [word for word in words.FREQ if word.startswith(colours)]:
+        rest = next((word.removeprefix(colour) for colour in colours if word.startswith(colour)), "")
+        if rest and any(surface.startswith(rest) for surface in surfaces):
+            words.del_word(word)  # 黑色金属 is a cup's colour and what it is made of
     return jieba.posseg.POSTokenizer(words)
 
 
@@ -271,18 +279,10 @@ def _slot(tokens: _Tokens, value: Value, start: int, end: int) -> Slot | None:
             return Slot(
                 "material", start, end, value, "made", tokens.noun_before(start) if after.endswith(("成", "成。")) else noun
             )
-        following = tokens.starts.get(end)
-        describes = after.startswith("的") or (
-            following is not None and tokens.flags[following].startswith("n") and not after.startswith(tuple(PLACES))
-        )
+        describes = after.startswith("的") or (_noun_follows(tokens, end) and not after.startswith(tuple(PLACES)))
         return Slot("material", start, end, value, "word", noun) if describes else None
     if family == "pattern":
-        following = tokens.starts.get(end)
-        describes = (
-            after.startswith("的")
-            or (following is not None and tokens.flags[following].startswith("n"))
-            or bool(re.search(r"(?:带有|印有|有)$", before))
-        )
+        describes = after.startswith("的") or _noun_follows(tokens, end) or bool(re.search(r"(?:带有|印有|有)$", before))
         return Slot("pattern", start, end, value, "word", noun, follows=bool(TWO_COLOURS.search(before))) if describes else None
     if family in ("size", "state"):
         return _adjective(tokens, value, start, end, noun)
@@ -294,6 +294,13 @@ def _slot(tokens: _Tokens, value: Value, start: int, end: int) -> Slot | None:
     if family == "action" and value.use:
         return _action(tokens, value, start, end)
     return None
+
+
+def _noun_follows(tokens: _Tokens, end: int) -> bool:
+    """Whether a noun comes next, or one adjective and its noun: 条纹小爱心."""
+    following = tokens.starts.get(end)
+    flags = tokens.flags[following : following + 2] if following is not None else []
+    return bool(flags) and (flags[0].startswith("n") or (flags[0] == "a" and flags[-1].startswith("n")))
 
 
 @lru_cache

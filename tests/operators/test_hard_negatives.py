@@ -174,6 +174,14 @@ def test_true_elsewhere_in_the_picture_is_kept_and_flagged():
     assert all(negative["flags"] for negative in negatives if negative["text"] == "a blue car")
 
 
+def test_a_chinese_material_or_pattern_before_a_size_is_an_attribute_like_the_others():
+    assert {n["family"] for n in group("一颗红色条纹小星星", families=["pattern"])} == {"pattern"}
+    assert {n["family"] for n in group("一只黑色金属大花瓶", families=["material"])} == {"material"}
+    groups, _ = run(*[[("一颗红色条纹小星星", LEFT), ("一颗蓝色圆点小星星", RIGHT)]] * 10)
+    blue = [n for sample in groups for n in sample[0] if n["text"] == "一颗蓝色条纹小星星"]
+    assert blue and not any(n["flags"] for n in blue), "the blue one is dotted"
+
+
 def test_what_an_overlapping_box_of_the_same_kind_bears_is_not_used():
     inside = [0.0, 0.0, 0.2, 0.5]
     groups, _ = run(*[[("a red car", LEFT), ("a navy car", inside)]] * 20)

@@ -70,17 +70,13 @@ def options(slot: Slot, weights: dict[str, float] | None = None) -> list[Option]
             continue
         if not all(family.excludes(other, value) for other in (slot.value, *slot.mates)):
             continue
-        word = _surface(slot, value)
-        if word is None:
-            continue
-        weight = value.drawn if weights is None else sum(weights.get(form, 0.0) for form in {word, *value.words})
-        if weight > 0:
-            found.append(Option(word, value, weight))
+        words, shares = _surfaces(slot, value, weights)
+        found += [Option(word, value, share) for word, share in zip(words, shares, strict=True) if share > 0]
     return found
 
 
 def own_weight(slot: Slot, weights: dict[str, float] | None = None) -> float:
-    return slot.value.drawn if weights is None else sum(weights.get(form, 0.0) for form in slot.value.words)
+    return sum(_surfaces(slot, slot.value, weights)[1])
 
 
 def insert(phrase: Phrase) -> tuple[Slot, list[Option]] | None:
@@ -107,6 +103,19 @@ def render(phrase: Phrase, changes: dict[int, Option]) -> str:
             new = new.removesuffix("图案")
         edit.parts.append((slot.start, slot.end, new))
     return edit.apply(phrase.text)
+
+
+def _surfaces(slot: Slot, value: Value, weights: dict[str, float] | None) -> tuple[list[str], list[float]]:
+    """How a value may be written in the slot's place, and how often: 方格 where the expressions say so, and not 格子."""
+    written = _surface(slot, value)
+    if written is None:
+        return [], []
+    if weights is None:
+        return [written], [value.drawn]
+    if slot.form != "word":
+        return [written], [sum(weights.get(word, 0.0) for word in {written, *value.words})]
+    known = [word for word in dict.fromkeys([written, *value.words]) if word in weights and (len(word) > 1 or word == written)]
+    return known, [weights[word] for word in known]
 
 
 def _surface(slot: Slot, value: Value) -> str | None:
@@ -187,7 +196,7 @@ class _Tokens:
                 and self.words[i] not in ("颜色", "材质", "材料", "图案", "花纹")
                 and not _is_attribute(self.words[i])
             ):
-                noun = self.words[i]
+                noun = _bare(self.words[i])
             elif (
                 noun or (self.flags[i].startswith(("v", "p")) and not _is_attribute(self.words[i])) or self.words[i] in "，。；"
             ):
@@ -197,8 +206,21 @@ class _Tokens:
     def noun_before(self, start: int) -> str:
         for i in reversed(range(len(self.words))):
             if self.start[i] < start and self.flags[i].startswith(("n", "eng")) and not _is_attribute(self.words[i]):
-                return self.words[i]
+                return _bare(self.words[i])
         return ""
+
+
+@lru_cache
+def _bare(noun: str) -> str:
+    """A thing without its size: 小圆环 is a 圆环, but 小狗 is a word of its own."""
+    return noun[1:] if noun[0] in "大小" and noun[1:] in _sized() else noun
+
+
+@lru_cache
+def _sized() -> list[str]:
+    """Things that a size of one character may be joined with."""
+    nouns = lexicon.load("zh").nouns["classes"]
+    return [noun for kind in ("shape", "ware", "furniture", "cloth", "vehicle") for noun in nouns[kind]]
 
 
 def _is_attribute(word: str) -> bool:
@@ -314,7 +336,7 @@ def _compound(tokens: _Tokens, value: Value, start: int, end: int) -> Slot | Non
     lex = lexicon.load("zh")
     heads = lex.traps["heads_after_char"] if value.family == "colour" else lex.traps["compound_heads"]
     if value.family == "size":
-        heads = [noun for kind in ("shape", "ware", "furniture", "cloth", "vehicle") for noun in lex.nouns["classes"][kind]]
+        heads = _sized()
     after = tokens.text[end:]
     if start not in tokens.bounds:
         return None

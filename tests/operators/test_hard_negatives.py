@@ -4,7 +4,9 @@ from pydantic import ValidationError
 
 from operators.columns import NEGATIVES, REGIONS
 from operators.hard_negatives import HardNegatives
+from operators.perturb import chinese
 from operators.perturb.diff import diff_span
+from operators.perturb.distribution import measure
 from operators.perturb.inflect import mend_articles
 from operators.perturb.judge import judge
 from operators.perturb.regions import normal
@@ -180,6 +182,20 @@ def test_a_chinese_material_or_pattern_before_a_size_is_an_attribute_like_the_ot
     groups, _ = run(*[[("一颗红色条纹小星星", LEFT), ("一颗蓝色圆点小星星", RIGHT)]] * 10)
     blue = [n for sample in groups for n in sample[0] if n["text"] == "一颗蓝色条纹小星星"]
     assert blue and not any(n["flags"] for n in blue), "the blue one is dotted"
+
+
+def test_a_chinese_thing_with_a_size_is_the_same_kind_of_thing_as_one_without():
+    groups, _ = run(*[[("一个红色木制盒子", LEFT), ("一个蓝色木制小盒子", RIGHT)]] * 10)
+    blue = [n for sample in groups for n in sample[0] if n["text"] == "一个蓝色木制盒子"]
+    assert blue and all(n["flags"] == ["present_elsewhere"] for n in blue)
+
+
+def test_a_measured_chinese_word_is_written_in_the_form_that_the_expressions_have():
+    weights = measure(["一个红色方格盒子", "一个蓝色圆点盒子"], "zh", smooth=0.0)["pattern"]
+    (phrase,) = chinese.parse(["一个白色条纹盒子"])
+    pattern = next(slot for slot in phrase.slots if slot.family == "pattern")
+    assert {option.text for option in chinese.options(pattern, weights)} == {"方格"}
+    assert "格子" in {option.text for option in chinese.options(pattern)}
 
 
 def test_what_an_overlapping_box_of_the_same_kind_bears_is_not_used():

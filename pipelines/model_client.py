@@ -23,6 +23,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
@@ -43,8 +44,8 @@ from prompts.load import Prompt, load
 
 LONGEST_WAIT = 30.0
 """Seconds; where the doubling of the back-off ends."""
-TRIES_BEFORE_DOUBT = 3
-"""Failures of one request after which the client looks whether the server is well without it."""
+TRIES_BEFORE_DOUBT = 2
+"""Failures of one request after which the client looks whether the server is well without it; it is then asked once more."""
 QUIET = 10.0
 """Seconds without an answer after which the server may have been restarted with another model."""
 
@@ -262,8 +263,8 @@ class ModelClient:
     async def _until_answered(self, body: dict[str, Any]) -> dict[str, Any]:
         await self._have_engine()  # a first start may take longer than any request
         deadline = time.monotonic() + self.settings.deadline
-        counted = False
-        for attempt in range(self.settings.retries + 1):
+        counted = surely_well = False
+        for attempt in count():
             await self._have_engine()
             try:
                 if time.monotonic() - self._last_answer > QUIET:
@@ -281,16 +282,19 @@ class ModelClient:
                 raise
             self._last_answer = -math.inf  # the server may come back as another model
             tries = attempt + 1
-            if (
-                trouble.kind in ("500", "invalid")
-                and tries >= TRIES_BEFORE_DOUBT
-                and await self._together("probe", self._is_well)
-            ):
-                break
-            if not await self._wait(trouble, attempt, deadline):
-                if trouble.kind != "429" and await self._together("probe", self._is_well):
-                    break
+            doubtful = trouble.kind in ("500", "invalid") and tries >= TRIES_BEFORE_DOUBT
+            if not (doubtful and await self._together("probe", self._is_well)):
+                if await self._wait(trouble, attempt, deadline):
+                    continue
+                if trouble.kind == "429" or not await self._together("probe", self._is_well):
+                    raise self._unavailable(trouble)
+            # A server that came back just now is well too: only what it then fails at is the request's own fault.
+            if surely_well and trouble.kind == "unreachable":
                 raise self._unavailable(trouble)
+            if surely_well:
+                break
+            surely_well = True
+            self._counts["retries"] += 1
         self._counts["errors"] += 1
         return _error(trouble.kind, f"after {tries} tries: {trouble}")
 
@@ -327,7 +331,7 @@ class ModelClient:
             pause = max(pause, trouble.retry_after)
             if now + pause < deadline:
                 self._resume_at = max(self._resume_at, now + trouble.retry_after)  # the others hold back as well
-        if attempt == self.settings.retries or now + pause >= deadline:
+        if attempt >= self.settings.retries or now + pause >= deadline:
             return False
         self._counts["retries"] += 1
         await asyncio.sleep(pause)
@@ -446,7 +450,7 @@ class _Flight:
 
 
 class _Trouble(Exception):
-    """It may pass. kind: "429", "500" …, "timeout", "connection", "invalid"."""
+    """It may pass. kind: "429", "500" …, "timeout", "unreachable", "connection", "invalid"."""
 
     def __init__(self, kind: str, detail: str, retry_after: float | None = None) -> None:
         super().__init__(detail)
@@ -503,7 +507,8 @@ class _trouble_named:
         if isinstance(error, _TooLong) or isinstance(error.__cause__, _TooLong):
             raise _Refused("too-long", "the server's answer is longer than model.max_answer_bytes") from None
         if isinstance(error, openai.APIConnectionError | httpx2.HTTPError):
-            raise _Trouble("connection", self._clean(f"cannot be reached: {error.__cause__ or error}")) from None
+            kind = "unreachable" if isinstance(error.__cause__ or error, httpx2.ConnectError) else "connection"
+            raise _Trouble(kind, self._clean(f"cannot be reached: {error.__cause__ or error}")) from None
 
     def _of_status(self, error: openai.APIStatusError) -> Exception:
         status, words = error.status_code, error.response.text or error.message

@@ -425,6 +425,22 @@ def test_a_broken_connection_is_tried_again(prompts, tmp_path):
     run(scenario, lambda body, before: "reset" if before == 0 else "fine")
 
 
+@pytest.mark.parametrize("trouble", ["reset", 503, 500])
+def test_a_server_that_came_back_after_the_last_try_is_asked_once_more(prompts, tmp_path, trouble):
+    """That it is well now tells nothing of the tries before."""
+
+    async def scenario(server: Server) -> None:
+        client = ModelClient(settings(server, retries=1))
+        ask = client.ask_for(AnswerStore(tmp_path, "a"), SHA, prompts)
+        assert (await ask("ask", {"word": "red"})).text == "fine"
+        assert (await ask("ask", {"word": "blue"})).finish.startswith("error:")
+        assert server.asked("red") == server.asked("blue") == 3
+
+    run(
+        scenario, lambda body, before: trouble if "blue" in text_of(body) or ("red" in text_of(body) and before < 2) else "fine"
+    )
+
+
 @pytest.mark.parametrize(
     "body", ["<html>proxy</html>", "[]", "{}", '{"choices": []}', '{"choices": [{"message": {"content": [1]}}]}', ""]
 )

@@ -23,7 +23,9 @@ NUMERALS = "一二两三四五六七八九十"
 MADE_BEFORE = re.compile(r"(?:由|用|以)[^，。、]{0,4}$")
 MADE_AFTER = re.compile(r"(?:制成|做成|制作|打造|编织|材质|材料|和|与|、)")
 PLACES = "上下里中内外前后旁边"
-TWO_COLOURS = re.compile("[红橙黄绿青蓝紫粉黑白灰棕金银]色?[与和、]?[红橙黄绿青蓝紫粉黑白灰棕金银]色?的?$")
+HUES = "红橙黄绿青蓝紫粉黑白灰棕金银"
+PAIRED = re.compile(f"([{HUES}])([{HUES}])(?=相间|双色|两色|条纹|格|(?<=[黑棕红蓝绿橙紫]白)色)")  # but 紫红色 is one
+TWO_COLOURS = re.compile(f"[{HUES}]色?[与和、]?[{HUES}]色?的?$")
 
 
 @lru_cache
@@ -167,15 +169,13 @@ class _Tokens:
         self.start: list[int] = []
         at = 0
         for pair in tagger().cut(text):
-            # 坐在 is an action and what leads to its place
-            parts = (
-                [pair.word[:-1], "在"] if len(pair.word) == 2 and pair.word[1] == "在" and pair.flag[0] == "v" else [pair.word]
-            )
-            for part in parts:
-                self.words.append(part)
-                self.flags.append("p" if part == "在" else pair.flag)
+            for word, flag in _parts(pair.word, pair.flag):
+                # a kind of thing that jieba takes for a measure or an adjective: 小碗, 金色短发
+                named = flag[0] in "bqj" and word in _things() and not (self.flags and self.flags[-1][0] == "m")
+                self.words.append(word)
+                self.flags.append("n" if named else flag)
                 self.start.append(at)
-                at += len(part)
+                at += len(word)
         self.starts = {start: i for i, start in enumerate(self.start)}
         self.bounds = set(self.start) | {at}
 
@@ -203,11 +203,67 @@ class _Tokens:
                 break
         return noun
 
+    def noun_counted(self, end: int) -> str:
+        """The noun that a number and its measure are of; a clause may come between: 两个穿蓝色衬衫的男孩."""
+        first = next((i for i, start in enumerate(self.start) if start >= end and self.flags[i][0] in "nvplit"), None)
+        if first is None or self.flags[first][0] not in "vpt" or _is_attribute(self.words[first]):
+            return self.noun_after(end)
+        return self.noun_of_clause(first)
+
+    def noun_of_clause(self, first: int) -> str:
+        """The noun that a clause which begins with a word describes; none where it describes none."""
+        for i in range(first, len(self.words) - 1):
+            if self.words[i] in "，。；":
+                break
+            if self.words[i] == "的":
+                noun = self.noun_after(self.start[i + 1])
+                if noun and not self.text[self.text.index(noun, self.start[i]) + len(noun) :].startswith("的"):
+                    return noun
+        return ""
+
+    def doer(self, start: int) -> str:
+        """Who does what begins at `start`: the noun before, unless that is a place (田野里奔跑的马), or the one described."""
+        i = self.holding(start)
+        for at in reversed(range(i)):
+            place = self.flags[at + 1][0] == "f" or self.words[at - 1 : at] == ["在"]
+            if self.flags[at].startswith(("n", "eng")) and not _is_attribute(self.words[at]) and not place:
+                return _bare(self.words[at])
+        return self.noun_of_clause(i) or self.noun_before(len(self.text))
+
+    def subject(self, i: int) -> str:
+        """The noun right before a word: it is the door that is open in 车门打开的汽车."""
+        if i and self.flags[i].startswith("v") and self.flags[i - 1].startswith("n") and not _is_attribute(self.words[i - 1]):
+            return _bare(self.words[i - 1])
+        return ""
+
     def noun_before(self, start: int) -> str:
         for i in reversed(range(len(self.words))):
             if self.start[i] < start and self.flags[i].startswith(("n", "eng")) and not _is_attribute(self.words[i]):
                 return _bare(self.words[i])
         return ""
+
+
+def _parts(word: str, flag: str) -> list[tuple[str, str]]:
+    """What jieba joins and the rules look at one by one: 坐在 is an action and what leads to its place, 高高的 a size and 的,
+    戴帽子 no name, 人站 no thing."""
+    if len(word) == 2 and word[1] == "在" and flag[0] == "v":
+        return [(word[0], flag), ("在", "p")]
+    if len(word) > 2 and word[-1] == "的" and lexicon.load("zh").lookup(word[:-1]):
+        return [(word[:-1], "z"), ("的", "uj")]
+    if word in ("穿", "戴"):
+        return [(word, "v")]
+    if len(word) == 2 and word[0] == "人" and any(value.family == "action" for value in lexicon.load("zh").lookup(word[1])):
+        return [("人", "n"), (word[1], "v")]
+    if len(word) > 2 and word[0] in "穿戴" and (word[1:] in _things() or lexicon.load("zh").lookup(word[1:])):
+        return [(word[0], "v"), (word[1:], "n")]
+    if word.endswith("相间"):
+        return [(part, "z") for part in (word[:-2], "相间") if part]
+    return [(word, flag)]
+
+
+@lru_cache
+def _things() -> frozenset[str]:
+    return frozenset(noun for members in lexicon.load("zh").nouns["classes"].values() for noun in members)
 
 
 @lru_cache
@@ -220,7 +276,7 @@ def _bare(noun: str) -> str:
 def _sized() -> list[str]:
     """Things that a size of one character may be joined with."""
     nouns = lexicon.load("zh").nouns["classes"]
-    return [noun for kind in ("shape", "ware", "furniture", "cloth", "vehicle") for noun in nouns[kind]]
+    return [noun for kind in ("shape", "ware", "furniture", "structure", "cloth", "vehicle") for noun in nouns[kind]]
 
 
 def _is_attribute(word: str) -> bool:
@@ -233,6 +289,10 @@ def _phrase(text: str, wanted: frozenset[str]) -> Phrase:
     protected = [match.span() for match in QUOTED.finditer(text)]
     protected += [match.span() for match in traps.finditer(text) if tokens.bounds.issuperset(match.span())]
     slots: list[Slot] = []
+    for match in PAIRED.finditer(text):  # a quotation holds it back, but not the 黑白 of a 黑白照片
+        if match.start() in tokens.bounds and not any(a < match.end() and match.start() < b for a, b in protected if b - a > 2):
+            slots += [_hue(tokens, match.start(i), match.end()) for i in (1, 2)]
+            protected.append(match.span())
     for match in attributes.finditer(text):
         if any(a < match.end() and match.start() < b for a, b in protected):
             continue
@@ -293,7 +353,7 @@ def _slot(tokens: _Tokens, value: Value, start: int, end: int) -> Slot | None:
     if not aligned and not (family == "colour" and word.endswith("色")):
         return None
     if family == "colour":
-        if re.search(r"[相调染肤]$", before) or after.startswith(("系", "素", "调")):
+        if re.search(rf"[相调染肤{HUES}]$", before) or after.startswith(("系", "素", "调")):
             return None
         return Slot("colour", start, end, value, "word", noun)
     if family == "material":
@@ -325,6 +385,12 @@ def _noun_follows(tokens: _Tokens, end: int) -> bool:
     return bool(flags) and (flags[0].startswith("n") or (flags[0] == "a" and flags[-1].startswith("n")))
 
 
+def _hue(tokens: _Tokens, at: int, end: int) -> Slot:
+    """One of two colours that are written as one word."""
+    value = next(value for value in lexicon.load("zh").lookup(tokens.text[at]) if value.family == "colour")
+    return Slot("colour", at, at + 1, value, "char", tokens.noun_after(end))
+
+
 @lru_cache
 def _telling() -> re.Pattern[str]:
     """What goes with one material only, before it: 生锈的铁门."""
@@ -344,15 +410,30 @@ def _compound(tokens: _Tokens, value: Value, start: int, end: int) -> Slot | Non
         (head for head in sorted(heads, key=len, reverse=True) if after.startswith(head) and end + len(head) in tokens.bounds),
         None,
     )
+    if head is None and value.family == "colour" and value.char not in ("金", "银"):
+        head = _described(tokens, start, end)  # 黄塑料桶; a gold ring is not gold in colour alone
     if head is None or (re.search(r"[深浅淡暗亮大小]$", tokens.text[:start]) and value.family == "colour"):
         return None
     return Slot(value.family, start, end, value, "char" if end - start == 1 else "word", head)
+
+
+def _described(tokens: _Tokens, start: int, end: int) -> str | None:
+    """The noun of two or more characters after a colour that is a word of its own."""
+    following = tokens.starts.get(end)
+    alone = tokens.words[tokens.starts[start]] == tokens.text[start:end]
+    if not alone or following is None or not tokens.flags[following].startswith("n"):
+        return None
+    word = tokens.words[following]
+    mixed = any(value.family == "colour" for value in lexicon.load("zh").lookup(word))  # 紫红色 is one colour
+    return tokens.noun_after(end) or None if len(word) > 1 and not mixed else None
 
 
 def _adjective(tokens: _Tokens, value: Value, start: int, end: int, noun: str) -> Slot | None:
     text, after = tokens.text, tokens.text[end:]
     following = tokens.starts.get(end)
     lex = lexicon.load("zh")
+    if value.family == "state" and start in tokens.starts:
+        noun = tokens.subject(tokens.starts[start]) or noun
     if value.fits and not lex.fits(value, noun):
         return None
     if value.axis == "head" and text[:start].endswith(("色", "色的")):
@@ -363,7 +444,7 @@ def _adjective(tokens: _Tokens, value: Value, start: int, end: int, noun: str) -
     if following is None or not tokens.flags[following].startswith("n"):
         return None
     if end - start == 1:
-        alone = tokens.starts.get(start) is not None and tokens.flags[tokens.starts[start]].startswith("a")
+        alone = tokens.starts.get(start) is not None and tokens.flags[tokens.starts[start]] in ("a", "ad", "an", "n")
         return Slot(value.family, start, end, value, "char", noun) if alone and value.char else None
     return (
         Slot(value.family, start, end, value, text[start:end], noun)
@@ -375,7 +456,7 @@ def _adjective(tokens: _Tokens, value: Value, start: int, end: int, noun: str) -
 def _action(tokens: _Tokens, value: Value, start: int, end: int) -> Slot | None:
     text = tokens.text
     after, before = text[end:], text[:start]
-    noun = tokens.noun_before(start) or tokens.noun_before(len(text))
+    noun = tokens.doer(start)
     if not noun:
         return None
     if end - start == 1:
@@ -393,7 +474,7 @@ def _action(tokens: _Tokens, value: Value, start: int, end: int) -> Slot | None:
 def _count(tokens: _Tokens, match: re.Match[str]) -> Slot | None:
     word = match.group(1)
     values = [value for value in lexicon.load("zh").lookup(word) if value.family == "count"]
-    noun = tokens.noun_after(match.end())
+    noun = tokens.noun_counted(match.end())
     if not values or not noun or word == "二" or values[0].number == 1:
         return None
     return Slot("count", match.start(1), match.end(1), values[0], "digits" if word.isdigit() else "word", noun)

@@ -190,6 +190,36 @@ def test_a_chinese_thing_with_a_size_is_the_same_kind_of_thing_as_one_without():
     assert blue and all(n["flags"] == ["present_elsewhere"] for n in blue)
 
 
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("两个穿蓝色衬衫的男孩", {("count", "两", "男孩"), ("colour", "蓝", "衬衫")}),
+        ("两个戴帽子的男孩", {("count", "两", "男孩")}),
+        ("两个人站在门前", {("count", "两", "人"), ("action", "站", "人")}),
+        ("在田野里奔跑的马", {("action", "奔跑", "马")}),
+        ("男孩坐在红色的椅子上", {("action", "坐", "男孩"), ("colour", "红", "椅子")}),
+        ("三只黑白相间的猫", {("count", "三", "猫"), ("colour", "黑", "猫"), ("colour", "白", "猫")}),
+        ("一只黄塑料桶", {("colour", "黄", "塑料桶"), ("material", "塑料", "桶")}),
+        ("一个高高的玻璃花瓶", {("size", "高", "花瓶"), ("material", "玻璃", "花瓶")}),
+        ("一个空玻璃瓶", {("state", "空", "玻璃瓶"), ("material", "玻璃", "瓶")}),
+        ("车门打开的银色汽车", {("state", "打开", "车门"), ("colour", "银", "汽车")}),
+        ("装满米饭的白色小碗", {("colour", "白", "碗"), ("size", "小", "碗")}),
+        ("一只棕白色的狗", {("colour", "棕", "狗"), ("colour", "白", "狗")}),
+        ("灰蓝色毛衣", set()),
+        ("黑白照片", set()),
+    ],
+)
+def test_chinese_attributes_belong_to_the_noun_that_they_are_said_of(text, read):
+    (phrase,) = chinese.parse([text])
+    assert {(slot.family, slot.value.id, slot.noun) for slot in phrase.slots} == read
+
+
+def test_one_of_two_chinese_colours_is_exchanged_for_neither_of_them():
+    (phrase,) = chinese.parse(["一只黑白相间的猫"])
+    written = {chinese.render(phrase, {0: option}) for option in chinese.options(phrase.slots[0])}
+    assert "一只棕白相间的猫" in written and not {"一只白白相间的猫", "一只黑白相间的猫"} & written
+
+
 def test_a_measured_chinese_word_is_written_in_the_form_that_the_expressions_have():
     weights = measure(["一个红色方格盒子", "一个蓝色圆点盒子"], "zh", smooth=0.0)["pattern"]
     (phrase,) = chinese.parse(["一个白色条纹盒子"])

@@ -448,7 +448,7 @@ def _adjective(tokens: _Tokens, value: Value, start: int, end: int, noun: str) -
         return Slot(value.family, start, end, value, "char", noun) if alone and value.char else None
     return (
         Slot(value.family, start, end, value, text[start:end], noun)
-        if text[end - 1] in "型形" or value.axis in ("overall", "head")
+        if text[end - 1] in "型形" or value.axis in ("overall", "head", "years", "transparent")
         else None
     )
 

@@ -204,6 +204,7 @@ def test_a_chinese_thing_with_a_size_is_the_same_kind_of_thing_as_one_without():
         ("一个空玻璃瓶", {("state", "空", "玻璃瓶"), ("material", "玻璃", "瓶")}),
         ("车门打开的银色汽车", {("state", "打开", "车门"), ("colour", "银", "汽车")}),
         ("装满米饭的白色小碗", {("colour", "白", "碗"), ("size", "小", "碗")}),
+        ("戴帽子的年轻男子", {("state", "年轻", "男子")}),
         ("一只棕白色的狗", {("colour", "棕", "狗"), ("colour", "白", "狗")}),
         ("灰蓝色毛衣", set()),
         ("黑白照片", set()),

@@ -39,6 +39,8 @@ CONVERSE = {"上": "下", "下": "上", "后": "前", "前": "后", "左": "右"
 """By the last words of `SIDES`: what a landmark's side is seen from the thing that is there."""
 SURELY = re.compile("的?(?:[下上][面方]|底下|脚下)")
 """After a noun: a side that no other preposition has."""
+SAID = ("colour", "material", "pattern")
+"""Families of words that a noun may follow."""
 PARTS = frozenset(
     re.findall(r"\w+", "side middle center centre edge end top front back corner left right bottom foot distance rest sides")
 )
@@ -188,7 +190,7 @@ def _sides(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | None
         for match in re.finditer(rf"\b(?:{words})\s+(?=(?:an?|the|its|their|his|her|two|some|one)\b)", doc.text, re.IGNORECASE):
             prep = next((t for t in doc if t.idx == match.start()), None)
             landmark = next((c.root for c in doc.noun_chunks if c.start_char == match.end()), None)
-            if prep is None or landmark is None or landmark.i not in paired:
+            if prep is None or landmark is None or landmark.i not in paired or _goes_on(landmark):
                 continue
             things = [t for t in _things_at(prep) if t.i in paired and t.i != landmark.i]
             whose = next((c for c in landmark.lefts if c.dep_ == "poss" and c.i in paired), landmark)  # the statue's head
@@ -204,6 +206,14 @@ def _sides(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | None
                 if _at_the_wrong_one(paired[thing.i], mark, side, chinese):
                     return "swapped", f"“{thing.text}” and “{landmark.text}” around “{match[0].strip()}”"
     return None
+
+
+def _goes_on(landmark: Any) -> bool:
+    """Whether the parser broke off a phrase before its noun: "glass" of a glass cross, which it took for a deed."""
+    if landmark.i + 1 == len(landmark.doc) or not any(v.family in SAID for v in lexicon.load("en").lookup(landmark.lower_)):
+        return False
+    after = landmark.nbor()
+    return not (after.is_punct or after.pos_ in ("ADP", "CCONJ", "AUX", "DET", "SCONJ", "PRON") or after.tag_ == "VBG")
 
 
 def _at_the_wrong_one(thing: Pairing, mark: Pairing, side: str, chinese: str) -> bool:

@@ -302,3 +302,19 @@ def test_a_clause_that_renders_nothing_is_an_addition_beside_words_rendered_free
     )
     assert caught(english, f"{chinese}。") is None
     assert caught(english, f"{chinese}，一位老妇人正微笑着看着这一切。") == "addition"
+
+
+def test_a_noun_that_the_parser_takes_for_a_deed_is_no_thing_beside_its_material():
+    assert (
+        caught(
+            "a black glass star in the middle, below a small orange glass cross",
+            "画面中间的一颗黑色玻璃星星，位于一个橙色玻璃小十字架的下面",
+        )
+        is None
+    )
+    assert (
+        caught(
+            "The style is that of a flat poster. Behind it is a tiled wall.", "画面的风格如同平面海报。后面是铺着瓷砖的墙面。"
+        )
+        is None
+    )

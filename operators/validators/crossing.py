@@ -45,11 +45,14 @@ DEGREES = (
     ("shallower", "浅", "深"),
 )
 """Comparatives, characters that say the same, and those that say the opposite: A is taller than B where B is shorter than A."""
+PRONOUNS = {"他": ("he", "him"), "她": ("she", "her"), "他们": ("they", "them"), "我们": ("we", "us")}
 TO = frozenset(
     re.findall(r"\w+", "on onto in into inside under behind over against above below upon to around round off from out of")
 )
 MOVED = re.compile("[把将](?:[^，。；把将]{0,6}的)?(?:[这那]?[一二两三四五六七八九十几][^，。；]|[他她它]的)?$")
 """Before a noun: it is what is moved."""
+ENDS = frozenset(("to", "into", "onto", "toward", "towards"))
+ARRIVES = re.compile("[到往向至进入上下回]")
 FROM = re.compile("从[这那]?[一两三四五六七八九十几]?[^，。；在的]?$")
 """Before a noun: it is where something comes from."""
 DENIES = re.compile("(?:没有?|不是|并非|而非|不再)([^，。；！？、]*)$")
@@ -63,6 +66,23 @@ def crossed(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | Non
     """doc: one parsed English sentence; paired: its nouns with their places in the Chinese."""
     checks = (_descriptions, _partners, _owners, _bearers, _ends, _moved, _doers, _holders, _denied)
     return next((found for check in checks if (found := check(doc, paired, chinese))), None)
+
+
+def pronouns(doc: Any, chinese: str) -> Finding | None:
+    """ "He gives her flowers" as 她送给他花: the pronoun that opens the Chinese clause is the one to whom it is done."""
+    if re.search("[被由让]", chinese):
+        return None
+    said = {word: [token for token in doc if token.tag_ == "PRP" and token.lower_ in words] for word, words in PRONOUNS.items()}
+    once = {found[0].i: word for word, found in said.items() if len(found) == 1}
+    for i, actor in once.items():
+        if doc[i].dep_ != "nsubj":
+            continue
+        for j, other in once.items():
+            subjects = [token.i for token in doc if token.dep_ in ("nsubj", "nsubjpass")]
+            turned = re.search(f"(?:^|[，。；]){other}(?!的|们)[^，。；]*{actor}(?!们)", chinese)
+            if j not in (i, *subjects) and turned and not re.search(f"{actor}(?!们)", chinese[: turned.start()]):
+                return "swapped", f"“{doc[i].text}” and “{doc[j].text}”"
+    return None
 
 
 def turned_comparison(actor: Any, target: Any, paired: dict[int, Pairing], chinese: str) -> bool | None:
@@ -107,7 +127,8 @@ def _descriptions(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding
         known = [(one, said, part) for one, said, part in known if said and part]
         for i, (a, of_a, part_a) in enumerate(known):
             for b, of_b, part_b in known[i + 1 :]:
-                if _gone(of_a - of_b, part_a, part_b) and _gone(of_b - of_a, part_b, part_a):
+                ways = _gone(of_a - of_b, part_a, part_b) + _gone(of_b - of_a, part_b, part_a)
+                if ways == 2 or (ways and some is doers and _both_lost(a, b, of_a, of_b, part_a, part_b, chinese)):
                     return "swapped", f"what is said of “{a.token.text}” and of “{b.token.text}”"
     return None
 
@@ -135,6 +156,16 @@ def _gone(said: set[str], own: list[str], other: list[str]) -> bool:
     return False
 
 
+def _both_lost(
+    a: Pairing, b: Pairing, of_a: set[str], of_b: set[str], part_a: list[str], part_b: list[str], chinese: str
+) -> bool:
+    """Whether two things, each in a clause of its own, do nothing there that the English has them do; one deed may be told freely."""
+    lost = not any(
+        dictionary.means(word, dictionary.widened(of)) for of, part in ((of_a, part_a), (of_b, part_b)) for word in part
+    )
+    return lost and len(re.split(PAUSE, chinese[min(a.end, b.end) : max(a.start, b.start)])) == 2
+
+
 def says(word: str, stem: str) -> bool:
     """By its entry, or that of its first or last character: 年老 is "aged", and 老 old."""
     return any(dictionary.alike(stem, dictionary.every(part)) for part in {word, word[0], word[-1]})
@@ -147,6 +178,10 @@ def _qualities(noun: Any) -> Iterator[str]:
             yield dictionary.stem(child.text)
     if noun.dep_ == "nsubj":
         yield from (dictionary.stem(child.text) for child in noun.head.children if child.dep_ == "acomp")
+    if noun.dep_ == "nsubjpass" and not any(child.dep_ == "agent" for child in noun.head.children):
+        yield dictionary.stem(noun.head.text)  # "the door is closed"
+    if noun.dep_ == "dobj" and any(c.i == noun.i + 1 and c.dep_ == "advcl" and c.tag_ == "VBG" for c in noun.head.rights):
+        yield dictionary.stem(noun.nbor().text)  # "passes a man jogging"
 
 
 def _doings(noun: Any) -> Iterator[str]:
@@ -196,6 +231,8 @@ def _phrase_of(text: str) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]
     words = _tagged(text)
     at = len(words)
     while at and (words[at - 1][1][0] in "abmqnzrxu" or words[at - 1][0] == "的"):
+        if words[at - 1][0] == "了" and "的" not in [word for word, _ in words[at:]]:
+            break  # 盛满了米饭
         if words[at - 1][0] == "的" and at > 1 and words[at - 2][1][0] == "v":
             at -= 1
         at -= 1
@@ -294,7 +331,8 @@ def _bearer_of(borne: Pairing, paired: dict[int, Pairing], chinese: str) -> Pair
     last = max((one for one in paired.values() if one.end <= borne.start), key=lambda one: one.end, default=None)
     if last is not None and not is_part(last.token) and chinese[borne.end : borne.end + 1] != "的":
         flags = [flag[0] for _, flag in _tagged(chinese[last.end : borne.start])]
-        if flags[:2] == ["v", "u"] and all(flag in "mqanu" for flag in flags[2:]):
+        does = flags[:2] == ["v", "u"] or (flags[:1] == ["v"] and chinese[borne.end : borne.end + 1] not in pairing.PLACES)
+        if does and all(flag in "mqanu" for flag in flags[1:]):
             return last
     said = re.match("([^，。；的]{0,4})的", chinese[borne.end :])
     if not said or any(flag[0] not in "avdf" for _, flag in _tagged(said[1])):
@@ -316,7 +354,10 @@ def _ends(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | None:
             continue
         if prep.lower_ in ("from", "of") and (prep.lower_ == "from" or prep.head.lower_ == "out"):
             verb = prep.head if prep.lower_ == "from" else prep.head.head
-            for other in (c for c in (*verb.children, verb) if c.dep_ in ("nsubj", "dobj") and c.i in paired):
+            moving = {c.i for c in (*verb.children, verb) if c.dep_ in ("nsubj", "dobj")} | {
+                getattr(pairing.subject(verb), "i", -1)
+            }
+            for other in (doc[i] for i in sorted(moving) if i in paired):
                 start = paired[other.i]
                 if (
                     start.end <= one.start
@@ -324,13 +365,13 @@ def _ends(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | None:
                     and not STOP.search(chinese[start.end : one.start])
                 ):
                     return "swapped", f"“{other.text}” and “{one.token.text}”, from which it comes"
-        if prep.lower_ == "from":
-            others = [c for t in doc if t.lower_ in ("to", "into") and t.head.i in (prep.head.i, prep.i) for c in t.children]
+            near = {prep.i, prep.head.i, verb.i, *(c.i for c in verb.rights if c.dep_ in ("prt", "advmod", "dobj"))}
+            others = [c for t in doc if t.lower_ in ENDS and t.head.i in near for c in t.children]
             for other in others:
                 if other.dep_ == "pobj" and other.i in paired:
                     end = paired[other.i]
                     between = chinese[end.end : one.start]
-                    if end.end <= one.start and "从" in chinese[: end.start][-8:] and re.search("[到往向至进入]", between):
+                    if end.end <= one.start and "从" in chinese[: end.start][-8:] and ARRIVES.search(between):
                         return "swapped", f"“{one.token.text}” and “{other.text}”, from and to"
         if prep.lower_ == "like" and prep.head.pos_ in ("VERB", "AUX"):
             subject = pairing.subject(prep.head)
@@ -431,8 +472,11 @@ def _deeds(doc: Any) -> Iterator[tuple[Any, Any, list[str]]]:
         if token.dep_ in ("relcl", "acl") and token.tag_ != "VBN":
             doer = pairing.subject(token)
             for child in token.rights:
+                said = [dictionary.stem(token.text), dictionary.stem(token.lemma_)]
                 if doer is not None and child.dep_ == "dobj":
-                    yield doer, child, [dictionary.stem(token.text), dictionary.stem(token.lemma_)]
+                    yield doer, child, said
+                elif doer is not None and child.dep_ == "dative":  # "who sold it to the woman"
+                    yield from ((doer, whom, said) for whom in child.rights if whom.dep_ == "pobj")
         if token.lower_ in ("full", "loaded", "packed", *pairing.FILLED):
             preps = (prep for prep in token.rights if prep.lower_ in ("of", "with"))
             yield from ((token.head, c, []) for prep in preps for c in prep.rights if c.dep_ == "pobj")

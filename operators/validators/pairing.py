@@ -132,6 +132,7 @@ def _joined(tokens: list[Token]) -> list[Token]:
         for j in range(i + 2, min(i + 4, len(tokens) + 1)):
             word = "".join(token[0] for token in tokens[i:j])
             doer = j == i + 2 and tokens[i + 1][0] in WHO_DOES and tokens[i][1][0] in "nv"
+            doer = doer and not (tokens[i + 1][0] == "手" and j < len(tokens) and tokens[j][0] in PLACES)  # 指挥 手 里
             if len(word) <= 6 and (dictionary.entry(word) or doer):
                 found.append((word, "n", tokens[i][2], tokens[j - 1][3]))
     return found
@@ -352,7 +353,10 @@ def _by_what_belongs(
         end = _phrase_end(tokens, mine[0], ends, apart)
         if end == tokens[mine[0]][3] and not alone:
             continue  # a jacket that no noun follows stands in another clause
-        if ends and end not in ends and not apart:
+        whole = end == tokens[mine[0]][3] and dictionary.means(
+            tokens[mine[0]][0], dictionary.widened({dictionary.stem(noun.text)})
+        )
+        if ends and end not in ends and not apart and not whole:  # 老妇人 is all of the old woman
             continue
         if end is not None and not any(p.start < end <= p.end for p in found.values() if p.token.i != word.i):
             return Pairing(noun, tokens[mine[0]][2], end, sure=False)
@@ -369,6 +373,7 @@ def _rendering(word: Any, tokens: list[Token]) -> list[int]:
         return [at for at in said if stem in dictionary.every(tokens[at][0])]
     wanted = dictionary.widened({stem})
     mine = [at for at in said if dictionary.means(tokens[at][0], wanted)]
+    mine = mine or [at for at in said if tokens[at][0][0] in "大小" and stem in dictionary.every(tokens[at][0][0])]  # 小鱼
     return [at for at in mine if dictionary.alike(stem, dictionary.entry(tokens[at][0]))] or mine
 
 
@@ -379,12 +384,14 @@ def _belonging(noun: Any) -> Iterator[tuple[Any, bool]]:
     for wanted, alone in ((WITH, False), (("of",), True)):  # "a ray of light" stands where the light does
         for child in noun.rights:
             if child.dep_ == "prep" and child.text.lower() in wanted:
-                yield from ((thing, alone) for thing in child.rights if thing.dep_ == "pobj")
+                yield from ((thing, alone) for thing in child.rights if thing.dep_ in ("pobj", "amod"))
+            if child.dep_ == "acl" and child.tag_ == "VBG" and "with" in wanted:  # "a knight holding a shield"
+                yield from ((thing, alone) for thing in child.rights if thing.dep_ == "dobj")
     if noun.dep_ == "dobj":  # "punches the boxer in blue shorts", which the parser has in shorts
         near = (child for child in noun.head.rights if child.i == noun.i + 1 and child.lower_ in WITH)
         yield from ((thing, False) for child in near for thing in child.rights if thing.dep_ == "pobj")
-    for child in noun.rights:  # "the bottle on the left"
-        if child.dep_ == "prep" and child.lower_ in ("on", "at", "to"):
+    for child in (*noun.rights, *noun.head.rights):  # "the bottle on the left", which the parser may hang on the verb
+        if child.dep_ == "prep" and child.lower_ in ("on", "at", "to") and (child.head == noun or child.i == noun.i + 1):
             yield from ((side, False) for side in child.rights if side.lower_ in WHERE)
     if noun.dep_ == "dobj" and noun.head.lemma_ == "have":  # "the man has grey hair"
         yield from ((child, False) for child in noun.head.lefts if child.dep_ == "nsubj" and child.pos_ in NOUN)

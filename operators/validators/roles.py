@@ -31,7 +31,9 @@ MUTUAL = frozenset(
     re.findall(r"\w+", "with near beside by among alongside along as like next opposite during without about through")
 )
 """Prepositions whose two sides may change places, or name no second party."""
-PLACE = re.compile("(?!面[朝向对])的?[之身左右最靠正对]?[上下左右前后里内中央旁边侧面间外尽附周四顶底脚沿处远时]|[的、和与及]")
+PLACE = re.compile(
+    "(?!面[朝向对])的?[之身左右最靠正对]?[上下左右前后里内中央旁边侧面间外尽附周四顶底脚处远时]|沿(?![着街路岸])|[的、和与及]"
+)
 """After a noun: it is a place or a time, belongs to what follows, or is one of a list."""
 AT = re.compile("的?[头身顶脚底背面跟]?[上下里内中后前]")
 """After a noun: something is there."""
@@ -45,7 +47,7 @@ PARTS = frozenset(
     re.findall(r"\w+", "side middle center centre edge end top front back corner left right bottom foot distance rest sides")
 )
 """Nouns that only say where."""
-OWN = re.compile("[这那每另]?[一两三四五六七八九十几]?[" + translation.MEASURE + "]?$")
+OWN = re.compile("(?:(?:[这那每另]|[这那每另]?[一两三四五六七八九十几])[" + translation.MEASURE + "]?)?$")
 """What counts a noun, right before it."""
 RECEIVES = re.compile("(?:[受遭得]到|接受|受|获得)了?(?:[^，。；]{0,6}的)?" + OWN.pattern)
 """Before who does something: it is received from them (医生的检查)."""
@@ -63,6 +65,9 @@ EXISTS = re.compile(
 EMITS = re.compile("[冒升腾流喷散飘吐滴射溢涌长伸传]")
 """What comes from a thing that the Chinese begins with."""
 TOWARDS = frozenset(("to", "dative", "for"))
+TIMES = frozenset(("twice", "half", "times"))
+SEES = frozenset(("watch", "see", "hear", "film", "photograph", "observe", "notice", "find", "catch"))
+"""Verbs whose object may do something: "watches a dog digging"."""
 CAUSES = frozenset(("make", "let", "help", "ask", "tell", "order", "allow", "force", "teach"))
 FRONTED = re.compile("[从朝向往沿对给为把将用跟随比由在到着了过被是有和与及]$")
 """Before a noun: it is no topic but the object of a preposition or a verb."""
@@ -76,6 +81,9 @@ def swapped(english: str, chinese: str) -> Finding | None:
     for en, zh in pairs:
         doc = pairing.parsed(en)
         paired = pairing.pair(doc, zh)
+        finding = crossing.pronouns(doc, zh)
+        if finding:
+            return finding
         if len(paired) > 1:
             sure = {i: p for i, p in paired.items() if p.sure}
             finding = (
@@ -190,6 +198,8 @@ def _sides(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | None
         for match in re.finditer(rf"\b(?:{words})\s+(?=(?:an?|the|its|their|his|her|two|some|one)\b)", doc.text, re.IGNORECASE):
             prep = next((t for t in doc if t.idx == match.start()), None)
             landmark = next((c.root for c in doc.noun_chunks if c.start_char == match.end()), None)
+            if landmark is None and prep is not None:  # a noun taken for an adjective ("the stable")
+                landmark = next((c for c in prep.rights if c.dep_ == "pobj"), None)
             if prep is None or landmark is None or landmark.i not in paired or _goes_on(landmark):
                 continue
             things = [t for t in _things_at(prep) if t.i in paired and t.i != landmark.i]
@@ -275,7 +285,7 @@ def _order(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | None
             # What is done by somebody comes first in either language: 小岛通过石堤与陆地相连.
             turned = how != "by" and second.end <= first.start and _begins(second, first, chinese, verb.lemma_ in CAUSES)
             turned = turned or (how in ("object", "by") and _done(first, second, verb, chinese))
-            turned = turned or (how == "by" and _does(second, first, verb, chinese))
+            turned = turned or (how == "by" and (_does(second, first, verb, chinese) or _done_by(second, verb, chinese)))
             if turned:
                 return "swapped", f"“{actor.text}” and “{target.text}” around “{verb.text}”"
     return None
@@ -327,10 +337,10 @@ def _relations(verb: Any) -> Iterator[tuple[Any, Any, str]]:
 
 
 def _compared(verb: Any) -> Iterator[Any]:
-    """What stands after "than" below a noun, or after "not as tall as"."""
+    """What stands after "than" below a noun, or after "not as tall as", "twice as tall as"."""
     for child in verb.rights:
-        denied = child.dep_ == "acomp" and any(c.dep_ == "neg" for c in verb.children)
-        preps = [c for c in child.rights if c.lower_ == "than" or (denied and c.lower_ == "as")]
+        unlike = any(c.dep_ == "neg" for c in verb.children) or any(c.lower_ in TIMES for c in child.lefts)
+        preps = [c for c in child.rights if c.lower_ == "than" or (child.dep_ == "acomp" and unlike and c.lower_ == "as")]
         if child.dep_ in ("acomp", "attr", "dobj", "advmod"):
             yield from (c for prep in preps for c in prep.rights if c.dep_ == "pobj")
 
@@ -358,6 +368,8 @@ def _targets(verb: Any) -> Iterator[tuple[Any, str]]:
                 yield from ((c, "dative") for c in child.lefts if c.dep_ == "nsubj" and is_thing(c))
             preps = (c for c in child.rights if c.dep_ == "prep" and c.lower_ in ("to", "from", "for", "of", "past", "into"))
             yield from ((c, prep.lower_) for prep in preps for c in prep.rights if c.dep_ == "pobj")
+        if child.dep_ in ("ccomp", "advcl") and child.tag_ == "VBG" and verb.lemma_ in SEES:
+            yield from ((c, "object") for c in child.lefts if c.dep_ == "nsubj" and is_thing(c))
         elif child.dep_ == "advcl" and any(c.dep_ == "mark" and c.lower_ == "for" for c in child.lefts):
             yield from ((c, "for") for c in child.lefts if c.dep_ == "nsubj")  # "waits for the tram to pass"
         elif child.dep_ in ("prep", "dative", "acomp", "advmod", "prt") and child.text.lower() not in MUTUAL:
@@ -399,8 +411,18 @@ def _does(other: Pairing, actor: Pairing, verb: Any, chinese: str) -> bool:
         return False
     stems = {dictionary.stem(verb.text), dictionary.stem(verb.lemma_)}
     animate = "animate" in lexicon.load("en").classes(actor.token.lemma_.lower())
+    if animate and "所" not in chinese and re.fullmatch("们?正?在?[为替]", re.sub(OWN, "", between)):
+        return True  # 士兵正在为护士包扎
     said = any(crossing.says(word, s) for word, _ in dictionary.tagged(ATTRIBUTE.sub("", between)) for s in stems)
     return animate and said
+
+
+def _done_by(patient: Pairing, verb: Any, chinese: str) -> bool:
+    """Whether the Chinese has 由, 被 or 让 and the verb around whom it is done to: 女儿坐在轮椅上，由老人推着."""
+    rest = re.split("[，。；！？的]", chinese[patient.end :])[0]
+    stems = {dictionary.stem(verb.text), dictionary.stem(verb.lemma_)}
+    said = any(crossing.says(word, stem) for word, _ in dictionary.tagged(rest) for stem in stems)
+    return said and re.sub(OWN, "", chinese[: patient.start]).endswith(("由", "被", "让", "遭"))
 
 
 def _done(actor: Pairing, target: Pairing, verb: Any, chinese: str) -> bool:

@@ -129,6 +129,8 @@ def test_swaps_are_told_from_another_word_order(english, right, wrong):
         ("A man is walking his dog along the beach at sunset.", "日落时分，海滩上，一名男子正在遛狗。"),
         ("A nun helps a sailor to get on the train.", "一位修女正帮一名水手上火车。"),
         ("The boy whom the goose bites is crying.", "被鹅咬的男孩在哭。"),
+        ("The man who sold the bicycle to the woman counts coins.", "把自行车卖给女人的男人在数硬币。"),
+        ("He is carried by her.", "她抱着他。"),
         ("A woman with an umbrella passes a man with a suitcase.", "一个打着雨伞的女人从一个提着手提箱的男人身边走过。"),
     ],
 )
@@ -275,6 +277,19 @@ def test_words_that_weigh_nothing_still_account_for_what_renders_them(english, c
         ),
         ("The zebra drinks beside a hippo.", "斑马在河马旁边喝水。", "河马在斑马旁边喝水。"),
         ("The mare is nursing her foal.", "母马正在给小马喂奶。", "小马正在给母马喂奶。"),
+        ("A squirrel jumps from the roof onto the branch.", "松鼠从屋顶跳到树枝上。", "松鼠从树枝跳到屋顶上。"),
+        ("An otter watches a beaver gnawing at a log.", "水獭看着一只啃木头的河狸。", "河狸看着一只啃木头的水獭。"),
+        ("The kitten is being licked by its mother.", "小猫正让妈妈舔着。", "妈妈正让小猫舔着。"),
+        ("A soldier is bandaged by a nurse.", "护士正在为士兵包扎。", "士兵正在为护士包扎。"),
+        ("The window is open, but the door is closed.", "窗户开着，门却关着。", "门开着，窗户却关着。"),
+        ("The cat sleeps, but the dog barks.", "猫在睡觉，狗却在叫。", "狗在睡觉，猫却在叫。"),
+        ("The large fish swallows the small fish.", "大鱼吞下小鱼。", "小鱼吞下大鱼。"),
+        (
+            "The child on the left is teasing the child on the right.",
+            "左边的孩子在逗右边的孩子。",
+            "右边的孩子在逗左边的孩子。",
+        ),
+        ("He gives her a bunch of flowers.", "他送给她一束花。", "她送给他一束花。"),
     ],
 )
 def test_what_belongs_to_one_and_is_given_to_the_other_is_a_swap(english, right, wrong):

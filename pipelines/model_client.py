@@ -64,7 +64,8 @@ class ModelSettings(Settings):
     deadline       seconds for one request with all its tries and waits
     gpus           behind the server, for budgets and the bill; offline it is the stages' `resources` that say it
     max_answer_tokens   bound on one answer's length where a prompt allows more; null leaves it to the prompts
-    retries        tries after the first; with `backoff` (seconds, doubled each time) 8 outlast a server's restart of 90 s
+    retries        tries after the first; with `backoff` (seconds, doubled each time) 8 outlast a server's restart of 90 s;
+                   one more follows where the server is well without this request
     """
 
     engine: Literal["server", "offline"] = "server"
@@ -285,6 +286,7 @@ class ModelClient:
             doubtful = trouble.kind in ("500", "invalid") and tries >= TRIES_BEFORE_DOUBT
             if not (doubtful and await self._together("probe", self._is_well)):
                 if await self._wait(trouble, attempt, deadline):
+                    surely_well = False
                     continue
                 if trouble.kind == "429" or not await self._together("probe", self._is_well):
                     raise self._unavailable(trouble)

@@ -10,7 +10,7 @@ import random
 import re
 
 from operators import lexicon
-from operators.perturb import chinese
+from operators.perturb import chinese_words
 from operators.perturb.inflect import cased, mend_articles, singular
 from operators.perturb.phrase import Edit, Phrase
 
@@ -81,7 +81,9 @@ def _rebuilt(phrase: Phrase) -> list[str]:
     if phrase.language == "zh":
         slots = [slot for slot in phrase.slots if slot.family == "colour" and phrase.text[slot.end : slot.end + 1] == "的"]
         return [
-            phrase.text[: s.end] + phrase.text[s.end + 1 :] for s in slots if chinese.ends_in_noun(phrase.text[s.end + 1 :])
+            phrase.text[: s.end] + phrase.text[s.end + 1 :]
+            for s in slots
+            if chinese_words.ends_in_noun(phrase.text[s.end + 1 :])
         ]
     found = []
     head = (

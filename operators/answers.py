@@ -3,6 +3,7 @@
 Reads an `Answer` and gives its JSON value, or says in one reason why it cannot be used:
 
     "refused_request"  the server refused this one request (finish "error:…")
+    "refusal"          the server marked it as the model's refusal (finish "refusal"), whatever its words
     "empty"            nothing came back
     "oversized"        more text than any honest answer has; it is not even parsed
     "not_json"         no JSON object in it
@@ -27,8 +28,12 @@ MAX_CHARS = 60_000
 
 FENCE = re.compile(r"```[a-zA-Z]*\s*(.*?)(?:```|$)", re.DOTALL)
 
+CUT = frozenset(("length", "repetition", "content_filter"))
+"""How an answer ends that is not the model's own end: at the token cap, in a loop, before words that a filter holds back."""
+
 REASONS = {
     "refused_request": "the server refused this one request",
+    "refusal": "the model declined",
     "empty": "the model said nothing",
     "oversized": "the answer is longer than any honest one",
     "not_json": "no JSON object in the answer",
@@ -61,14 +66,14 @@ def read_object(answer: Answer, max_chars: int = MAX_CHARS) -> Parsed:
         raise Unusable("not_json", f"no object in {excerpt(text)}")
     if not isinstance(value, dict):
         raise Unusable("wrong_shape", f"expected an object, got {excerpt(text)}")
-    return Parsed(value, cut=not whole or answer.finish == "length")
+    return Parsed(value, cut=not whole or answer.finish in CUT)
 
 
 def read_text(answer: Answer, key: str, max_chars: int = MAX_CHARS) -> tuple[str, bool]:
     """The text under `key` and whether it was cut. An answer that is no JSON at all is taken as the bare text."""
     bare = _usable_text(answer, max_chars).strip()
     if not bare.startswith(("{", "[", "```")) and f'"{key}"' not in bare:
-        return _unquoted(bare), answer.finish == "length"
+        return _unquoted(bare), answer.finish in CUT
     parsed = read_object(answer, max_chars)
     value = parsed.value.get(key)
     if not isinstance(value, str):
@@ -86,7 +91,7 @@ def read_list(answer: Answer, key: str, max_chars: int = MAX_CHARS) -> tuple[lis
     if text.startswith("["):
         bare, whole = _decode(text)
         if isinstance(bare, list):
-            return bare, not whole or answer.finish == "length"
+            return bare, not whole or answer.finish in CUT
     parsed = read_object(answer, max_chars)
     value = parsed.value.get(key)
     if not isinstance(value, list):
@@ -115,6 +120,8 @@ def _usable_text(answer: Answer, max_chars: int) -> str:
         raise Unusable("refused_request", f"{answer.finish} {excerpt(answer.text)}")
     if len(answer.text) > max_chars:
         raise Unusable("oversized", f"{len(answer.text):,} characters > {max_chars:,}")
+    if answer.finish == "refusal":
+        raise Unusable("refusal", excerpt(answer.text))
     if not answer.text.strip():
         raise Unusable("empty", f"finish {answer.finish!r}")
     return answer.text

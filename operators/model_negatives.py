@@ -87,7 +87,6 @@ class ModelNegatives(Words, ModelOperator):
         "control_chars": "control, bidi or broken characters",
         "injection": "instructions or addresses",
         "markup": "lists, tags, code or other markup",
-        "refusal": "the model declined",
         "meta": "talk about the task",
         "other_language": "not in the expression's language",
     }

@@ -57,7 +57,6 @@ class Recaption(ModelOperator):
         "language": "not in the language asked for",
         "length": "outside the length window",
         "repetition": "loops, or a sentence said before",
-        "refusal": "the model declined",
         "meta": "talk about the task, opinions or questions instead of the picture",
         "markup": "lists, tags, code or other markup",
         "cut": "cut at the token cap, and what is whole is too short",

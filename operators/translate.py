@@ -72,7 +72,6 @@ class Translate(ModelOperator):
         "cut": "the translation was cut at the token cap",
         "language": "not Chinese",
         "meta": "talk about the task instead of a translation",
-        "refusal": "the model declined",
         "injection": "instructions or addresses that the English does not hold",
         "markup": "lists, tags or code",
         "echo": "repeats the prompt",

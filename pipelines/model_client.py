@@ -3,8 +3,8 @@
 A request is looked for in the answer store, then among the requests in flight, and only then sent. What may go wrong falls
 into three kinds, and the difference is what a run's truth rests on:
 
-* trouble that passes (429, 5xx, time-outs, broken connections, bodies that are no JSON): tried again, with back-off and the
-  server's Retry-After;
+* trouble that passes (429, 5xx, time-outs, broken connections, bodies that are no completion, answers that the server broke off):
+  tried again, with back-off and the server's Retry-After;
 * a request that the server will not answer although it is well (400, or 500 each time for this one picture): an `Answer` whose
   `finish` begins with "error:", on which the operator refuses that one sample. Not kept in the store: a requeue asks again;
 * a server that is gone, hung, misaddressed or serves another model: `ServerUnavailable`, `ModelChanged`. Never a refusal.
@@ -13,7 +13,6 @@ into three kinds, and the difference is what a run's truth rests on:
 from __future__ import annotations
 
 import asyncio
-import email.utils
 import json
 import math
 import os
@@ -21,7 +20,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -35,6 +34,7 @@ from pydantic import Field, field_validator, model_validator
 
 from operators.base import Answer, Settings
 from pipelines.answers import AnswerStore, request_hash
+from pipelines.model_http import Bounded, Refused, Trouble, read_body, request_body, retry_after, trouble_named
 from pipelines.model_identity import ModelChanged, ServerUnavailable, describe, same_model
 from pipelines.offline import ADDRESS, Engine, EngineSettings
 from pipelines.offline import identity as identity_of_engine
@@ -123,7 +123,12 @@ class ModelClient:
             assert settings.offline is not None
             self._engine = Engine(settings.name, settings.offline)
             transport = httpx2.AsyncHTTPTransport(uds=str(self._engine.socket), limits=openai.DEFAULT_CONNECTION_LIMITS)
-        self._http = openai.DefaultAsyncHttpxClient(event_hooks={"response": [self._bound]}, transport=transport)
+        self._http = openai.DefaultAsyncHttpxClient(
+            event_hooks={"response": [self._bound]},
+            transport=transport,
+            headers={"Accept-Encoding": "gzip"},  # which `Bounded` can unpack piece by piece
+            follow_redirects=False,  # pictures and the key go to the address that the recipe names, nowhere else
+        )
         self._openai = openai.AsyncOpenAI(
             base_url=settings.address,
             api_key=self._key,
@@ -201,7 +206,7 @@ class ModelClient:
             await self._have_engine()
             try:
                 return await self._together("identity", self._compare_identity)
-            except _Trouble as trouble:
+            except Trouble as trouble:
                 if not await self._wait(trouble, attempt, deadline):
                     raise self._unavailable(trouble) from None
 
@@ -226,15 +231,19 @@ class ModelClient:
     async def _served_identity(self) -> dict[str, Any]:
         s = self.settings
         root = s.address.removesuffix("/v1")
-        with _trouble_named(self._clean):
+        with trouble_named(self._clean):
             async with asyncio.timeout(min(s.timeout, 30)):
                 listed = await self._openai.models.with_raw_response.list()
                 version = await self._http.get(f"{root}/version")
+        if version.status_code == 429 or version.status_code >= 500:  # it has one, and does not say it now
+            raise Trouble(str(version.status_code), f"/version: HTTP {version.status_code}", retry_after(version.headers))
         try:
             cards = {card["id"]: card for card in json.loads(listed.content)["data"]}
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise Trouble("invalid", f"/models answered what is no list of models: {error}") from None
+        server = None
+        with suppress(ValueError, KeyError, TypeError, RecursionError):  # other servers have no such address, or a page there
             server = json.loads(version.content)["version"] if version.status_code == 200 else None
-        except (ValueError, KeyError, TypeError) as error:
-            raise _Trouble("invalid", f"/models answered what is no list of models: {error}") from None
         if s.name not in cards:
             message = f"{s.address} serves {', '.join(sorted(cards)) or 'no model'}, not {s.name}"
             raise ModelChanged(message) if self._verified else ServerUnavailable(f"{message}; set model.name to one of these")
@@ -276,7 +285,7 @@ class ModelClient:
                         self._counts["requests"] += 1
                         counted = True
                     return await self._send(body)
-            except _Trouble as error:
+            except Trouble as error:
                 trouble = error
             except ServerUnavailable:
                 await self._together("identity", self._compare_identity)  # if it is another model, that is what to say
@@ -304,11 +313,11 @@ class ModelClient:
         begun = time.monotonic()
         self._counts["in_flight"] += 1
         try:
-            with _trouble_named(self._clean):
+            with trouble_named(self._clean):
                 async with asyncio.timeout(self.settings.timeout):
                     answer = await self._openai.post("/chat/completions", cast_to=httpx2.Response, body=body)
-            record, served = _read_body(answer.content)
-        except _Refused as refused:
+            record, served = read_body(answer.content, self._clean)
+        except Refused as refused:
             self._counts["errors"] += 1
             return _error(refused.kind, str(refused))
         finally:
@@ -325,7 +334,7 @@ class ModelClient:
         self._counts["output_tokens"] += record["output_tokens"]
         return record
 
-    async def _wait(self, trouble: _Trouble, attempt: int, deadline: float) -> bool:
+    async def _wait(self, trouble: Trouble, attempt: int, deadline: float) -> bool:
         """Back off before the next try. False if there is none: tries or time are used up."""
         pause = random.uniform(0.5, 1) * min(LONGEST_WAIT, self.settings.backoff * 2**attempt)
         now = time.monotonic()
@@ -344,14 +353,14 @@ class ModelClient:
         try:
             async with asyncio.timeout(min(self.settings.timeout, 30)):
                 await self._openai.models.with_raw_response.list()
-                await self._openai.chat.completions.with_raw_response.create(
-                    model=self.settings.name, messages=[{"role": "user", "content": "Say yes."}], max_tokens=1
-                )
-        except (openai.OpenAIError, TimeoutError):
+                asked = {"model": self.settings.name, "messages": [{"role": "user", "content": "Say yes."}], "max_tokens": 1}
+                answer = await self._openai.post("/chat/completions", cast_to=httpx2.Response, body=asked)
+            read_body(answer.content, self._clean)  # a page that is put in the place of every answer is no answer
+        except (openai.OpenAIError, TimeoutError, Trouble):
             return False
         return True
 
-    def _unavailable(self, trouble: _Trouble) -> ServerUnavailable:
+    def _unavailable(self, trouble: Trouble) -> ServerUnavailable:
         limited = "; it limits the rate: lower model.concurrency" if trouble.kind == "429" else ""
         return ServerUnavailable(f"model server {self.settings.address}: {trouble}{limited}")
 
@@ -362,7 +371,10 @@ class ModelClient:
 
     async def _bound(self, response: httpx2.Response) -> None:
         assert isinstance(response.stream, httpx2.AsyncByteStream)
-        response.stream = _Bounded(response.stream, self.settings.max_answer_bytes)
+        packed = response.headers.get("Content-Encoding") == "gzip"
+        if packed:
+            del response.headers["Content-Encoding"]
+        response.stream = Bounded(response.stream, self.settings.max_answer_bytes, packed)
 
 
 class SampleAsk:
@@ -449,132 +461,6 @@ class _Flight:
     def __init__(self, task: asyncio.Future[Any]) -> None:
         self.task = task
         self.waiting = 0
-
-
-class _Trouble(Exception):
-    """It may pass. kind: "429", "500" …, "timeout", "unreachable", "connection", "invalid"."""
-
-    def __init__(self, kind: str, detail: str, retry_after: float | None = None) -> None:
-        super().__init__(detail)
-        self.kind = kind
-        self.retry_after = retry_after
-
-
-class _Refused(Exception):
-    """It will not pass, and concerns this request alone."""
-
-    def __init__(self, kind: str, detail: str) -> None:
-        super().__init__(detail)
-        self.kind = kind
-
-
-class _TooLong(Exception):
-    pass
-
-
-class _Bounded(httpx2.AsyncByteStream):
-    """A response's bytes, up to a limit: a server gone mad must not fill the memory."""
-
-    def __init__(self, stream: httpx2.AsyncByteStream, limit: int) -> None:
-        self._stream = stream
-        self._left = limit
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for chunk in self._stream:
-            self._left -= len(chunk)
-            if self._left < 0:
-                raise _TooLong
-            yield chunk
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-
-class _trouble_named:
-    """Turn what the HTTP side raises inside into `_Trouble`, `_Refused` or `ServerUnavailable`."""
-
-    def __init__(self, clean: Callable[[str], str]) -> None:
-        self._clean = clean
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if error is None:
-            return
-        if isinstance(error, openai.APIStatusError):
-            raise self._of_status(error) from None
-        if isinstance(error, openai.APITimeoutError | httpx2.TimeoutException | TimeoutError):
-            raise _Trouble("timeout", "no whole answer within the time-out") from None
-        if isinstance(error, _TooLong) or isinstance(error.__cause__, _TooLong):
-            raise _Refused("too-long", "the server's answer is longer than model.max_answer_bytes") from None
-        if isinstance(error, openai.APIConnectionError | httpx2.HTTPError):
-            kind = "unreachable" if isinstance(error.__cause__ or error, httpx2.ConnectError) else "connection"
-            raise _Trouble(kind, self._clean(f"cannot be reached: {error.__cause__ or error}")) from None
-
-    def _of_status(self, error: openai.APIStatusError) -> Exception:
-        status, words = error.status_code, error.response.text or error.message
-        detail = self._clean(f"HTTP {status}: {words}")
-        if status in (408, 409, 425, 429) or status >= 500:
-            return _Trouble(str(status), detail, _retry_after(error.response.headers))
-        if status in (401, 403):
-            return ServerUnavailable(
-                f"the model server does not accept the key; model.api_key_env names its variable. {detail}"
-            )
-        if status == 404:
-            return ServerUnavailable(
-                f"the model server knows no such address or model; see model.base_url, model.name. {detail}"
-            )
-        return _Refused(str(status), detail)
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds, from either form of the header (seconds, HTTP date); a date by the server's own clock where it tells the time, since
-    this machine's may be wrong."""
-    header = headers.get("retry-after")
-    if header is None:
-        return None
-    with suppress(ValueError):
-        return max(0.0, float(header))
-    with suppress(ValueError, TypeError):
-        now = email.utils.parsedate_to_datetime(headers["date"]).timestamp() if "date" in headers else time.time()
-        return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - now)
-    return None
-
-
-def request_body(model: str, prompt: Prompt, system: str, user: str, data_url: str | None) -> dict[str, Any]:
-    """Body of a chat completion, by the server's own words: sampling settings that only it knows (top_k …) pass as they are.
-
-    The system text is the same for all pictures, so it comes first, where the server's prefix cache finds it.
-    """
-    content: Any = user
-    if data_url is not None:
-        content = [{"type": "image_url", "image_url": {"url": data_url}}, {"type": "text", "text": user}]
-    messages = [{"role": "system", "content": system}] if system else []
-    body: dict[str, Any] = {"model": model, "messages": [*messages, {"role": "user", "content": content}]}
-    body |= prompt.sampling
-    if prompt.answer_schema is not None:
-        body["response_format"] = {"type": "json_schema", "json_schema": {"name": prompt.name, "schema": prompt.answer_schema}}
-    return body
-
-
-def _read_body(content: bytes) -> tuple[dict[str, Any], str]:
-    """The record of an answer, and the model's name in it. What is no chat completion is trouble that may pass."""
-    try:
-        data = json.loads(content)
-        choice, usage = data["choices"][0], data.get("usage") or {}
-        text, refusal = choice["message"].get("content") or "", choice["message"].get("refusal")
-        if not isinstance(text, str):
-            raise TypeError(f"content is a {type(text).__name__}")
-        record = {
-            "text": text,
-            "finish": str(choice.get("finish_reason") or "unknown"),
-            "prompt_tokens": int(usage.get("prompt_tokens") or 0),
-            "output_tokens": int(usage.get("completion_tokens") or 0),
-        }
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise _Trouble("invalid", f"the answer is no chat completion ({type(error).__name__}: {error})"[:500]) from None
-    return record | ({"refusal": refusal} if refusal else {}), str(data.get("model"))
 
 
 def _error(kind: str, detail: str) -> dict[str, Any]:

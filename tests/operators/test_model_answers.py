@@ -56,6 +56,7 @@ def test_a_cut_answer_keeps_what_is_surely_whole(text, value):
         (said("[" * 50_000), "not_json"),
         (said('{"a":' * 9_000), "not_json"),
         (said("HTTP 400: picture too small", "error:400"), "refused_request"),
+        (said("That is against the rules.", "refusal"), "refusal"),
     ],
 )
 def test_what_cannot_be_used_has_a_reason(answer, reason):
@@ -63,6 +64,11 @@ def test_what_cannot_be_used_has_a_reason(answer, reason):
         read_object(answer)
     assert error.value.reason == reason
     assert len(error.value.detail) < 300
+
+
+@pytest.mark.parametrize(("finish", "cut"), [("stop", False), ("length", True), ("repetition", True), ("content_filter", True)])
+def test_an_answer_that_the_model_did_not_end_is_cut(finish, cut):
+    assert read_text(said("A dog on the gra", finish), "caption") == ("A dog on the gra", cut)
 
 
 def test_text_is_read_from_json_or_taken_bare():

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gzip
 import io
 import json
+import resource
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,6 +46,7 @@ class Server:
         self.model, self.version, self.root = "m", "1.0", "org/model"
         self.keys: set[str | None] = set()
         self.looks = 0
+        self.silent = 0  # times that /version answers 503
 
     def asked(self, word: str) -> int:
         return sum(1 for body in self.bodies if text_of(body) == f"Say {word}.")
@@ -67,6 +71,9 @@ class Server:
         return web.json_response({"object": "list", "data": [{"id": self.model, "root": self.root}]})
 
     async def _version(self, request: web.Request) -> web.Response:
+        if self.silent:
+            self.silent -= 1
+            return web.Response(status=503)
         return web.json_response({"version": self.version})
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
@@ -441,8 +448,21 @@ def test_a_server_that_came_back_after_the_last_try_is_asked_once_more(prompts, 
     )
 
 
+ABORTED = '{"choices": [{"message": {"content": "fi"}, "finish_reason": "abort"}]}'
+
+
 @pytest.mark.parametrize(
-    "body", ["<html>proxy</html>", "[]", "{}", '{"choices": []}', '{"choices": [{"message": {"content": [1]}}]}', ""]
+    "body",
+    [
+        "<html>proxy</html>",
+        "[]",
+        "{}",
+        '{"choices": []}',
+        '{"choices": [{"message": {"content": [1]}}]}',
+        ABORTED,
+        "[" * 10**5,
+        "",
+    ],
 )
 def test_a_body_that_is_no_completion_is_tried_again_then_refused(prompts, tmp_path, body):
     async def scenario(server: Server) -> None:
@@ -466,6 +486,69 @@ def test_a_huge_body_does_not_fill_the_memory(prompts, tmp_path, status):
         assert server.asked("red") == 1
 
     run(scenario, lambda body, before: web.Response(status=status, body=b"x" * 5_000_000))
+
+
+def test_a_packed_body_is_unpacked_up_to_the_same_limit(prompts, tmp_path):
+    async def scenario(server: Server) -> None:
+        client = ModelClient(settings(server, max_answer_bytes=100_000))
+        ask = client.ask_for(AnswerStore(tmp_path, "a"), SHA, prompts)
+        assert (await ask("ask", {"word": "red"})).text == "fine"
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        assert (await ask("ask", {"word": "bomb"})).finish == "error:too-long"
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # of 1,000,000 KiB that it holds
+
+    zeros = zlib.compressobj(wbits=31)
+    bomb = b"".join([*(zeros.compress(bytes(2**20)) for _ in range(1000)), zeros.flush()])
+
+    def reply(body, before):
+        data = bomb if "bomb" in text_of(body) else gzip.compress(completion("m", "fine").body)
+        return web.Response(body=data, headers={"Content-Encoding": "gzip"})
+
+    run(scenario, reply)
+
+
+def test_a_page_in_the_place_of_every_answer_is_no_refusal(prompts, tmp_path):
+    async def scenario(server: Server) -> None:
+        client = ModelClient(settings(server))
+        with pytest.raises(ServerUnavailable, match="under maintenance"):
+            await client.ask_for(AnswerStore(tmp_path, "a"), SHA, prompts)("ask", {"word": "red"}, picture())
+
+    run(scenario, lambda body, before: web.Response(text="<html>under maintenance</html>", content_type="text/html"))
+
+
+def test_a_server_that_sends_elsewhere_is_not_followed(prompts, tmp_path):
+    async def scenario(elsewhere: Server) -> None:
+        def sends(body, before):
+            return web.Response(status=307, headers={"Location": f"{elsewhere.url}/chat/completions"})
+
+        async with Server(sends) as server:
+            client = ModelClient(settings(server))
+            with pytest.raises(ServerUnavailable, match=rf"sends to {elsewhere.url}.*set model\.base_url"):
+                await client.ask_for(AnswerStore(tmp_path, "a"), SHA, prompts)("ask", {"word": "red"}, picture())
+        assert not elsewhere.bodies and not elsewhere.looks
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("told", ["Infinity", "1e400", "-4", '"many"', "[1]", str(10**30)])
+def test_a_count_of_tokens_that_is_none_counts_nothing(prompts, tmp_path, told):
+    async def scenario(server: Server) -> None:
+        client = ModelClient(settings(server))
+        answer = await client.ask_for(AnswerStore(tmp_path, "a"), SHA, prompts)("ask", {"word": "red"})
+        assert (answer.text, answer.prompt_tokens, answer.output_tokens) == ("fine", 0, 3)
+
+    said = '{"model": "m", "choices": [{"message": {"content": "fine"}}], "usage": {"prompt_tokens": TOLD, "completion_tokens": 3}}'
+    run(scenario, lambda body, before: web.Response(text=said.replace("TOLD", told)))
+
+
+def test_what_the_server_marks_as_a_refusal_is_one(prompts, tmp_path):
+    async def scenario(server: Server) -> None:
+        client = ModelClient(settings(server))
+        answer = await client.ask_for(AnswerStore(tmp_path, "a"), SHA, prompts)("ask", {"word": "red"})
+        assert (answer.text, answer.finish) == ("That is against the rules.", "refusal")
+
+    message = {"content": None, "refusal": "That is against the rules."}
+    run(scenario, lambda body, before: web.json_response({"model": "m", "choices": [{"message": message}]}))
 
 
 def test_an_empty_or_cut_answer_is_kept_as_it_came(prompts, tmp_path):
@@ -540,6 +623,18 @@ def test_a_model_that_is_not_served_is_named_with_those_that_are(prompts):
         with pytest.raises(ServerUnavailable, match=r"serves qwen2\.5-vl, not m; set model\.name"):
             await ModelClient(settings(server)).identity()
         assert server.looks == 1
+
+    run(scenario)
+
+
+def test_a_version_that_is_not_told_just_now_is_no_other_model(prompts, tmp_path):
+    async def scenario(server: Server) -> None:
+        client = ModelClient(settings(server))
+        before = await client.identity()
+        server.silent = 2
+        await client.check_identity()
+        assert await client.identity() == before and before["server"] == "1.0"
+        assert server.silent == 0
 
     run(scenario)
 

@@ -59,7 +59,7 @@ class Ground(ModelOperator):
     phrases_per_request: int = Field(8, ge=1, le=24)
     several_boxes: Literal["all", "first", "drop"] = Field("all", description="what to do with a phrase that has several boxes")
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     needs_image: ClassVar[bool] = True
     reasons: ClassVar[dict[str, str]] = {
         **answers.REASONS,
@@ -119,7 +119,7 @@ class Ground(ModelOperator):
         kept = []
         for i, region in enumerate(sample.get("source_regions") or []):
             item = f"source_regions[{i}]"
-            text = characters.clean(region.get("text") or "")
+            text = characters.clean(region.get("text") or "").replace("\n", " ")
             score = region.get("score")
             try:
                 if score is not None and not score >= self.min_confidence:
@@ -165,6 +165,8 @@ class Ground(ModelOperator):
             answer = await ask(self.prompt, {"phrases": [text for _, text, _ in batch]}, image)
             try:
                 given, was_cut = answers.read_list(answer, "boxes")
+                if was_cut and given and not _whole(given[-1]):
+                    given = given[:-1]
                 per_phrase = self._match(given, [text for _, text, _ in batch])
                 _in_pixels(per_phrase, width, height)
             except answers.Unusable as error:
@@ -272,9 +274,16 @@ def bare(text: str) -> str:
     return text.strip(" \t\n.,;:!。，；：！\"'“”‘’").lower()
 
 
+def _whole(entry: Any) -> bool:
+    """Whether the entry at which an answer was cut has all four numbers of its box."""
+    box = entry.get("bbox_2d") if isinstance(entry, dict) else None
+    return isinstance(box, list) and len(box) == 4
+
+
 def _in_pixels(per_phrase: list[list[Any]], width: int, height: int) -> None:
     """Unusable "scale" where a third of an answer's boxes reach a quarter beyond the picture: such an answer counts in other units
-    (thousandths, pixels of the unscaled picture), and its boxes that happen to lie inside are as wrong as the others."""
+    (thousandths, pixels of the unscaled picture), and its boxes that happen to lie inside are as wrong as the others. So does one
+    whose boxes all lie within the first pixel: these are fractions."""
     whole = []
     for value in (value for raw in per_phrase for value in raw):
         try:
@@ -282,6 +291,8 @@ def _in_pixels(per_phrase: list[list[Any]], width: int, height: int) -> None:
         except boxes.BadBox:
             continue
     beyond = [box for box in whole if max(box[0], box[2]) > 1.25 * width or max(box[1], box[3]) > 1.25 * height]
+    if any(map(any, whole)) and all(max(map(abs, box)) <= 1 for box in whole):
+        raise answers.Unusable("scale", f"boxes in fractions of the picture, e.g. {boxes.show(whole[0])}")
     if len(whole) > 1 and 3 * len(beyond) >= len(whole):
         detail = f"{len(beyond)} of {len(whole)} boxes lie beyond {width} x {height}, e.g. {boxes.show(beyond[0])}"
         raise answers.Unusable("scale", detail)

@@ -63,7 +63,7 @@ class Translate(ModelOperator):
     min_judge: float = Field(0.0, ge=0, le=1)
     min_back: float = Field(0.0, ge=0, le=1)
 
-    version: ClassVar[int] = 10
+    version: ClassVar[int] = 11
     needs_image: ClassVar[bool] = False
     reasons: ClassVar[dict[str, str]] = {
         **answers.REASONS,
@@ -247,9 +247,11 @@ class Translate(ModelOperator):
 
     async def _penalty(self, english: str, chinese: str, ask: Ask) -> float:
         errors, _ = answers.read_list(await ask("judge_translation", {"source": english, "translation": chinese}), "errors")
+        if not all(isinstance(e, dict) and isinstance(e.get("span"), str) for e in errors):  # which is not to say: no errors
+            raise answers.Unusable("wrong_shape", f"expected errors with a span, got {answers.excerpt(str(errors[:3]))}")
         both = f"{english} {chinese}".lower()
         # An error must point at words that are there, or it is invented.
-        spans = [(str(e.get("span", "")).strip().lower(), e) for e in errors if isinstance(e, dict)]
+        spans = [(e["span"].strip().lower(), e) for e in errors]
         grave = ("major", "critical")
         return float(sum(5 if str(e.get("severity")).lower() in grave else 1 for span, e in spans if span and span in both))
 

@@ -65,7 +65,7 @@ def test_overflow_is_clipped_and_swapped_corners_are_put_right():
         ([600, 500, 700, 600], "outside"),
         ([0, 0, 5, 5], "too_small"),
         ([0, 0, 504, 392], "too_large"),
-        ([0.1, 0.1, 0.5, 0.5], "too_small"),
+        ([0.1, 0.1, 0.5, 0.5], "scale"),
         ([1, 2, 3], "not_a_box"),
         ("1,2,3,4", "not_a_box"),
     ],
@@ -97,12 +97,19 @@ def test_a_cut_answer_keeps_the_boxes_that_are_whole():
     cut = boxes((1, [0, 0, 252, 196]), (2, [300, 200, 400, 300]))[:-12]
     regions, rejects = run(Finds(cut, "length"), phrases_en=phrases("a ball", "a dog", "a cat"))
     assert [r["short"] for r in regions] == ["a ball"]
-    assert rejects == [("phrases_en[1]", "not_a_box"), ("phrases_en[2]", "cut")]
+    assert rejects == [("phrases_en[1]", "cut"), ("phrases_en[2]", "cut")]
 
 
-def test_an_answer_in_other_units_gives_no_box_at_all():
-    thousandths = Finds(boxes((1, [100, 100, 400, 300]), (2, [600, 700, 990, 980])))
-    regions, rejects = run(thousandths, phrases_en=phrases("a ball", "a dog"))
+@pytest.mark.parametrize(
+    "given",
+    [
+        ((1, [100, 100, 400, 300]), (2, [600, 700, 990, 980])),  # thousandths
+        ((1, [0.1, 0.1, 0.4, 0.3]), (2, [0.6, 0.7, 0.99, 0.98])),  # fractions
+        ((1, [0, 0, 1, 1]), (2, [0, 0, 1, 0.5])),
+    ],
+)
+def test_an_answer_in_other_units_gives_no_box_at_all(given):
+    regions, rejects = run(Finds(boxes(*given)), phrases_en=phrases("a ball", "a dog"))
     assert regions == [] and rejects == [("phrases_en[0]", "scale"), ("phrases_en[1]", "scale")]
 
 

@@ -71,7 +71,7 @@ class Server(asyncio.Protocol):
         while b"\r\n\r\n" in self.waiting:
             head, _, self.waiting = self.waiting.partition(b"\r\n\r\n")
             path = head.split(b" ", 2)[1].decode()
-            kind = kind_of(self.host) if path.startswith(("/faulty", "/robots.txt")) and Server.faulty else "ok"
+            kind = kind_of(self.host) if Server.faulty else "ok"
             closes = b"connection: close" in head.lower()
             if kind == "slow":
                 asyncio.get_running_loop().call_later(3.0, self.answer, path, closes)
@@ -82,7 +82,7 @@ class Server(asyncio.Protocol):
                 self.answer(path, closes)
 
     def answer(self, path: str, closes: bool) -> None:
-        if path == "/robots.txt":
+        if not path.startswith(("/clean/", "/faulty/")):  # robots.txt and the like
             self.transport.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
         else:
             body = self.bodies[int(path.rpartition("/")[2].partition(".")[0]) % len(self.bodies)]

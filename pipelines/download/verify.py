@@ -6,10 +6,12 @@ By the rules of `operators.pictures`, so that what was stored once can be decode
 from __future__ import annotations
 
 import hashlib
+import io
 from dataclasses import dataclass
 from functools import partial
 
 from operators.pictures import BadPicture, load, open_picture, orientation, within_memory
+from pipelines.download.jpeg import without_pixels
 from pipelines.download.reasons import FetchError
 
 
@@ -35,8 +37,9 @@ def verify(data: bytes, max_pixels: int) -> Picture:
 def _look(data: bytes, max_pixels: int) -> tuple[str, int, int]:
     with open_picture(data, max_pixels) as image:
         width, height = image.size
-        # A JPEG is read at an eighth of its size: every coded byte is still parsed, only the cheap last step shrinks.
-        image.draft(None, (1, 1))
+        if image.format == "JPEG" and image.fp and (head := without_pixels(data, image.fp.tell())) is not None:
+            image.fp = io.BytesIO(head)
+        image.draft(None, (1, 1))  # a JPEG at an eighth of its size: what a decoder says of it is the same
         load(image)
         if orientation(image) >= 5:  # lies on its side
             width, height = height, width

@@ -2,10 +2,12 @@
 
 import hashlib
 import io
+import random
 import struct
 import subprocess
 import sys
 import zlib
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +147,35 @@ def test_the_quick_check_of_a_jpeg_sees_a_cut_that_the_slow_one_sees(options):
     verify(data, LIMIT)
     for cut in (1000, 400, 100, 20):
         assert refusal(data[:-cut]) == "truncated"
+
+
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [("RGB", {}), ("RGB", {"progressive": True}), ("L", {"restart_marker_blocks": 3}), ("CMYK", {"progressive": True})],
+)
+def test_the_quick_check_of_a_jpeg_says_what_decoding_it_says_whatever_happened_to_its_bytes(mode, options):
+    rng = random.Random(7)
+    noise = np.random.default_rng(7).integers(0, 255, (70, 90, 4), np.uint8)[:, :, : len(mode)].squeeze()
+    whole = saved(Image.fromarray(noise, mode), "JPEG", **options)
+    markers = [at for at in range(len(whole) - 1) if whole[at] == 0xFF and whole[at + 1] not in (0, 0xFF)]
+    told = Counter()
+    for _ in range(400):
+        data = bytearray(whole)
+        for _ in range(rng.randint(1, 3)):
+            at = min(
+                rng.choice(markers) + rng.randint(0, 20) if rng.random() < 0.6 else rng.randrange(len(data)), len(data) - 1
+            )
+            piece = rng.choice(
+                [b"\xff", b"\xff\xd9", b"\xff\xda", b"\xff\x01", b"\xff\xfe\x00\x04no", rng.randbytes(3), data[at : at + 90]]
+            )
+            data[at : at + rng.choice([0, 1, 2, 500])] = piece
+        try:
+            decode(bytes(data), LIMIT)
+        except BadPicture:
+            told[refusal(bytes(data))] += 1
+        else:
+            told[verify(bytes(data), LIMIT).format] += 1
+    assert told["JPEG"] > 50 and told["undecodable"] > 50, told
 
 
 def test_bombs_are_refused_by_their_header():

@@ -53,7 +53,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder = Path(name)
         recipe = write_recipe(folder)
-        make(folder, recipe, arguments.shards, WORTH_STORE if arguments.s3 else arguments.shards)
+        make(folder, recipe, arguments.shards, WORTH_STORE if arguments.s3 else None)
         measure_all(recipe, str(folder / "runs"))
         if arguments.s3:
             sys.path.insert(0, str(KIT))
@@ -133,9 +133,9 @@ def write_recipe(folder: Path) -> Path:
     return recipe
 
 
-def make(folder: Path, recipe_file: Path, shards: int, loose_at_most: int) -> None:
-    """loose_at_most   shards whose entries are not compacted"""
-    from pipelines.compact import compact
+def make(folder: Path, recipe_file: Path, shards: int, loose_at_most: int | None) -> None:
+    """loose_at_most   entries that are not compacted"""
+    from pipelines.compact import compact, remove_unnamed
     from pipelines.config import load_recipe
     from pipelines.ledger import Ledger
     from pipelines.reach import Reach
@@ -152,8 +152,11 @@ def make(folder: Path, recipe_file: Path, shards: int, loose_at_most: int) -> No
     Tables(run).register(prepare_source[0], table, digest, shards * ROWS, slices)
     chain = prepare(recipe, folder / "runs", Options())
     ledger = Ledger(run)
+    before, after = _around_global(recipe)
     begun = shards - max(1, int(shards * NEW))
-    compacted = begun - max(1, min(int(shards * NEW), loose_at_most))
+    # Entries of the stages before are compacted when the later stages' are.
+    last_shards = int(shards * NEW) if loose_at_most is None else min(int(shards * NEW), loose_at_most // (1 + len(after)))
+    compacted = begun - max(1, last_shards)
     began = time.monotonic()
     views = {}
 
@@ -168,7 +171,6 @@ def make(folder: Path, recipe_file: Path, shards: int, loose_at_most: int) -> No
                     flush=True,
                 )
 
-    before, after = _around_global(recipe)
     for first, last in ((0, compacted), (compacted, begun)):
         publish(before, first, last)
     at = Reach(chain, range(begun))
@@ -178,8 +180,9 @@ def make(folder: Path, recipe_file: Path, shards: int, loose_at_most: int) -> No
     for first, last in ((0, compacted), (compacted, begun)):
         publish([middle, *after], first, last)
     entries = begun * len(recipe.stages)
+    remove_unnamed(ledger)
     size = sum(path.stat().st_size for path in (run / "ledger" / "@compacted").iterdir())
-    loose = (begun - compacted) * len(recipe.stages)
+    loose = (begun - compacted) * (1 + len(after))
     print(
         f"{entries:,} entries made in {time.monotonic() - began:.0f} s; compacted {size / 1e6:,.0f} MB, {loose:,} of them not compacted"
     )

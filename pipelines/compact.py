@@ -1,7 +1,8 @@
 """Compacted entries: many small ledger entries as a few columnar files, so that planning reads files by the dozen, not by the million.
 
-    ledger/@compacted/<number>.json                 generations: which segments hold, stage by stage; never changed, never removed
-    ledger/@compacted/<stage>.<id>.parquet          segments: whole entries, sorted by shard
+    ledger/@compacted/<number>.json                      generations: which segments hold, stage by stage; never changed, never removed
+    ledger/@compacted/newest                             the number of a late one, from which the newest is near
+    ledger/@compacted/<stage>.<id>.parquet, .planning    segments (pipelines/entry_segments.py)
 
 A generation is published by create-if-absent under the next number, and only then are the small files that it took up removed. So
 whoever does not find a small file looks whether there is a next generation, by its name and without listing; if there is, he looks
@@ -21,27 +22,23 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipelines.counted import counted
-from pipelines.durable import (
-    PARQUET,
-    Damaged,
-    as_written,
-    canonical_json,
-    create_if_absent,
-    files,
-    many,
-    more_than,
-    open_table,
-    sealed,
-    unsealed,
-    write_new,
+from pipelines.durable import Damaged, create_if_absent, files, many, more_than, replace, sealed, unsealed
+from pipelines.entry_segments import (
+    KEYS,
+    PIECE,
+    SEGMENT,
+    Segment,
+    planning_file,
+    readable,
+    remove_segment,
+    table_of,
+    write_segment,
 )
 from pipelines.stores import Place
 
@@ -52,82 +49,19 @@ log = logging.getLogger(__name__)
 
 FOLDER = "@compacted"
 """Below `ledger/`; no stage can have this name."""
-HEX = 32
-"""Digits of a content hash and of a fingerprint."""
-ROW_GROUP = 2_000
-PIECE = 10 * ROW_GROUP
-"""Rows that are read at a time where all are."""
-HELD = 2
-"""Segments of a store that are held open by a stage: what is open is mostly in memory there."""
+NEWEST = "newest"
 BATCH = 50_000
 """Entries in memory at a time while compacting."""
 WORTH, WORTH_STORE = 5_000, 200
-"""Loose entries of a stage from which a run compacts by itself: in a folder, and on a store, where each costs whoever plans a request,
-and the client's work of one: some 2 ms."""
+"""Loose entries, of all stages together, from which a run compacts by itself: in a folder, and on a store, where each costs whoever
+plans a request, and the client's work of one: some 2 ms."""
 EVERY = 60.0
 """Seconds between two looks of a run."""
 MERGE_AT = 4
-"""Segments of a stage that are of one size, by the power of this number, are joined when there are so many of them. An entry is thereby
-written again at most log₄ n times over a run of n; what is left is a few segments of every size."""
-
-SEGMENT = pa.schema(
-    {
-        "shard": pa.int64(),
-        "fingerprint": pa.string(),
-        "attempt": pa.string(),
-        "rows_in": pa.int64(),
-        "rows_out": pa.int64(),
-        "uids": pa.string(),
-        "names": pa.string(),  # columns written, as a JSON list; their content hashes stand joined in `hashes`
-        "hashes": pa.string(),
-        "files": pa.string(),
-        "rejects": pa.string(),
-        "parts": pa.string(),
-        "usage": pa.string(),
-        "seconds": pa.float64(),
-        "inputs": pa.string(),
-        "made_by": pa.string(),
-        "bytes": pa.int64(),  # sums over `files`, for the bill
-        "picture_bytes": pa.int64(),
-    }
-)
-SUMS = ("bytes", "picture_bytes")
-JSON = ("files", "rejects", "parts", "usage", "inputs", "made_by")
-KEYS = ["shard", "fingerprint"]
-PLANNING = [*KEYS, "rows_in", "rows_out", "uids", "names", "hashes"]
-COSTS = ["rows_in", "rows_out", "seconds", "usage", *SUMS]
-
-
-def _json(value: Any) -> str:
-    return canonical_json(value).decode()
-
-
-def to_row(entry: Entry) -> dict[str, Any]:
-    """An entry as a row of a segment; `from_row` gives the same entry back."""
-    if any(len(content) != HEX for content in (*entry.columns.values(), entry.uids, entry.fingerprint)):
-        raise ValueError(f"stage {entry.stage}, shard {entry.shard}: the entry's hashes do not have {HEX} digits")
-    row: dict[str, Any] = {
-        name: getattr(entry, name) for name in SEGMENT.names if name not in ("names", "hashes", *JSON, *SUMS)
-    }
-    row.update({name: _json(getattr(entry, name)) for name in JSON if name != "files"})
-    row["files"] = _json({role: [file.path, file.bytes, file.sha256] for role, file in entry.files.items()})
-    row["bytes"] = sum(file.bytes for file in entry.files.values())
-    row["picture_bytes"] = entry.files["images"].bytes if "images" in entry.files else 0
-    row["names"], row["hashes"] = _json(list(entry.columns)), "".join(entry.columns.values())
-    return row
-
-
-def from_row(stage: str, row: dict[str, Any]) -> Entry:
-    from pipelines.ledger import DataFile, Entry
-
-    names, hashes = json.loads(row["names"]), row["hashes"]
-    return Entry(
-        stage=stage,
-        columns={name: hashes[HEX * i : HEX * (i + 1)] for i, name in enumerate(names)},
-        files={role: DataFile(*file) for role, file in json.loads(row["files"]).items()},
-        **{name: json.loads(row[name]) for name in JSON if name != "files"},
-        **{name: row[name] for name in ("shard", "fingerprint", "attempt", "rows_in", "rows_out", "uids", "seconds")},
-    )
+"""Segments of a stage that are of one size, by the power of this number, are joined when there are so many of them. What is left is a
+few segments of every size; beyond the smallest, each entry was written again log₄ n times at most over a run of n."""
+SMALL = 4_096
+"""Entries up to which segments are of one size: they cost whoever plans a request each, and joining them writes a MB or two."""
 
 
 @dataclass(frozen=True)
@@ -145,13 +79,33 @@ def _name(number: int) -> str:
 def newest(ledger: Ledger, known: Generation | None = None) -> Generation:
     """The generation in force. Starts from what a listing tells, which may be stale, and asks for the next one by name."""
     folder = ledger.folder / FOLDER
-    if known is None:
-        numbers = [int(path.stem) for path in files(folder) if re.fullmatch(r"[0-9]{8}\.json", path.name)]
-        known = _read(folder, max(numbers)) if numbers else Generation()
-        assert known is not None, "generations are never removed"
+    known = known or _near(folder)
     while (following := _read(folder, known.number + 1)) is not None:
         known = following
     return known
+
+
+def _near(folder: Path) -> Generation:
+    """A late one: what the note names; where there is none, or it was copied without what it names, the last of a listing."""
+    try:
+        noted = _read(folder, int((folder / NEWEST).read_bytes()))
+    except (FileNotFoundError, ValueError):
+        noted = None
+    if noted is not None:
+        return noted
+    numbers = [int(path.stem) for path in files(folder) if re.fullmatch(r"[0-9]{8}\.json", path.name)]
+    return (_read(folder, max(numbers)) if numbers else None) or Generation()
+
+
+class TornGeneration(Damaged):
+    """A generation that cannot be read."""
+
+    def __init__(self, path: Path, problem: Exception) -> None:
+        super().__init__(
+            f"{path}: says no more which entries are compacted ({problem}). Put it back, or let `fineloom verify --again` find out "
+            "from what lies beside it"
+        )
+        self.path = path
 
 
 def _read(folder: Path, number: int) -> Generation | None:
@@ -160,7 +114,29 @@ def _read(folder: Path, number: int) -> Generation | None:
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, KeyError) as error:
-        raise Damaged(f"{folder / _name(number)}: says no more which entries are compacted ({error}): put it back") from error
+        raise TornGeneration(folder / _name(number), error) from error
+
+
+def rebuild(ledger: Ledger, number: int) -> None:
+    """Write a torn generation again, under the run's lock: what the one before it names, and the segments that none before it names and
+    that hold other entries."""
+    folder = ledger.folder / FOLDER
+    before, named = Generation(), set[str]()
+    for earlier in range(1, number):
+        before = _read(folder, earlier) or before
+        named.update(*before.segments.values())
+    segments = {stage: list(names) for stage, names in before.segments.items()}
+    for path in files(folder):
+        if path.suffix == ".parquet" and path.name not in named:
+            names = segments.setdefault(path.name.rsplit(".", 2)[0], [])
+            if not _keys(path) <= set().union(*(_keys(folder / name) for name in names)):
+                names.append(path.name)
+    replace(folder / _name(number), sealed({"segments": segments}))
+
+
+def _keys(segment: Path) -> set[tuple[int, str]]:
+    tables = Segment(segment, planning=False).batches(KEYS)
+    return {(row["shard"], row["fingerprint"]) for table in tables for row in table.to_pylist()}
 
 
 def is_newest(ledger: Ledger, generation: Generation) -> bool:
@@ -191,14 +167,17 @@ def compact(ledger: Ledger, say: Callable[[str], None] = lambda line: None) -> C
         if batch:
             _take(ledger, stage, batch, done)
         _merge(ledger, stage, done)
-    done.segments = sum(map(len, newest(ledger).segments.values()))
+    generation = newest(ledger)
+    if done.taken or done.merged:
+        replace(ledger.folder / FOLDER / NEWEST, b"%d" % generation.number)
+    done.segments = sum(map(len, generation.segments.values()))
     return done
 
 
 def is_worth_it(ledger: Ledger) -> bool:
-    """Whether a stage has so many loose entries that reading them one by one begins to tell."""
+    """Whether there are so many loose entries that reading them one by one begins to tell."""
     worth = WORTH_STORE if isinstance(ledger.folder, Place) else WORTH
-    return any(more_than(ledger.folder / stage, worth) for stage in ledger.stages())
+    return more_than([ledger.folder / stage for stage in ledger.stages()], worth)
 
 
 @contextmanager
@@ -247,7 +226,7 @@ def _take(ledger: Ledger, stage: str, paths: list[Path], done: Compacted) -> Non
         if _publish(ledger, generation, segments):
             done.taken += len(fresh)
             break
-        (ledger.folder / FOLDER / segment).unlink(missing_ok=True)
+        remove_segment(ledger.folder / FOLDER / segment)
     gone = many(ledger.folder, lambda entry: ledger.remove_loose(stage, entry.fingerprint, entry.shard), entries)
     done.removed += sum(1 for _ in gone)
 
@@ -258,19 +237,12 @@ def _publish(ledger: Ledger, generation: Generation, segments: dict[str, list[st
 
 
 def _write(ledger: Ledger, stage: str, entries: Sequence[Entry]) -> str:
-    table = pa.Table.from_pylist([to_row(entry) for entry in entries], schema=SEGMENT)
-    return _write_tables(ledger, stage, iter([table]))
+    return _write_tables(ledger, stage, iter([table_of(entries)]))
 
 
 def _write_tables(ledger: Ledger, stage: str, tables: Iterator[pa.Table]) -> str:
     name = f"{stage}.{uuid4().hex[:12]}.parquet"
-
-    def fill(path: Path) -> None:
-        with pq.ParquetWriter(path, SEGMENT, **PARQUET) as writer:
-            for table in tables:
-                writer.write_table(table, row_group_size=ROW_GROUP)
-
-    write_new(ledger.folder / FOLDER / name, fill)
+    write_segment(ledger.folder / FOLDER / name, tables)
     return name
 
 
@@ -289,7 +261,7 @@ def _merge(ledger: Ledger, stage: str, done: Compacted) -> None:
         gone = [segment.path.name for segment in segments]
         left = [name for name in generation.segments[stage] if name not in gone]
         if not _publish(ledger, generation, {**generation.segments, stage: [*left, merged]}):
-            (ledger.folder / FOLDER / merged).unlink(missing_ok=True)  # somebody compacted meanwhile: the next call joins
+            remove_segment(ledger.folder / FOLDER / merged)  # somebody compacted meanwhile: the next call joins
             return
         done.merged += len(segments)
 
@@ -298,8 +270,8 @@ def _alike(segments: Sequence[Segment]) -> list[Segment]:
     """Those to be joined next, if any."""
     sizes: dict[int, list[Segment]] = {}
     for segment in segments:
-        size, rows = 0, segment.rows
-        while rows >= MERGE_AT:
+        size, rows = 0, segment.rows // SMALL
+        while rows:
             size, rows = size + 1, rows // MERGE_AT
         sizes.setdefault(size, []).append(segment)
     return next((sizes[size] for size in sorted(sizes) if len(sizes[size]) >= MERGE_AT), [])
@@ -309,7 +281,7 @@ def _rows(segments: Sequence[Segment]) -> Iterator[pa.Table]:
     """All their rows as they are, in pieces of full row groups."""
     waiting: list[pa.Table] = []
     for segment in segments:
-        for piece in segment.batches(SEGMENT.names):
+        for piece in segment.batches():
             waiting.append(piece)
             if sum(map(len, waiting)) >= PIECE:
                 yield pa.concat_tables(waiting)
@@ -318,32 +290,33 @@ def _rows(segments: Sequence[Segment]) -> Iterator[pa.Table]:
         yield pa.concat_tables(waiting)
 
 
-def forget(ledger: Ledger, stage: str, entries: set[tuple[str, int]], segments: set[str]) -> None:
-    """Take entries (fingerprint, shard), and whole segments that cannot be read, out of what is compacted of a stage."""
+def forget(ledger: Ledger, stage: str, entries: set[tuple[str, int]], damaged: set[str]) -> None:
+    """Take entries (fingerprint, shard) out of what is compacted of a stage, and what cannot be read any more of damaged segments."""
     while True:
         ledger.refresh()
         generation = ledger.generation
         names = generation.segments.get(stage, [])
-        left = [_without(ledger, stage, name, entries) for name in names if name not in segments]
+        left = [_without(ledger, stage, name, entries, name in damaged) for name in names]
         if left == names or _publish(ledger, generation, {**generation.segments, stage: [name for name in left if name]}):
             return
 
 
-def _without(ledger: Ledger, stage: str, name: str, entries: set[tuple[str, int]]) -> str:
+def _without(ledger: Ledger, stage: str, name: str, entries: set[tuple[str, int]], damaged: bool) -> str:
     """The segment, or another one of what is left without these entries; empty where nothing is."""
-    segment = Segment(ledger.folder / FOLDER / name)
-    keys = segment.read(KEYS).to_pylist()
-    keep = [(key["fingerprint"], key["shard"]) not in entries for key in keys]
-    if all(keep):
+    path = ledger.folder / FOLDER / name
+    table = pa.concat_tables([SEGMENT.empty_table(), *(readable(path) if damaged else Segment(path, planning=False).batches())])
+    keep = [(key["fingerprint"], key["shard"]) not in entries for key in table.select(KEYS).to_pylist()]
+    if all(keep) and not damaged:
         return name
-    return _write_tables(ledger, stage, iter([segment.read(SEGMENT.names).filter(pa.array(keep))])) if any(keep) else ""
+    return _write_tables(ledger, stage, iter([table.filter(pa.array(keep))])) if any(keep) else ""
 
 
 def unnamed(ledger: Ledger) -> list[Path]:
     """Segments that the newest generation does not name: joined into others, or not published (yet)."""
-    there = [path for path in files(ledger.folder / FOLDER) if path.suffix == ".parquet"]
+    there = [path for path in files(ledger.folder / FOLDER) if path.suffix in (".parquet", ".planning")]
     ledger.refresh()
     named = {name for names in ledger.generation.segments.values() for name in names}
+    named |= {planning_file(Path(name)).name for name in named}
     return [path for path in there if path.name not in named]
 
 
@@ -355,145 +328,3 @@ def remove_unnamed(ledger: Ledger) -> None:
             for path in left:
                 path.unlink(missing_ok=True)  # its writer removes it, too
             return
-
-
-class Segment:
-    """One file of compacted entries. It is never changed, so what was read of it holds for all generations that name it.
-
-    A key is 64 bits of fingerprint and shard; what it finds is compared in full.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._open: pq.ParquetFile | None = None
-        file = self._file()
-        if missing := set(SEGMENT.names) - set(file.schema_arrow.names):
-            raise Damaged(
-                f"{path}: has no column {', '.join(sorted(missing))}: something else than a run changed it, or its disk did"
-            )
-        sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-        self.starts = np.cumsum([0, *sizes])
-        self.rows = int(self.starts[-1])
-        table = self.read(KEYS)
-        keys = key_of(table["fingerprint"], table["shard"])
-        self._order = np.argsort(keys, kind="stable").astype(np.uint32)
-        self._keys = keys[self._order]
-        if isinstance(path, Place):  # what is open there is mostly in memory
-            self.close()
-
-    def _file(self) -> pq.ParquetFile:
-        if self._open is None:
-            self._open = open_table(self.path)
-        return self._open
-
-    def close(self) -> None:
-        self._open = None
-
-    def with_key(self, key: np.uint64) -> np.ndarray:
-        """The rows that have it."""
-        first, last = np.searchsorted(self._keys, key, "left"), np.searchsorted(self._keys, key, "right")
-        return self._order[first:last]
-
-    def read(self, columns: list[str]) -> pa.Table:
-        """Some columns of all rows."""
-        with as_written(self.path):
-            return self._file().read(columns=columns)
-
-    def group(self, group: int) -> list[dict[str, Any]]:
-        with as_written(self.path):
-            return self._file().read_row_group(group).to_pylist()
-
-    def batches(self, columns: list[str], rows: int = PIECE) -> Iterator[pa.Table]:
-        """Some columns of all rows, so many rows at a time."""
-        with as_written(self.path):
-            for batch in self._file().iter_batches(rows, columns=columns):
-                yield pa.Table.from_batches([batch])
-
-
-class StageIndex:
-    """The compacted entries of one stage: found by key, decoded a row group at a time. Rows are numbered over all segments."""
-
-    def __init__(self, stage: str, segments: Sequence[Segment]) -> None:
-        self.stage = stage
-        self.segments = list(segments)
-        self._starts = np.cumsum([0, *(segment.rows for segment in segments)])
-        self._decoded: dict[tuple[int, int], list[dict[str, Any]]] = {}
-        self._held: list[Segment] = []
-        self.rows = int(self._starts[-1])
-
-    def _hold(self, number: int) -> Segment:
-        """That segment; of those on a store, the ones used before are closed."""
-        segment = self.segments[number]
-        if isinstance(segment.path, Place) and segment not in self._held:
-            if len(self._held) >= HELD:
-                self._held.pop(0).close()
-            self._held.append(segment)
-        return segment
-
-    def find(self, fingerprint: str, shard: int) -> Entry | None:
-        key = _key(fingerprint, shard)
-        for start, segment in zip(self._starts, self.segments, strict=False):
-            for row in segment.with_key(key):
-                entry = self.row(int(start + row))
-                if (entry.fingerprint, entry.shard) == (fingerprint, shard):
-                    return entry
-        return None
-
-    def row(self, row: int) -> Entry:
-        number = int(np.searchsorted(self._starts, row, side="right")) - 1
-        starts, inside = self.segments[number].starts, row - int(self._starts[number])
-        group = int(np.searchsorted(starts, inside, side="right")) - 1
-        if (number, group) not in self._decoded:
-            while len(self._decoded) >= 4:
-                del self._decoded[next(iter(self._decoded))]
-            self._decoded[number, group] = self._hold(number).group(group)
-        return from_row(self.stage, self._decoded[number, group][inside - int(starts[group])])
-
-    def read(self, columns: list[str]) -> pa.Table:
-        """Some columns of all rows, in the order of row numbers. Many rows: `batches` needs less memory."""
-        tables = [self._hold(number).read(columns) for number in range(len(self.segments))]
-        return pa.concat_tables(tables) if tables else pa.schema([SEGMENT.field(name) for name in columns]).empty_table()
-
-    def batches(self, columns: list[str]) -> Iterator[pa.Table]:
-        """The same, some rows at a time."""
-        for number in range(len(self.segments)):
-            yield from self._hold(number).batches(columns)
-
-    def entries(self) -> Iterator[Entry]:
-        for number in range(len(self.segments)):
-            for batch in self._hold(number).batches(SEGMENT.names, ROW_GROUP):
-                for row in batch.to_pylist():
-                    yield from_row(self.stage, row)
-
-
-MIX = 0x9E3779B97F4A7C15
-
-
-def _key(fingerprint: str, shard: int) -> np.uint64:
-    return np.uint64(int(fingerprint[:16], 16) ^ (shard * MIX & 0xFFFFFFFFFFFFFFFF))
-
-
-def key_of(fingerprints: pa.ChunkedArray, shards: pa.ChunkedArray) -> np.ndarray:
-    """64-bit keys [n] of fingerprints (hex) and shards."""
-    heads = np.ascontiguousarray(unhex(fingerprints)[:, 0, :8]).view(">u8")[:, 0].astype(np.uint64)
-    return heads ^ (shards.to_numpy().astype(np.uint64) * np.uint64(MIX))
-
-
-NIBBLES = np.full(256, 255, np.uint8)
-NIBBLES[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16)
-
-
-def unhex(column: pa.ChunkedArray | pa.Array, width: int = 1) -> np.ndarray:
-    """Strings of `width` × 32 digits as their bytes, uint8 [rows, width, 16]."""
-    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-    pieces = [np.empty((0, width, HEX // 2), np.uint8)]
-    for chunk in chunks:
-        if not len(chunk) or not width:
-            pieces.append(np.empty((len(chunk), width, HEX // 2), np.uint8))
-            continue
-        offsets = np.frombuffer(chunk.buffers()[1], np.int32)[chunk.offset : chunk.offset + len(chunk) + 1]
-        digits = NIBBLES[np.frombuffer(chunk.buffers()[2], np.uint8, int(offsets[-1] - offsets[0]), int(offsets[0]))]
-        if not (np.diff(offsets) == width * HEX).all() or (digits > 15).any():
-            raise ValueError(f"the ledger holds hashes that do not have {HEX} hexadecimal digits")
-        pieces.append(((digits[::2] << np.uint8(4)) | digits[1::2]).reshape(-1, width, HEX // 2))
-    return np.concatenate(pieces)

@@ -198,15 +198,17 @@ def _scan(folder: Path) -> list[tuple[Path, bool]]:
         return []
 
 
-def more_than(folder: Path, count: int) -> bool:
-    """Whether there are more than so many files or folders right below `folder`, without going through all of them."""
+def more_than(within: Sequence[Path], count: int) -> bool:
+    """Whether there are more than so many files or folders right below these together, without going through all of them."""
+    return next(itertools.islice(itertools.chain.from_iterable(map(_each, within)), count, None), None) is not None
+
+
+def _each(folder: Path) -> Iterator[object]:
     if isinstance(folder, Place):
-        return next(itertools.islice(folder.walk(), count, None), None) is not None
-    try:
-        with os.scandir(folder) as found:
-            return next(itertools.islice(found, count, None), None) is not None
-    except FileNotFoundError:
-        return False
+        yield from folder.walk()
+        return
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as found:
+        yield from found
 
 
 def remove_if_empty(folder: Path) -> None:
@@ -372,6 +374,17 @@ def link_or_copy(source: Path, target: Path) -> None:
     os.replace(scratch, target)
 
 
+def drop_cached(path: Path) -> None:
+    """Let whoever reads this file next read it from the disk. What lies in a store is read from there anyway."""
+    if isinstance(path, Place):
+        return
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(fd)
+
+
 def write_table(table: pa.Table, path: Path) -> None:
     pq.write_table(table, path, **PARQUET)
 
@@ -386,10 +399,10 @@ def read_table(path: Path, columns: Sequence[str] | None = None, filters: Any = 
             return pq.read_table(file, **how)
 
 
-def open_table(path: Path) -> pq.ParquetFile:
-    """The same, to be read piece by piece, each inside `as_written`."""
+def open_table(path: Path, opened: Any = None) -> pq.ParquetFile:
+    """The same, to be read piece by piece, each inside `as_written`; from a file that was opened another way, if it was."""
     with as_written(path):
-        return pq.ParquetFile(open_read(path), page_checksum_verification=True)
+        return pq.ParquetFile(opened or open_read(path), page_checksum_verification=True)
 
 
 @contextlib.contextmanager

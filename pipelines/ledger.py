@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipelines import compact
+from pipelines import compact, entry_segments
 from pipelines.durable import create_if_absent, files, folders, read_many, remove_if_empty, sealed, unsealed
 
 LAYOUT = 1
@@ -79,7 +79,7 @@ class Ledger:
         self.run = run
         self.folder = run / "ledger"
         self._generation: compact.Generation | None = None
-        self._indexes: dict[str, compact.StageIndex] = {}
+        self._indexes: dict[str, entry_segments.StageIndex] = {}
 
     def __reduce__(self) -> Any:  # workers read what they need themselves
         return Ledger, (self.run,)
@@ -125,7 +125,7 @@ class Ledger:
         """Look for newer generations."""
         self._generation = compact.newest(self, self.generation)
 
-    def index(self, stage: str) -> compact.StageIndex:
+    def index(self, stage: str) -> entry_segments.StageIndex:
         """Of the segments that hold now. Only those that are new are read."""
         while True:
             names = self.generation.segments.get(stage, [])
@@ -134,16 +134,15 @@ class Ledger:
             if found is not None and list(known) == names:
                 return found
             try:
-                # One after the other: what is opened on a store is in memory as a whole.
                 for name in names:
                     if name not in known:
-                        known[name] = compact.Segment(self.folder / compact.FOLDER / name)
+                        known[name] = entry_segments.Segment(self.folder / compact.FOLDER / name)
             except FileNotFoundError:  # joined into a larger one and collected
                 if compact.is_newest(self, self.generation):
                     raise
                 self.refresh()
                 continue
-            self._indexes[stage] = compact.StageIndex(stage, [known[name] for name in names])
+            self._indexes[stage] = entry_segments.StageIndex(stage, [known[name] for name in names])
 
     def compacted(self, stage: str, fingerprint: str, shard: int) -> Entry | None:
         return self.index(stage).find(fingerprint, shard) if stage in self.generation.segments else None
@@ -170,7 +169,7 @@ class Ledger:
         path.unlink(missing_ok=True)
         remove_if_empty(path.parent)
 
-    def snapshot(self, stage: str) -> tuple[compact.StageIndex, list[Entry]]:
+    def snapshot(self, stage: str) -> tuple[entry_segments.StageIndex, list[Entry]]:
         """All entries of a stage at one instant: the compacted ones, and the small files that are not among them."""
         while True:
             generation, index = self.generation, self.index(stage)

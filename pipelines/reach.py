@@ -20,8 +20,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.compact import COSTS, HEX, PLANNING, SEGMENT, StageIndex, to_row, unhex
 from pipelines.durable import canonical_json
+from pipelines.entry_segments import BYTES, COSTS, HEX, REACH, StageIndex, for_planning, hashes_of, table_of
 from pipelines.fingerprint import digest
 from pipelines.ledger import Entry
 from pipelines.view import Column, View
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from pipelines.chain import Chain
     from pipelines.config import Stage
 
-BYTES = HEX // 2
-"""Of a hash: half of its digits, and 1.6 million entries hold some seven hashes each."""
 DIGITS = np.frombuffer(b"0123456789abcdef", np.uint8)
 CHUNK = 10_000
 """Shards whose hashes are Python objects at a time."""
@@ -72,11 +70,8 @@ class StageTable:
         return self.index.row(row) if row < self.index.rows else self.loose[row - self.index.rows]
 
     def costs(self) -> pa.Table:
-        """What all entries cost, those in force or not: columns of `compact.COSTS`."""
-        rows = [{name: row[name] for name in COSTS} for row in map(to_row, self.loose)]
-        return pa.concat_tables(
-            [self.index.read(COSTS), pa.Table.from_pylist(rows, pa.schema([SEGMENT.field(n) for n in COSTS]))]
-        )
+        """What all entries cost, those in force or not: columns `COSTS` of segments."""
+        return pa.concat_tables([*self.index.planning(COSTS), for_planning(table_of(self.loose), COSTS)])
 
 
 def _keys(fingerprints: np.ndarray, shards: np.ndarray) -> np.ndarray:
@@ -108,16 +103,16 @@ def load_stage(chain: Chain, stage: str) -> StageTable:
     index, loose = chain.ledger.snapshot(stage)
     found: dict[str, list[tuple[np.ndarray, ...]]] = {}
     start = 0
-    for table in itertools.chain(index.batches(PLANNING), [pa.Table.from_pylist([to_row(e) for e in loose], SEGMENT)]):
+    for table in itertools.chain(index.planning(REACH), [for_planning(table_of(loose), REACH)]):
         shapes = table["names"].combine_chunks().dictionary_encode()
         shapes = shapes.combine_chunks() if isinstance(shapes, pa.ChunkedArray) else shapes
         codes = shapes.indices.to_numpy(zero_copy_only=False)
         for code, names in enumerate(shapes.dictionary.to_pylist()):
             rows = np.flatnonzero(codes == code)
             mine = table if len(rows) == len(codes) else table.take(pa.array(rows))
-            keys = _keys(unhex(mine["fingerprint"])[:, 0], mine["shard"].to_numpy())
-            hashes = unhex(mine["hashes"], len(json.loads(names)))
-            piece = (start + rows, keys, unhex(mine["uids"])[:, 0], hashes, mine["rows_out"].to_numpy())
+            keys = _keys(hashes_of(mine["fingerprint"])[:, 0], mine["shard"].to_numpy())
+            hashes = hashes_of(mine["hashes"], len(json.loads(names)))
+            piece = (start + rows, keys, hashes_of(mine["uids"])[:, 0], hashes, mine["rows_out"].to_numpy())
             found.setdefault(names, []).append(piece)
         start += table.num_rows
     parts = [_Part(json.loads(names), *map(np.concatenate, zip(*found.pop(names), strict=True))) for names in list(found)]

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import compact
-from pipelines.durable import Damaged, files, many, sha256_file
+from pipelines.durable import Damaged, files, many, read_table, sha256_file
+from pipelines.entry_segments import Segment, StageIndex, planning_file
 from pipelines.ledger import BrokenEntry, Entry, Ledger, shard_name
 from pipelines.stores import Place
 
@@ -27,6 +28,10 @@ class Damage:
     found: str
     stage: str = ""
     entry: Entry | None = None
+
+
+TORN = f"ledger/{compact.FOLDER}/0"
+"""Begins the names of generations."""
 
 
 @dataclass
@@ -46,8 +51,17 @@ class _TakenDown:
 
 
 def damages(run: Path, looked: Looked, tell: Callable[[Looked], Any] = lambda looked: None) -> Iterator[Damage]:
-    """Every damaged file of the run, as it is found. Beside a run it looks at what was committed when it came there."""
+    """Every damaged file of the run, as it is found. Beside a run it looks at what was committed when it came there.
+
+    A torn generation is the only one that is found: what it names is not known before it is there again.
+    """
     ledger, since = Ledger(run), _since(run)
+    try:
+        ledger.refresh()
+    except compact.TornGeneration as torn:
+        problem = "cannot be read, and what it names was not looked at: --again writes it anew from what lies beside it"
+        yield Damage(str(torn.path.relative_to(run)), f"{problem}; then verify once more")
+        return
     packed: dict[str, list[Entry]] = {}
 
     def check(one: Entry | Damage) -> tuple[Entry | Damage, list[Damage]]:
@@ -69,10 +83,13 @@ def damages(run: Path, looked: Looked, tell: Callable[[Looked], Any] = lambda lo
 
 def make_again(run: Path, found: Iterable[Damage]) -> None:
     """Take out of the ledger what names damaged files, under the run's lock. The next run links anew what lies in `shards/`."""
+    ledger = Ledger(run)
     by_stage: dict[str, list[Damage]] = {}
     for damage in found:
+        if damage.file.startswith(TORN):
+            compact.rebuild(ledger, int(Path(damage.file).stem))
+            return
         by_stage.setdefault(damage.stage, []).append(damage)
-    ledger = Ledger(run)
     for stage, mine in by_stage.items():
         loose = [run / damage.file for damage in mine if damage.entry is None and not damage.file.endswith(".parquet")]
         loose += [ledger.path(stage, entry.fingerprint, entry.shard) for damage in mine if (entry := damage.entry) is not None]
@@ -85,15 +102,22 @@ def make_again(run: Path, found: Iterable[Damage]) -> None:
 
 def _parts(ledger: Ledger, stage: str) -> Iterator[Entry | Damage]:
     """Entries of a stage, whatever of the ledger itself cannot be read."""
-    compacted: list[compact.StageIndex] = []
+    compacted: list[StageIndex] = []
     for name in ledger.generation.segments.get(stage, []):
-        file = f"ledger/{compact.FOLDER}/{name}"
+        file = ledger.folder / compact.FOLDER / name
         try:
-            index = compact.StageIndex(stage, [compact.Segment(ledger.run / file)])
+            index = StageIndex(stage, [Segment(file, planning=False)])
             yield from index.entries()
             compacted.append(index)
         except (Damaged, FileNotFoundError) as error:
-            yield Damage(file, "is gone" if isinstance(error, FileNotFoundError) else "cannot be read", stage)
+            found = "is gone" if isinstance(error, FileNotFoundError) else "cannot be read"
+            yield Damage(str(file.relative_to(ledger.run)), found, stage)
+        try:
+            read_table(planning_file(file))
+        except Damaged:
+            yield Damage(str(planning_file(file).relative_to(ledger.run)), "cannot be read", stage)
+        except FileNotFoundError:  # older runs have none
+            pass
     for path in ledger.loose(stage):
         try:
             entry = next(ledger.read_loose([path]))

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 WHOLE = 32 << 20
 """Bytes up to which an object that is opened is read in one request."""
+PIECE = 1 << 20
+"""Bytes that are fetched at least of one that is read piece by piece."""
 
 
 class Place(PurePosixPath):
@@ -52,9 +54,11 @@ class Place(PurePosixPath):
         if mode != "rb":
             raise ValueError(f"{self}: a place in a store is opened for reading only")
         head = self.store.read(self.key, 0, WHOLE)
-        if len(head) < WHOLE:
-            return io.BytesIO(head)
-        return io.BufferedReader(_Ranges(self.store, self.key, self.store.size(self.key)), 1 << 20)
+        return io.BytesIO(head) if len(head) < WHOLE else self.pieces()
+
+    def pieces(self) -> BinaryIO:
+        """Opened for reading a small part of it: nothing is fetched before it is asked for."""
+        return io.BufferedReader(_Ranges(self.store, self.key, self.store.size(self.key)), PIECE)
 
     def stat(self) -> Any:
         return SimpleNamespace(st_size=self.store.size(self.key))

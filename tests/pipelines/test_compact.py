@@ -7,7 +7,7 @@ import pytest
 from in_process import run_here
 
 from pipelines import compact as compaction
-from pipelines import durable
+from pipelines import durable, entry_segments
 from pipelines.compact import compact
 from pipelines.config import load_recipe
 from pipelines.gc import collect
@@ -110,14 +110,14 @@ class Killed(BaseException):
     pass
 
 
-KILLS = ("_write", "_publish", "create_if_absent", "write_new", "remove_loose")
+KILLS = ("_write", "_publish", "create_if_absent", "write_segment", "remove_loose", "write_new", "_read_back")
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("step", KILLS)
 def test_killed_at_any_step_the_entries_are_all_there_and_the_next_one_ends_it(tmp_path, monkeypatch, step, when):
     put = fill(tmp_path, map(entry, range(5)))
-    owner = Ledger if step == "remove_loose" else compaction
+    owner = {"remove_loose": Ledger, "write_new": entry_segments, "_read_back": entry_segments}.get(step, compaction)
     real = getattr(owner, step)
 
     def killed(*arguments, **options):
@@ -135,7 +135,8 @@ def test_killed_at_any_step_the_entries_are_all_there_and_the_next_one_ends_it(t
     collect(tmp_path, delete=True)
     assert everything(Ledger(tmp_path)) == put
     named = {name for names in compaction.newest(Ledger(tmp_path)).segments.values() for name in names}
-    assert {path.name for path in (tmp_path / "ledger" / "@compacted").glob("*.parquet")} == named
+    there = {path.name for path in (tmp_path / "ledger" / "@compacted").iterdir() if path.suffix in (".parquet", ".planning")}
+    assert there == named | {name.replace(".parquet", ".planning") for name in named}
 
 
 def test_writers_readers_and_two_compactions_at_once_agree_on_every_entry(tmp_path, monkeypatch):
@@ -175,6 +176,7 @@ def test_writers_readers_and_two_compactions_at_once_agree_on_every_entry(tmp_pa
 
 def test_many_segments_are_joined_and_the_old_ones_collected(tmp_path, monkeypatch):
     monkeypatch.setattr(compaction, "MERGE_AT", 3)
+    monkeypatch.setattr(compaction, "SMALL", 1)
     put = []
     for start in range(0, 12, 2):
         put += fill(tmp_path, [entry(start), entry(start + 1)])
@@ -185,8 +187,9 @@ def test_many_segments_are_joined_and_the_old_ones_collected(tmp_path, monkeypat
     assert everything(reader) == everything(Ledger(tmp_path)) == put
 
 
-def test_an_entry_is_written_again_few_times_however_long_the_run(tmp_path):
+def test_an_entry_is_written_again_few_times_however_long_the_run(tmp_path, monkeypatch):
     """Compacted as they come, one by one: log₄ n times, and not as often as there are compactions."""
+    monkeypatch.setattr(compaction, "SMALL", 1)
     put, ledger = [], Ledger(tmp_path)
     for shard in range(64):
         put += fill(tmp_path, [entry(shard)])
@@ -203,12 +206,13 @@ def test_a_reader_reads_only_segments_that_are_new(tmp_path, monkeypatch):
     compact(Ledger(tmp_path))
     reader = Ledger(tmp_path)
     assert everything(reader) == put
-    monkeypatch.setattr(compaction, "open_table", lambda path: read.append(path.name) or durable.open_table(path))
+    opened = entry_segments.open_table
+    monkeypatch.setattr(entry_segments, "open_table", lambda path, file: read.append(path.stem) or opened(path, file))
     put += fill(tmp_path, [entry(3)])
     compact(Ledger(tmp_path))
     read.clear()
     reader.refresh()
-    assert everything(reader) == put and len(read) == 1
+    assert everything(reader) == put and len(set(read)) == 1
 
 
 def test_collecting_beside_a_compaction_takes_no_segment_that_is_about_to_be_published(tmp_path, monkeypatch):
@@ -223,7 +227,7 @@ def test_collecting_beside_a_compaction_takes_no_segment_that_is_about_to_be_pub
 
     monkeypatch.setattr(compaction, "_write", then_collect)
     assert compact(Ledger(tmp_path)).taken == 5
-    assert collected == [1] and everything(Ledger(tmp_path)) == put
+    assert collected == [2] and everything(Ledger(tmp_path)) == put
     assert collect(tmp_path, delete=True) == (0, 0)
 
 
@@ -258,6 +262,83 @@ def test_a_segment_published_while_leftovers_are_counted_is_none(tmp_path, monke
     monkeypatch.setattr(compaction, "files", then_compact)
     collect(tmp_path, delete=True)
     assert everything(Ledger(tmp_path)) == put
+
+
+def test_planning_reads_a_file_of_its_own_and_does_without_where_there_is_none(tmp_path):
+    """Runs of older versions have only whole entries."""
+    put = fill(tmp_path, map(entry, range(9)))
+    compact(Ledger(tmp_path))
+    (lean,) = (tmp_path / "ledger" / "@compacted").glob("*.planning")
+
+    def planned():
+        index = Ledger(tmp_path).index("size")
+        return [row for table in index.planning(entry_segments.PLANNING.names) for row in table.to_pylist()]
+
+    rows = planned()
+    assert [row["hashes"].hex() for row in rows] == [one.columns["width"] for one in put]
+    lean.unlink()
+    assert planned() == rows and everything(Ledger(tmp_path)) == put
+    assert [Ledger(tmp_path).get("size", one.fingerprint, one.shard) for one in put] == put
+
+
+def test_what_cannot_be_read_again_is_not_published_and_its_small_files_stay(tmp_path, monkeypatch):
+    put = fill(tmp_path, map(entry, range(5)))
+
+    def lose(path):
+        path.write_bytes(path.read_bytes()[:-100])
+
+    monkeypatch.setattr(entry_segments, "drop_cached", lose)
+    with pytest.raises(durable.Damaged):
+        compact(Ledger(tmp_path))
+    assert everything(Ledger(tmp_path)) == put
+    assert len([*(tmp_path / "ledger" / "size").rglob("*.json")]) == 5
+
+
+@pytest.mark.parametrize("note", [None, b"1", b"99", b""])
+def test_the_newest_generation_is_found_whatever_is_noted(tmp_path, note):
+    put = []
+    for shard in range(3):
+        put += fill(tmp_path, [entry(shard)])
+        compact(Ledger(tmp_path))
+    path = tmp_path / "ledger" / "@compacted" / compaction.NEWEST
+    assert path.read_bytes() == b"3"
+    path.unlink() if note is None else path.write_bytes(note)
+    assert everything(Ledger(tmp_path)) == put
+
+
+@pytest.mark.parametrize("newest", ["taken up", "joined"])
+def test_a_torn_generation_is_written_again_from_what_lies_beside_it(tmp_path, monkeypatch, newest):
+    monkeypatch.setattr(compaction, "MERGE_AT", 3 if newest == "joined" else 9)
+    put = []
+    for shard in range(3):
+        put += fill(tmp_path, [entry(shard)])
+        compact(Ledger(tmp_path))
+    torn = max((tmp_path / "ledger" / "@compacted").glob("*.json"))
+    torn.write_bytes(torn.read_bytes()[:20])
+    with pytest.raises(compaction.TornGeneration):
+        everything(Ledger(tmp_path))
+    compaction.rebuild(Ledger(tmp_path), int(torn.stem))
+    assert everything(Ledger(tmp_path)) == put
+
+
+def test_of_a_damaged_segment_what_can_be_read_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(entry_segments, "ROW_GROUP", 2)
+    put = fill(tmp_path, map(entry, range(6)))
+    compact(Ledger(tmp_path))
+    (segment,) = (tmp_path / "ledger" / "@compacted").glob("*.parquet")
+    data = bytearray(segment.read_bytes())
+    data[pq.read_metadata(segment).row_group(2).column(0).dictionary_page_offset - 3] ^= 1  # the last page of the second one
+    segment.write_bytes(data)
+    compaction.forget(Ledger(tmp_path), "size", set(), {segment.name})
+    assert everything(Ledger(tmp_path)) == put[:2] + put[4:]
+
+
+def test_a_run_compacts_when_its_stages_together_have_many_small_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(compaction, "WORTH", 5)
+    put = fill(tmp_path, [entry(shard, stage=stage) for stage in ("first", "second") for shard in range(3)])
+    assert compaction.is_worth_it(Ledger(tmp_path))
+    compact(Ledger(tmp_path))
+    assert not compaction.is_worth_it(Ledger(tmp_path)) and everything(Ledger(tmp_path)) == put
 
 
 STAGES = {

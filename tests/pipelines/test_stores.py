@@ -60,7 +60,7 @@ def test_objects_are_written_read_listed_and_removed(folder):
     assert (folder / "b.json").read_bytes() == b"{}" and (folder / "a" / "2.bin").read_bytes() == b""
     assert [path.name for path in files(folder, deep=True)] == ["1.bin", "2.bin", "b.json"]
     assert [path.name for path in files(folder)] == ["b.json"] and [path.name for path in folders(folder)] == ["a"]
-    assert more_than(folder, 2) and not more_than(folder, 3)
+    assert more_than([folder], 2) and not more_than([folder], 3)
     assert (folder / "a").is_dir() and not (folder / "a").is_file() and (folder / "b.json").is_file()
     assert (folder / "a" / "1.bin").stat().st_size == 10
     with Ranges(folder / "a" / "1.bin") as read:

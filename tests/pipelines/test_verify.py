@@ -110,6 +110,25 @@ def test_a_damaged_part_of_the_ledger_itself_is_made_again_too(made, tmp_path, p
     assert contents(made, tmp_path) == whole and verify(made, tmp_path) == (0, {})
 
 
+def test_a_damaged_file_for_planning_is_named_and_done_without(made, tmp_path):
+    run = tmp_path / "runs" / "six"
+    compact(Ledger(run))
+    (path,) = run.glob("ledger/@compacted/size.*.planning")
+    path.write_bytes(path.read_bytes()[:-20])
+    assert verify(made, tmp_path, "--again")[1].keys() == {str(path.relative_to(run))}
+    assert verify(made, tmp_path) == (0, {}) and execute(made, tmp_path / "runs", Options(), Progress()).nothing_to_do
+
+
+def test_a_torn_generation_is_named_and_found_out_again(made, tmp_path):
+    run = tmp_path / "runs" / "six"
+    compact(Ledger(run))
+    torn = max(run.glob("ledger/@compacted/*.json"))
+    torn.write_bytes(torn.read_bytes()[:30])
+    assert verify(made, tmp_path)[1].keys() == {str(torn.relative_to(run))}
+    verify(made, tmp_path, "--again")
+    assert verify(made, tmp_path) == (0, {}) and execute(made, tmp_path / "runs", Options(), Progress()).nothing_to_do
+
+
 def test_what_a_takedown_changed_is_no_damage(made, tmp_path):
     chain = look(made, tmp_path / "runs")
     uid = read_table(chain.run / reach(chain, chain.shards()).entry(0, "source").files["data"].path)["uid"][0].as_py()

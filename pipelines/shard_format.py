@@ -26,6 +26,8 @@ NEGATIVES = 10
 MAX_JSON_BYTES = 16 << 20
 MAX_PICTURE_BYTES = 1 << 30
 MAX_SIDE = 2**31 - 1
+FILLED = 2 * tarfile.RECORDSIZE
+"""Bytes that follow the last member of a tar at most: two empty blocks, and as many more as fill a record up."""
 """No format of pictures that Pillow reads has more pixels in a row."""
 SHOWN = 120
 
@@ -252,6 +254,13 @@ def _members(file: IO[bytes], report: Report) -> Iterator[tuple[str, bytes]]:
                 content = archive.extractfile(member)
                 assert content is not None
                 yield name, content.read()
+            stream: Any = archive.fileobj
+            if stream.tell() - archive.offset != tarfile.BLOCKSIZE:  # a cut between two members looks like the end
+                report.add("", "", "not a whole tar: no empty block at its end")
+            elif len(stream.read(FILLED + 1)) > FILLED:
+                report.add(
+                    "", "", "the tar ends before its file does: zeroed from there on, or something was written behind it"
+                )
     except (tarfile.TarError, EOFError, ValueError) as error:
         report.add("", "", f"not a whole tar: {error}")
 

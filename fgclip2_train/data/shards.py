@@ -30,6 +30,7 @@ FORMAT, MAJOR = "fineloom", "1"
 UNSOUND = "bad: record is not as the format has it"
 LENGTHS = ("short", "long")
 CUT = "bad: shard cut short: "
+EARLY = "bad: shard ends before its file does: "
 UNREADABLE = "bad: shard cannot be read"
 OTHER_KINDS = {
     b"\x1f\x8b": "compressed by gzip",
@@ -42,6 +43,8 @@ OTHER_KINDS = {
 """What a file is that begins so and goes by a shard's name."""
 OWN_FAULTS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT)
 """What an OSError says of this machine, not of the shard: it would be the same with any other."""
+FILLED = 2 * tarfile.RECORDSIZE
+"""Bytes that follow the last member of a tar at most: two empty blocks, and as many more as fill a record up."""
 PAUSE = 0.1
 """Seconds before a shard is tried once more."""
 NUMBERED = re.compile("[0-9a-f]{15}", re.IGNORECASE)
@@ -186,9 +189,9 @@ def read_shard(
 ) -> Iterator[Raw]:
     """Samples of a shard from number `start` on for which `wanted(place, record)`; only their pictures are read.
 
-    `counts` takes "bad: …" for every sample that could not be read. A shard cut short, or of another kind of file, is named; it counts
-    as what is missing of it by the index, and as one where that is not known. With `holes` so does one that cannot be read at all, or
-    not to its end; else, and where the fault is this machine's own, that raises OSError.
+    `counts` takes "bad: …" for every sample that could not be read. A shard cut short, zeroed from somewhere on, or of another kind of
+    file, is named; it counts as what is missing of it by the index, and as one where that is not known. With `holes` so does one that
+    cannot be read at all, or not to its end; else, and where the fault is this machine's own, that raises OSError.
     """
     at = start
     for again in (False, True):
@@ -203,8 +206,12 @@ def read_shard(
                     at = place + 1
                 # A cut between two members looks like the end, but for the empty block that ends every tar.
                 file.seek(tar.offset)
-                if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                end = file.read(FILLED + 1)
+                if end[: tarfile.BLOCKSIZE] != bytes(tarfile.BLOCKSIZE):
                     raise tarfile.ReadError("no end of archive")
+                # So does a hole that the system filled with zeros after a crash; and what was copied behind a tar is never seen.
+                if (len(end) > FILLED or not at) and _indexed(path) != at:
+                    counts[EARLY + path] += missing(path, at)
                 return
         except (tarfile.ReadError, EOFError):
             counts[(_other_kind(path) or CUT) + path] += missing(path, at)

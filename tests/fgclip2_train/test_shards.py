@@ -50,6 +50,8 @@ def test_damaged_samples_are_skipped_and_counted(tmp_path, texts):
         (lambda tar: tar[:300], "shard cut short"),
         (lambda tar: tar[:700], "shard cut short"),
         (lambda tar: b"", "shard cut short"),
+        (lambda tar: bytes(len(tar)), "shard ends before its file does"),
+        (lambda tar: bytes(10_240), "shard ends before its file does"),
     ],
 )
 def test_a_file_of_another_kind_by_a_shards_name_is_called_what_it_is(tmp_path, made, said):
@@ -58,6 +60,36 @@ def test_a_file_of_another_kind_by_a_shards_name_is_called_what_it_is(tmp_path, 
     counts: Counter[str] = Counter()
     assert list(read_shard(str(shard), counts, lambda place, record: True)) == []
     assert counts == {f"bad: {said}: {shard}": 1}
+
+
+@pytest.mark.parametrize(("indexed", "bad"), [(None, 1), (60, 40)])
+@pytest.mark.parametrize("made", [lambda head, rest: head + bytes(len(rest)), lambda head, rest: head + bytes(1024) + rest])
+def test_a_shard_zeroed_from_somewhere_on_or_written_behind_another_is_named(made, indexed, bad, tmp_path):
+    """As a disk leaves a file after a crash, and as `cat` joins two: to a tar's reader both look like its end."""
+    shard = write_shard(tmp_path / "0.tar", [sample(f"{n:032x}") for n in range(60)])
+    whole = shard.read_bytes()
+    with tarfile.open(shard) as tar:
+        end = [member.offset for member in tar][2 * 20]
+    shard.write_bytes(made(whole[:end], whole[end:]))
+    if indexed:
+        rows = {"uid": ["-"] * indexed, "tar": ["0.tar"] * indexed}
+        pq.write_table(pa.table(rows), tmp_path / "index.parquet")
+    _indexed.cache_clear()
+    counts: Counter[str] = Counter()
+    assert len(list(read_shard(str(shard), counts, lambda place, record: True))) == 20
+    assert counts == {f"bad: shard ends before its file does: {shard}": bad}
+
+
+def test_a_shard_that_the_index_knows_to_be_whole_is_not_named_whatever_follows_it(tmp_path):
+    """Some writers fill a tar up to a megabyte, and some shards hold nothing."""
+    shard = write_shard(tmp_path / "0.tar", [sample(f"{n:032x}") for n in range(3)])
+    shard.write_bytes(shard.read_bytes() + bytes(1 << 20))
+    write_shard(tmp_path / "1.tar", [])
+    pq.write_table(pa.table({"uid": ["-"] * 3, "tar": ["0.tar"] * 3}), tmp_path / "index.parquet")
+    _indexed.cache_clear()
+    counts: Counter[str] = Counter()
+    assert [len(list(read_shard(path, counts, lambda *_: True))) for path in find_shards(str(tmp_path))] == [3, 0]
+    assert not counts
 
 
 def test_too_many_damaged_samples_stop_the_run(tmp_path, texts):

@@ -229,6 +229,24 @@ def test_a_file_that_is_no_tar_or_cut_short_or_missing(tmp_path):
     assert [e.message for e in validate_shard(shard(tmp_path / "d.tar")).errors] == ["no sample in it"]
 
 
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (lambda head, rest: head, "not a whole tar: no empty block at its end"),
+        (lambda head, rest: head + rest[:300], "not a whole tar: no empty block at its end"),
+        (lambda head, rest: head + bytes(50_000), "the tar ends before its file does"),
+        (lambda head, rest: head + 9 * rest, "the tar ends before its file does"),
+    ],
+)
+def test_a_tar_that_only_seems_to_be_at_its_end_is_told(made, said, tmp_path):
+    path = shard(tmp_path / "a.tar", *sample(), *sample("0" * 31 + "2"))
+    whole = path.read_bytes()
+    with tarfile.open(path) as archive:
+        end = archive.getmembers()[2].offset
+    path.write_bytes(made(whole[:end], whole[end:]))
+    assert said in validate_shard(path).errors[-1].message
+
+
 def test_errors_are_bounded_in_number_and_length(tmp_path):
     long = RECORD | {"format": "x" * 1_000_000}
     path = shard(tmp_path / "a.tar", *(m for i in range(50) for m in sample(f"{i:032x}", long)))

@@ -9,9 +9,9 @@ from __future__ import annotations
 import base64
 import io
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any, Literal
 
@@ -104,6 +104,14 @@ class Seen:
     def take(self, pictures: Sequence[int], boxes: Sequence[int]) -> Seen:
         rows, parts = torch.tensor(pictures, dtype=torch.int64), torch.tensor(boxes, dtype=torch.int64)
         return Seen(self.whole[rows], self.state[rows], self.digest[rows], self.regions[parts], self.inside[parts])
+
+    def alike(self, kinds: Sequence[Hashable]) -> Seen:
+        """Pictures of the same bytes with the first one's vector, from which rounding makes another at another place of a batch. kinds:
+        what else a picture's vector depends on."""
+        first: dict[tuple[Hashable, ...], int] = {}
+        keys = zip(kinds, map(tuple, self.digest.tolist()), strict=True)
+        rows = [first.setdefault(key, row) for row, key in enumerate(keys)]
+        return replace(self, whole=self.whole[torch.tensor(rows, dtype=torch.int64)])
 
     def skipped(self) -> Counter[str]:
         return Counter(REASONS[state] for state in self.state.tolist() if state in REASONS)
@@ -228,6 +236,7 @@ def encode_all(encoder: Encoder, wanted: Sequence[Wanted], workers: int) -> Seen
     encoded = gather(encoder, own, [(len(chunk), sum(len(one.boxes) for one in chunk)) for chunk in chunks])
     if encoded is None:
         return None
+    encoded = encoded.alike([(one.view, one.crop) for one in distinct])
     starts = np.cumsum([0, *map(len, boxes)]).tolist()
     rows = [number for number, _ in places]
     parts = [

@@ -8,6 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from fgclip2_train.batch import hash_rows
+
 COMPARED_AT_ONCE = 1 << 24
 """Numbers of one block of similarities."""
 RECALLS = (1, 5, 10)
@@ -25,8 +27,8 @@ def recall(pictures: Tensor, texts: Tensor, pairs: Sequence[tuple[int, int]], sc
     """Retrieval both ways. pictures [N, D]; texts [T, D]; pairs: (picture, text) that belong together.
 
     A picture's best text is right if it is any of its own, a text's best picture likewise, so that pictures described alike are no
-    errors once equal texts are one. Pictures without a text, and texts without a picture, are only distractors. Among equal scores
-    the first wins; with a `scorer`, the last, as in the released scripts' ascending sort.
+    errors once equal texts are one. Pictures without a text, and texts without a picture, are only distractors. Among equal scores,
+    which equal vectors always have, the first wins; with a `scorer`, the last, as in the released scripts' ascending sort.
     """
     pairs = sorted(set(pairs))
     to_text = recall_one_way(pictures, texts, pairs, scorer)
@@ -58,10 +60,11 @@ def ranks(queries: Tensor, candidates: Tensor, pairs: Sequence[tuple[int, int]],
     query, right = torch.tensor(pairs, device=queries.device).T
     order = torch.arange(len(candidates), device=queries.device)
     at_once = max(1, COMPARED_AT_ONCE // len(candidates))
+    same = _first_of_equals(candidates)
     places = []
     for asked, wanted in zip(query.split(at_once), right.split(at_once), strict=True):
         distinct, row = asked.unique(return_inverse=True)
-        scores = queries[distinct] @ candidates.T
+        scores = (queries[distinct] @ candidates.T)[:, same]
         if scorer:
             scores = scorer(scores)
         scores = torch.nan_to_num(scores, nan=float("-inf"))[row]  # a vector of nothing finds nothing
@@ -71,6 +74,15 @@ def ranks(queries: Tensor, candidates: Tensor, pairs: Sequence[tuple[int, int]],
     best = torch.full((len(queries),), len(candidates), dtype=torch.int64, device=queries.device)
     best.scatter_reduce_(0, query, torch.cat(places), "amin")
     return best[query.unique()].cpu()
+
+
+def _first_of_equals(rows: Tensor) -> Tensor:
+    """For each row [N, D] the number of the first one that is equal to it. A product of matrices rounds equal rows differently."""
+    bits = rows.contiguous().view(torch.int32)
+    hashes = torch.cat([hash_rows(part.long()) for part in bits.split(4096)])
+    _, group = hashes.unique(return_inverse=True)
+    numbers = torch.arange(len(rows), device=rows.device)
+    return torch.empty_like(numbers).scatter_reduce_(0, group, numbers, "amin", include_self=False)[group]
 
 
 def classify(regions: Tensor, classes: Tensor, labels: Tensor) -> dict[str, float]:

@@ -61,21 +61,24 @@ class Searcher:
             faiss.extract_index_ivf(self.index).nprobe = probes
 
     def search(self, queries: np.ndarray, k: int = 10) -> tuple[np.ndarray, np.ndarray]:
-        """Unit queries float32 [Q, D] -> cosines [Q, k] and rows of the cache [Q, k], best first; fewer than k rows: all of them."""
+        """Unit queries float32 [Q, D] -> cosines [Q, k] and rows of the cache [Q, k], best first, of equal cosines the lower row; fewer
+        than k rows: all of them."""
         if queries.shape[1:] != (self.cache.width,) or k < 1:
             raise ValueError(f"queries are [Q, {self.cache.width}] and k is 1 or more, not {list(queries.shape)} and {k}")
         k = min(k, len(self.rows))
         queries = np.ascontiguousarray(queries, dtype=np.float32)
         if self.kind == "exact":
-            scores, found = self.index.search(queries, k)
+            scores, found = self._nearest(queries, k)
             return scores, self.rows[found]
         pool = min(len(self.rows), max(100, self.candidates * k))
         _, found = self.index.search(queries, pool)
         scores, rows = np.full((len(queries), k), -np.inf, dtype=np.float32), np.full((len(queries), k), -1)
         for number, (query, own) in enumerate(zip(queries, found, strict=True)):
             near = np.sort(self.rows[own[own >= 0]])  # in the file's order
-            cosines = self.vectors[near].astype(np.float32) @ query
-            best = np.argsort(-cosines)[:k]
+            # Row by row: a product of matrices rounds equal rows differently.
+            parts = np.array_split(near, len(near) // BLOCK + 1)
+            cosines = np.concatenate([(self.vectors[part].astype(np.float32) * query).sum(1) for part in parts])
+            best = np.argsort(-cosines, kind="stable")[:k]
             scores[number, : len(best)], rows[number, : len(best)] = cosines[best], near[best]
         return scores, rows
 
@@ -85,6 +88,18 @@ class Searcher:
             [Hit(float(score), self.places(int(row))) for score, row in zip(*each, strict=True) if row >= 0]
             for each in zip(scores, rows, strict=True)
         ]
+
+    def _nearest(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The exact index's k best. Of equals faiss keeps any, so that more are asked for until the last one is below the k-th."""
+        wanted = k
+        while True:
+            wanted = min(wanted + 1, self.index.ntotal)
+            scores, found = self.index.search(queries, wanted)
+            if wanted == self.index.ntotal or (scores[:, -1] < scores[:, k - 1]).all():
+                break
+            wanted *= 2
+        order = np.lexsort((found, -scores))[:, :k]
+        return np.take_along_axis(scores, order, 1), np.take_along_axis(found, order, 1)
 
     # -- indexes ----------------------------------------------------------------------------------------------------------
 

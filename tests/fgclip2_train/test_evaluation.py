@@ -10,7 +10,7 @@ from transformers import Siglip2Config, Siglip2Model
 from fgclip2_train.data.tokens import train_tokenizer
 from fgclip2_train.evaluation.encode import Encoder
 from fgclip2_train.evaluation.run import evaluate
-from fgclip2_train.evaluation.scores import classify, picks_positive, recall
+from fgclip2_train.evaluation.scores import classify, picks_positive, ranks, recall
 from fgclip2_train.model.configuration import sized
 from fgclip2_train.model.initialise import from_scratch, load_model
 
@@ -27,6 +27,17 @@ def test_any_picture_with_the_same_text_is_right():
 def test_pictures_without_a_text_are_only_distractors():
     score = recall(torch.eye(3), torch.eye(3)[:1], [(0, 0)])
     assert (score["image_to_text"], score["text_to_image"], score["pictures"]) == (1.0, 1.0, 3)
+
+
+@pytest.mark.parametrize("copies", [7, 33, 61])
+def test_equal_pictures_are_a_tie_at_any_place_and_the_first_of_them_wins(copies):
+    """A product of one row and a matrix rounds its last columns otherwise than the others."""
+    random = torch.Generator().manual_seed(0)
+    text, picture = (torch.nn.functional.normalize(torch.randn(1, 768, generator=random), dim=-1) for _ in range(2))
+    pictures = picture.repeat(copies, 1)
+    found = [ranks(text, pictures, [(0, own)]).item() for own in range(copies)]
+    assert found == list(range(copies))
+    assert [ranks(text, pictures, [(0, own)], lambda cosine: cosine).item() for own in range(copies)] == found[::-1]
 
 
 def test_a_positive_that_ties_the_best_counts_where_the_protocol_says_so():

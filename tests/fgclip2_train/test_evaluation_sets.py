@@ -171,6 +171,20 @@ def test_any_picture_with_the_same_text_is_right_unless_the_protocol_says_otherw
     assert wrong["texts"] == 6 and wrong["image_to_text"] == wrong["text_to_image"] == pytest.approx(1 / 6)
 
 
+def test_copies_of_a_picture_have_one_vector_wherever_they_stand_and_other_parts_of_it_have_their_own(encoder, folder):
+    for number in range(16):
+        (folder / f"copy{number:02}.jpg").write_bytes((folder / "0.jpg").read_bytes())
+    (folder / "c.txt").write_text("".join(f"copy{n:02}.jpg\tred {n}\n{n % 6}.jpg\tdog {n}\n" for n in range(16)))
+    wanted = CaptionsTask("it", CaptionsSet(file="c.txt"), folder, 16).wanted
+    seen = encoding.encode_all(encoder, wanted, 2)
+    assert seen is not None
+    copies = [number for number, one in enumerate(wanted) if "copy" in one.picture.path]
+    assert len(copies) == 16 and (seen.whole[copies] == seen.whole[copies[0]]).all()
+    crops = [encoding.Wanted(wanted[0].picture, wanted[0].view, crop=(0, 0, side, side)) for side in (50, 90, 130)]
+    apart = encoding.encode_all(encoder, crops, 2)
+    assert apart is not None and len(apart.whole.unique(dim=0)) == 3
+
+
 def test_first_five_captions_are_the_files_first_five_in_the_released_protocol(encoder, folder):
     """A picture's repeated caption counts among them there; where equal texts are one answer it is no second one."""
     (folder / "c.txt").write_text("".join(f"{n}.jpg\t{text}\n" for n in range(2) for text in (f"a {n}", f"a {n}", f"b {n}")))

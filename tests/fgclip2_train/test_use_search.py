@@ -102,6 +102,22 @@ def test_pictures_that_are_gone_are_never_found(tmp_path, kind):
     assert not set(best) & set(found.ravel().tolist())
 
 
+@pytest.mark.parametrize(("kind", "count"), [("exact", 60), ("scan", 2000), ("ivf", 2000)])
+def test_of_equal_pictures_the_one_that_came_first_is_found_first(tmp_path, kind, count):
+    vectors = some(count, 0)
+    vectors[[4, 17, 30, 31, 50]] = vectors[4]
+    query = vectors[4:5] + 0.1 * vectors[7]
+    with Writer(tmp_path, IDENTITY) as writer:
+        for number, vector in enumerate(vectors):
+            writer.add({"place": str(number), "source": "s", "sha256": str(number)}, vector)
+        writer.commit()
+    searcher = Searcher(Cache.open(tmp_path), kind, probes=32)
+    for k in (1, 2, 3, 5, 6):
+        scores, rows = searcher.search(np.repeat(query, 2, axis=0), k)
+        assert rows[:, :5].tolist() == 2 * [[4, 17, 30, 31, 50][:k]]
+        assert np.all(scores[:, :5] == scores[0, 0])
+
+
 def test_more_wanted_than_there_is_gives_all(tmp_path):
     hits = Searcher(grow(tmp_path, 4)).hits(some(1, 9), 10)
     assert [len(own) for own in hits] == [4]

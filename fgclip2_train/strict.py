@@ -41,14 +41,15 @@ class Strict(BaseModel):
 def explain(
     problems: Iterable[Mapping[str, Any]], values: Mapping[str, Any], known: Callable[[Name], Iterable[str]]
 ) -> Iterator[tuple[Name, str]]:
-    """Setting and what is wrong with it, one for each setting.
+    """Setting and what is wrong with it, one for each setting; of a list's items the first wrong one, and nothing of the list itself.
 
     problems: of pydantic's ValidationError     known: names that a mapping of settings may have
     """
     places: dict[Name, list[Any]] = {}
     for problem in problems:
         places.setdefault(_place(problem, values), []).append(problem)
-    for path, several in places.items():
+    for path in _telling(list(places), values):
+        several = places[path]
         first, name = several[0], ".".join(path)
         if first["type"] == "extra_forbidden":
             yield path, f"{name}: no such setting.{suggest(path[-1], known(path[:-1]), path[:-1])}"
@@ -59,10 +60,34 @@ def explain(
             said = first["msg"].removeprefix("Value error, ")
             yield path, said if isinstance(first["input"], (Mapping, BaseModel)) else f"{name}: {said}"
         else:
+            # Those of another input are of a value whose name in a mapping is wrong.
+            several = [problem for problem in several if problem["input"] is first["input"]]
             said = "; ".join(dict.fromkeys(problem["msg"] for problem in several))
             wanted = said.replace("; Input should be", " or").replace("Input should be", "must be")
+            wanted = re.sub(r"valid dictionary or instance of \w+", "mapping of settings", wanted)
             choices = re.findall(r"'([^']+)'", " ".join(problem.get("ctx", {}).get("expected", "") for problem in several))
             yield path, f"{name}: {wanted} (found {first['input']!r}).{suggest(str(first['input']), choices)}"
+
+
+def _telling(paths: Sequence[Name], values: Any) -> Iterator[Name]:
+    """Where several kinds were tried, a list may be found wrong both as no text and in its items: those say more."""
+    items: set[Name] = set()
+    for path in paths:
+        within = path[:-1]
+        if any(longer[: len(path)] == path for longer in paths if len(longer) > len(path)):
+            continue
+        if isinstance(_value(values, within), (list, tuple)):
+            if within in items:
+                continue
+            items.add(within)
+        yield path
+
+
+def _value(values: Any, name: Name) -> Any:
+    for part in name:
+        named = values.items() if isinstance(values, Mapping) else enumerate(values)
+        values = next((value for key, value in named if str(key) == part), None)
+    return values
 
 
 def _place(problem: Mapping[str, Any], values: Any) -> Name:

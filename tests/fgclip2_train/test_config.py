@@ -59,6 +59,12 @@ def test_a_wrong_value_names_key_and_value():
         ("loss.tic_remove_above=-5", r"loss\.tic_remove_above: must be greater than or equal to -1"),
         ("optimizer.lr=1e300", r"optimizer\.lr: must be less than or equal to 1 "),
         ("model.vocabulary=99999999999999999999", r"model\.vocabulary: must be less than or equal to 1000000"),
+        ("data.shards=[1, 2]", r"data\.shards\.0: must be a valid string \(found 1\)"),
+        ("data.shards=5", r"data\.shards: must be a valid string or a valid list \(found 5\)"),
+        ("data.sources={a: {shards: [x, 3]}}", r"data\.sources\.a\.shards\.1: must be a valid string \(found 3\)"),
+        ("data.sources={1: {shards: 5}}", r"data\.sources: must be a valid string \(found 1\)"),
+        ("optimizer.betas=[a, b]", r"optimizer\.betas\.0: must be a valid number"),
+        ("data=5", r"data: must be a mapping of settings \(found 5\)"),
         ("data.patches=bucketd", r"data\.patches: must be .*'bucketed' \(found 'bucketd'\)\. Did you mean bucketed\?"),
     ],
 )

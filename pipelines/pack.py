@@ -68,7 +68,7 @@ class Pack(Settings):
     blur: str | None = None
     """Column of boxes that are hidden in the packed pictures, such as `faces`; a picture without any is packed as it came."""
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     reasons: ClassVar[dict[str, str]] = {
         "no_text": "the sample has fewer texts than `min_texts`",
         "blank": "the text is empty",
@@ -271,16 +271,21 @@ class _Refusals:
 
 
 def _language(row: dict[str, Any], text: str) -> str | None:
-    """The source's word first, then the measured language, then the script."""
-    for name in ("language", "caption_language"):
-        if row.get(name) in ("en", "zh"):
-            return row[name]
-        if row.get(name) is not None:
-            return None
+    """The source's word first, then the measured language, then the script.
+
+    The measure is of all captions together. Of one of them it does not hold where its script says otherwise: a file of captions in
+    both languages has one measure.
+    """
+    if (told := row.get("language")) is not None:
+        return told if told in ("en", "zh") else None
     head = text[:2000]
     han, latin = len(HAN.findall(head)), len(LATIN.findall(head))
     # A Chinese character is worth about four letters.
-    return None if han + latin == 0 else "zh" if 4 * han >= latin else "en"
+    script = None if han + latin == 0 else "zh" if 4 * han >= latin else "en"
+    measured = row.get("caption_language")
+    if measured is None or (measured == "zh" and latin and not han) or (measured == "en" and script == "zh"):
+        return script
+    return measured if measured in ("en", "zh") else None
 
 
 def _source_regions(row: dict[str, Any]) -> list[dict[str, Any]]:

@@ -222,6 +222,13 @@ def test_language_of_captions(tmp_path, columns, language):
     assert records(tmp_path / "t.tar")[0]["texts"][0]["language"] == language
 
 
+@pytest.mark.parametrize("measured", ["en", "zh"])
+def test_captions_in_both_languages_under_one_measure_are_each_in_their_own(tmp_path, measured):
+    write(tmp_path / "t.tar", row(0, language=None, caption_language=measured, captions=["a red ball", "一个红球", "42"]))
+    said = {text["text"]: text["language"] for text in records(tmp_path / "t.tar")[0]["texts"]}
+    assert said == {"a red ball": "en", "一个红球": "zh", "42": measured}
+
+
 @pytest.mark.parametrize("columns", [{"caption_language": "de", "captions": ["ein Hund"]}, {"captions": ["123"]}])
 def test_a_text_in_neither_language_is_refused(tmp_path, columns):
     (reject,) = write(tmp_path / "t.tar", row(0, language=None, **columns)).rejects

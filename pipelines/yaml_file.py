@@ -35,6 +35,7 @@ def read_yaml(file: Path, shown: str, error: type[ValueError]) -> Any:
         with file.open(encoding="utf-8") as stream:
             return yaml.load(stream, _UniqueKeys)  # a SafeLoader
     except (yaml.YAMLError, UnicodeDecodeError) as problem:
-        raise error(f"{shown}: not valid YAML: {problem}") from problem
+        quotes = "\nwithin {…} and […] a name that ends in `?` wants quotes" if "got '?'" in str(problem) else ""
+        raise error(f"{shown}: not valid YAML: {problem}{quotes}") from problem
     except RecursionError:
         raise error(f"{shown}: not valid YAML: nested too deeply") from None

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from pipelines.durable import sha256_file
 from pipelines.imports.base import BadRow, Piece, Reader, Row, no_text, region_of, text_in
-from pipelines.sources.base import SourceError, refuse_utf16
+from pipelines.sources.base import SourceError, refuse_unreadable
 from pipelines.sources.cleaning import json_of, number_of
 
 
@@ -104,7 +104,7 @@ def _name(raw: Any) -> str:
 def _read(path: Path, digest: str) -> _Coco:
     """`digest` is in the cache's key, so that a changed file is read again."""
     data = path.read_bytes()
-    refuse_utf16(str(path), data)
+    refuse_unreadable(str(path), data)
     try:
         raw = json_of(data.decode("utf-8-sig", "replace"))
     except (ValueError, RecursionError) as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, ClassVar
 
 from pipelines.imports.base import BadRow, Piece, Reader, Row, text_in
-from pipelines.sources.base import refuse_utf16
+from pipelines.sources.base import refuse_unreadable
 
 MAX_LINE = 1 << 20
 
@@ -27,7 +27,7 @@ class LitCnReader(Reader):
         at = start = rows = first = 0
         with open(path, "rb") as file:
             head = file.read(MAX_LINE)
-            refuse_utf16(str(path), head)
+            refuse_unreadable(str(path), head)
             mark = "\r" if b"\r" in head and b"\n" not in head else "\n"
             file.seek(0)
             for line, size in _lines(file, mark.encode(), whole.update):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import glob
 import hashlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, TypedDict
 
@@ -185,6 +186,9 @@ class Source(Settings):
         return list(dict.fromkeys(found))
 
     def _nearby(self, path: str) -> str:
+        if os.path.isdir(path):
+            ending = next((os.path.splitext(name)[1] for name in sorted(os.listdir(path))), "")
+            return f" that is a file: it is a folder; name the files in it, as in {path}/*{ending}"
         folder = os.path.dirname(path) or "."
         if not os.path.isdir(folder):
             return f" (the folder {folder} does not exist)"
@@ -244,10 +248,54 @@ def uid_of(source_name: str, digest: str, row: int) -> str:
     return hashlib.sha256(f"{source_name}\0{digest}\0{row}".encode()).hexdigest()[:32]
 
 
-def refuse_utf16(whose: str, head: bytes) -> None:
-    """Stop at a text file whose first bytes say that it is UTF-16: commas, quotes and line ends are looked for as single bytes."""
+_PACKED = {
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\xfd7zX": "xz",
+    b"BZh": "bzip2",
+    b"PK\x03\x04": "zip, as spreadsheets are",
+    b"\x1f\x8b": "gzip",
+}
+
+
+def refuse_unreadable(whose: str, head: bytes) -> None:
+    """Stop at a text file that is packed, or whose first bytes say that it is UTF-16: commas, quotes and line ends are looked for as
+    single bytes."""
     if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise SourceError(f"{whose}: UTF-16; convert it to UTF-8")
+    for mark, what in _PACKED.items():
+        if head.startswith(mark):
+            raise SourceError(
+                f"{whose}: packed with {what}; unpack it (CSV and JSON lines are also read as gzip, in files ending in .gz)"
+            )
+
+
+SURE = 10
+"""Rows beyond ASCII that tell what a file is encoded in. Of fewer any may be damaged, or be right in two encodings by chance."""
+
+
+def check_encoding(whose: str, rows: Sequence[bytes], encoding: str) -> None:
+    """Stop where the first rows of a text file are plainly in another encoding than its manifest says. GB 18030 read as UTF-8 has
+    all its captions refused; UTF-8 read as GB 18030 is other words, and nobody would notice."""
+    rows = [row for row in rows if not row.isascii()]
+    if len(rows) < SURE:
+        return
+    fits = sum(_decodes(row, "utf-8") for row in rows)
+    if not codecs.lookup(encoding).name.startswith("utf-8"):
+        if fits == len(rows):
+            raise SourceError(f"{whose}: its first rows are UTF-8, not {encoding}: leave `encoding` out")
+    elif SURE * fits < len(rows):
+        name = "`encoding: gb18030`" if all(_decodes(row, "gb18030") for row in rows) else "which it is as `encoding`"
+        raise SourceError(
+            f"{whose}: {len(rows) - fits} of the first {len(rows)} rows beyond ASCII are not {encoding}: say {name}"
+        )
+
+
+def _decodes(row: bytes, encoding: str) -> bool:
+    try:
+        row.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def changed(source: Source, path: str, piece: Slice, found: str) -> SourceError:

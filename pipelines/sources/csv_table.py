@@ -14,7 +14,17 @@ import pyarrow as pa
 from pydantic import AfterValidator
 
 from operators.base import Reject
-from pipelines.sources.base import Encoding, Slice, Source, SourceError, TableIndex, bare, check_columns, refuse_utf16
+from pipelines.sources.base import (
+    Encoding,
+    Slice,
+    Source,
+    SourceError,
+    TableIndex,
+    bare,
+    check_columns,
+    check_encoding,
+    refuse_unreadable,
+)
 from pipelines.sources.records import SplitCsv, index_records, is_gz, read_piece, record_bytes
 from pipelines.sources.rows import build
 
@@ -41,12 +51,14 @@ class CsvSource(Source):
         return f"csv, {self.delimiter!r} between cells, " + ("a header line" if self.header is None else "no header line")
 
     def index(self, path: str, shard_size: int) -> TableIndex:
-        names, start = self._head(path)
+        block = self._block(path)
+        names, start = self._head(path, block)
+        check_encoding(f"source {self.name}: {path}", block.split(b"\n")[:-1], self.encoding)
         check_columns(self, path, names)
         return index_records(self, path, shard_size, SplitCsv(self.delimiter), start)
 
     def read(self, path: str, digest: str, piece: Slice) -> tuple[pa.Table, list[Reject]]:
-        names, _ = self._head(path)
+        names, _ = self._head(path, self._block(path))
         rows, bad = self._rows(read_piece(self, path, piece), piece["rows"])
         wanted = {name: names.index(name) for name in self.columns.names() if name in names}
         for i, row in enumerate(rows):
@@ -77,8 +89,8 @@ class CsvSource(Source):
     def _parse(self, data: bytes) -> Any:
         return csv.reader(io.StringIO(data.decode(self.encoding, "replace"), newline=""), delimiter=self.delimiter)
 
-    def _head(self, path: str) -> tuple[list[str], int]:
-        """Column names, and the byte at which the first row begins."""
+    def _block(self, path: str) -> bytes:
+        """How the table begins."""
         import gzip
 
         with gzip.open(path, "rb") if is_gz(path) else open(path, "rb") as file:
@@ -86,9 +98,13 @@ class CsvSource(Source):
                 block = file.read(HEAD)
             except (OSError, EOFError) as error:
                 raise SourceError(f"source {self.name}: {path}: cannot be read: {error}") from error
-        refuse_utf16(f"source {self.name}: {path}", block)
-        if block[:4] in (b"PAR1", b"PK\x03\x04") or block[:2] == b"\x1f\x8b":
+        refuse_unreadable(f"source {self.name}: {path}", block)
+        if block[:4] == b"PAR1":
             raise SourceError(f"source {self.name}: {path}: not CSV, it begins with {block[:4]!r}")
+        return block
+
+    def _head(self, path: str, block: bytes) -> tuple[list[str], int]:
+        """Column names, and the byte at which the first row begins."""
         start = 3 if block.startswith(b"\xef\xbb\xbf") else 0
         if self.header is not None:
             return self.header, start

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Literal, cast
 import pyarrow as pa
 
 from operators.base import Reject
-from pipelines.sources.base import Encoding, Slice, Source, SourceError, TableIndex, nearest, refuse_utf16
+from pipelines.sources.base import Encoding, Slice, Source, SourceError, TableIndex, check_encoding, nearest, refuse_unreadable
 from pipelines.sources.cleaning import json_of
 from pipelines.sources.records import head_of, index_records, is_gz, read_piece, record_bytes, split_lines
 from pipelines.sources.rows import build
@@ -30,14 +30,16 @@ class JsonLinesSource(Source):
     def index(self, path: str, shard_size: int) -> TableIndex:
         with gzip.open(path, "rb") if is_gz(path) else open(path, "rb") as file:
             try:
-                first = file.read(3)
-                refuse_utf16(f"source {self.name}: {path}", first)
+                first = file.read(4)
+                refuse_unreadable(f"source {self.name}: {path}", first)
                 start = _bom(first)
                 file.seek(start)
                 head = head_of(self, path, cast(BinaryIO, file), split_lines, MAX_ROW)
             except (OSError, EOFError, zlib.error) as error:
                 raise SourceError(f"source {self.name}: {path}: cannot be read: {error}") from error
-        check_objects(self, path, record_bytes(head, split_lines)[:LOOK], self.encoding)
+        rows = record_bytes(head, split_lines)[:LOOK]
+        check_encoding(f"source {self.name}: {path}", rows, self.encoding)
+        check_objects(self, path, rows, self.encoding)
         return index_records(self, path, shard_size, split_lines, start)
 
     def read(self, path: str, digest: str, piece: Slice) -> tuple[pa.Table, list[Reject]]:
@@ -109,4 +111,4 @@ def check_objects(source: Source, path: str, records: list[bytes], encoding: str
 
 
 def _bom(head: bytes) -> int:
-    return 3 if head == b"\xef\xbb\xbf" else 0
+    return 3 if head.startswith(b"\xef\xbb\xbf") else 0

@@ -12,7 +12,7 @@ from typing import Literal
 import pyarrow as pa
 
 from operators.base import Reject
-from pipelines.sources.base import Encoding, Slice, Source, SourceError, TableIndex, refuse_utf16
+from pipelines.sources.base import Encoding, Slice, Source, SourceError, TableIndex, check_encoding, refuse_unreadable
 from pipelines.sources.json_lines import LOOK, MAX_ROW, check_objects, parse_objects
 from pipelines.sources.records import NotOneList, SplitJsonList, head_of, index_records, read_piece
 from pipelines.sources.rows import build
@@ -28,7 +28,7 @@ class JsonListSource(Source):
     def index(self, path: str, shard_size: int) -> TableIndex:
         with open(path, "rb") as file:
             head = file.read(MAX_ROW)
-            refuse_utf16(f"source {self.name}: {path}", head)
+            refuse_unreadable(f"source {self.name}: {path}", head)
             opening = opening_of(head)
             if opening is None:
                 raise SourceError(
@@ -41,6 +41,7 @@ class JsonListSource(Source):
             try:
                 first = split.elements(head_of(self, path, file, split, MAX_ROW))
                 if first:
+                    check_encoding(f"source {self.name}: {path}", first[:LOOK], self.encoding)
                     check_objects(self, path, first[:LOOK], self.encoding)
                 return index_records(self, path, shard_size, split, start)
             except NotOneList as error:

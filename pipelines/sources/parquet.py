@@ -156,7 +156,14 @@ def _open(source: Source, path: str) -> pq.ParquetFile:
     except (pa.ArrowException, OSError) as error:
         with open(path, "rb") as file:
             head = file.read(4)
-        raise SourceError(f"source {source.name}: {path}: not a Parquet file (it begins with {head!r}): {error}") from error
+        if not head:
+            raise SourceError(f"source {source.name}: {path}: empty file") from error
+        kind = (
+            "a Parquet file without its end: was it copied whole?"
+            if head == b"PAR1"
+            else f"not a Parquet file (it begins with {head!r})"
+        )
+        raise SourceError(f"source {source.name}: {path}: {kind}: {error}") from error
 
 
 def _footer(path: str) -> str:

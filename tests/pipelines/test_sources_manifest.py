@@ -76,6 +76,20 @@ def test_files_of_another_kind_are_told_apart(make_source, tmp_path, monkeypatch
     }.items():
         (tmp_path / "two.json").write_text(text)
         assert why in complaint(lambda: index("json_list", "two.json"))
+    (tmp_path / "cut.parquet").write_bytes((tmp_path / "t.parquet").read_bytes()[:-9])
+    assert "a Parquet file without its end: was it copied whole?" in complaint(lambda: index("parquet", "cut.parquet"))
+    assert "empty.csv: empty file" in complaint(lambda: index("parquet", "empty.csv"))
+    for name, head, what in (
+        ("a.zst", b"\x28\xb5\x2f\xfd", "zstd"),
+        ("a.xlsx", b"PK\x03\x04", "zip"),
+        ("a.bin", b"\x1f\x8b\x08", "gzip"),
+    ):
+        (tmp_path / name).write_bytes(head + b"\x1b[31m,\n")
+        for kind in ("csv", "jsonl", "json_list"):
+            assert f"{name}: packed with {what}" in complaint(lambda kind=kind, name=name: index(kind, name))
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a.csv").touch()
+    assert f"it is a folder; name the files in it, as in {tmp_path}/folder/*.csv" in complaint(lambda: index("csv", "folder"))
     (tmp_path / "16.json").write_text("[{}]", encoding="utf-16")
     assert all("UTF-16; convert it" in complaint(lambda kind=kind: index(kind, "16.json")) for kind in ("json_list", "jsonl"))
     (tmp_path / "long").write_text("[" + "x" * (5 << 20))
@@ -85,6 +99,41 @@ def test_files_of_another_kind_are_told_apart(make_source, tmp_path, monkeypatch
     assert "not a whole tar file" in complaint(
         lambda: index_table(make_source(format="webdataset", tables="t.csv"), tmp_path / "t.csv", 10)
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "row"),
+    [
+        ("csv", "http://h/{},一只黑色的猫坐在椅子上\n"),
+        ("jsonl", '{{"url": "http://h/{}", "caption": "一只黑色的猫坐在椅子上"}}\n'),
+    ],
+)
+@pytest.mark.parametrize(
+    ("written", "said", "why"),
+    [
+        ("gb18030", "utf-8", "10 of the first 10 rows beyond ASCII are not utf-8: say `encoding: gb18030`"),
+        ("utf-8", "gbk", "its first rows are UTF-8, not gbk: leave `encoding` out"),
+        ("gb18030", "gbk", None),
+        ("utf-8", "utf-8", None),
+    ],
+)
+def test_a_file_in_another_encoding_than_is_said_stops(make_source, tmp_path, kind, row, written, said, why):
+    def index(rows):
+        head = "url,caption\n" if kind == "csv" else ""
+        (tmp_path / "t").write_text(head + "".join(row.format(i) for i in range(rows)), encoding=written, newline="")
+        source = make_source(format=kind, tables="t", encoding=said, columns={"url": "url", "captions": "caption"})
+        return index_table(source, source.tables()[0], 100).rows
+
+    if why is None:
+        assert index(10) == 10
+    else:
+        assert why in complaint(lambda: index(10))
+    assert index(9) == 9, "of so few any may be damaged: those are refused row by row"
+
+
+def test_an_optional_name_without_quotes_where_yaml_wants_them_is_told(tmp_path):
+    (tmp_path / "s.yaml").write_text("format: csv\ntables: t.csv\ncolumns: {url: url, width: w?, height: h}\n")
+    assert "a name that ends in `?` wants quotes" in complaint(lambda: load_source(str(tmp_path / "s.yaml"), []))
 
 
 def test_the_shipped_manifests_are_valid():

@@ -25,6 +25,7 @@ from uuid import uuid4
 
 import psutil
 
+from pipelines.counted import counted
 from pipelines.stores import Place, StoreError, place
 
 PYTHONS = ((3, 11), (3, 12))
@@ -78,6 +79,7 @@ def examine(root: Path, recipe: Any = None, server: str | None = None, ray: bool
         ("GPU", _gpu),
         ("disk", lambda: _disk(root, recipe)),
         ("root", lambda: _rights(root)),
+        *([("sources", lambda: _sources(recipe))] if recipe is not None else []),
         ("English", lambda: _english(recipe)),
         ("Chinese", lambda: _chinese(recipe)),
         ("model server", lambda: _server(recipe, server)),
@@ -217,6 +219,19 @@ def _forget(probe: Path, made: list[Path]) -> None:
     for folder in made:  # deepest first; only folders that this look made
         with contextlib.suppress(OSError):
             folder.rmdir()
+
+
+def _sources(recipe: Any) -> Check:
+    """The recipe's manifests and the files that they name; what stands in those is read by `plan`."""
+    from pipelines.run import _sources as sources_of
+
+    try:
+        found = {name: len(source.tables()) for name, source in sources_of(recipe).items()}
+    except ValueError as error:  # a SourceError or a ConfigError
+        return Check(
+            "sources", "fail", str(error), "put the tables there, or mend the manifest; `fineloom plan` reads them, too"
+        )
+    return Check("sources", "ok", ", ".join(f"{name} {counted(count, 'table')}" for name, count in found.items()))
 
 
 def _needs(recipe: Any, *names: str) -> bool:

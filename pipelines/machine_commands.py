@@ -55,7 +55,8 @@ def doctor(
     ray: Annotated[bool, typer.Option(help="Start a Ray for a moment too.")] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Look at this machine: Python, GPU, memory, disk, rights in the root, language models, model server, Ray; and what to do.
+    """Look at this machine: Python, GPU, memory, disk, rights in the root, a recipe's tables, language models, model server, Ray; and
+    what to do.
 
     The root is tried with a small probe that is removed again. Exit status: 0 a run can start, 1 something is missing.
 

@@ -61,6 +61,17 @@ def test_a_recipe_makes_its_server_a_must(here, tmp_path):
     )
 
 
+def test_a_recipes_manifests_and_tables_are_looked_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("FINELOOM_DATA", str(tmp_path))
+    recipe = load_recipe("docci_cn")
+    missing = look(tmp_path, recipe)["sources"]
+    assert missing.state == "fail" and "docci: tables: nothing matches" in missing.found and "mend the manifest" in missing.do
+    (tmp_path / "docci").mkdir()
+    (tmp_path / "docci" / "docci_descriptions.jsonlines").touch()
+    assert look(tmp_path, recipe)["sources"] == Check("sources", "ok", "docci 1 table")
+    assert "sources" not in look(tmp_path)
+
+
 def test_without_recipe_a_missing_server_is_a_warning(tmp_path, monkeypatch):
     done = CliRunner().invoke(app, ["doctor", "--root", "/proc/nothing", "--no-ray", "--json"])
     told = json.loads(done.stdout)

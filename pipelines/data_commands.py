@@ -87,8 +87,11 @@ def export_command(
         return
     for note, times in tally.counts["notes"].most_common():
         say(f"note: {note} ({times:,})")
-    regions, groups = (sum(tally.counts[kind].values()) for kind in ("regions", "groups"))
-    say(f"{counted(tally.samples, 'sample')} · {counted(regions, 'region')} · {counted(groups, 'group')} of negatives · {out}")
+    told = [counted(tally.samples, "sample")]
+    for kind, thing, more in (("texts", "text", ""), ("regions", "region", ""), ("groups", "group", " of negatives")):
+        if there := sum(tally.counts[kind].values()):
+            told.append(counted(there, thing) + more)
+    say(" · ".join([*told, str(out)]))
 
 
 def view_command(

@@ -25,7 +25,7 @@ __all__ = ["LAYOUTS", "About", "ExportSettings", "Tally", "export", "layout_name
 LAYOUTS: dict[str, type[Layout]] = {
     layout.name: layout for layout in (LitCn, DciCn, FineHard, Url2Key, BoxClassCn, Grit, HuggingFace, Croissant)
 }
-VERSION = 3
+VERSION = 4
 """Raised when a layout's files change: a begun export of another version is not gone on with."""
 
 

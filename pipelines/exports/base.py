@@ -13,7 +13,7 @@ from operators.base import Settings
 from pipelines.counted import counted
 from pipelines.exports.samples import Sample
 from pipelines.exports.tally import Tally
-from pipelines.shard_format import Region
+from pipelines.shard_format import Region, Text
 
 
 class ExportSettings(Settings):
@@ -90,7 +90,8 @@ class Layout:
 
     def part(self, shard: Shard, samples: Iterable[Sample], folder: Path, pieces: Path, tally: Tally) -> dict[str, Any]:
         """Write the files of one shard below `folder`, and what must be joined below `pieces`; names come from the shard, so that
-        a second try writes over the first. Calls `tally.add` for what is exported. Returns what `finish` needs, as plain JSON."""
+        a second try writes over the first. Calls `tally.add` with what is exported of each sample. Returns what `finish` needs, as
+        plain JSON."""
         raise NotImplementedError
 
     def finish(self, shards: list[Shard], records: list[dict[str, Any]], folder: Path, pieces: Path, tally: Tally) -> None:
@@ -105,11 +106,11 @@ def emptied(folder: Path) -> Path:
     return folder
 
 
-def text_of(sample: Sample, language: str, length: str) -> str | None:
+def text_of(sample: Sample, language: str, length: str) -> Text | None:
     """The first text of a language and length: a made one before the source's own."""
     found = [text for text in sample.record.texts if text.language == language and text.length == length]
     found.sort(key=lambda text: text.origin == "source")
-    return found[0].text if found else None
+    return found[0] if found else None
 
 
 def one_line(text: str) -> str:

@@ -51,7 +51,7 @@ class BoxClassCn(Layout):
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
                 if self.settings.pictures:
                     (pictures / f"{sample.uid}.jpg").write_bytes(upright(sample, tally))
-                tally.add(sample.record)
+                tally.add(sample.record, [], regions, negatives=False)
                 images += 1
         return {"images": images, "categories": dict(names)}
 

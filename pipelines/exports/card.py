@@ -46,11 +46,10 @@ def size_category(samples: int) -> str:
 
 def write_card(folder: Path, layout: Layout, about: About, tally: Tally) -> None:
     """Write `folder`/README.md. Texts of strangers (licences, names) are cleaned and put where Markdown takes them literally."""
-    languages = sorted({kind.split()[0] for kind in tally.counts["texts"]})
     made = bool(tally.counts["models"])
     front: dict[str, Any] = {
         "pretty_name": about.title,
-        "language": languages or ["en"],
+        "language": tally.languages or ["en"],
         "license": hub_licence(tally),
         "size_categories": [size_category(tally.samples)],
         "source_datasets": ["extended"],
@@ -89,7 +88,7 @@ def _text(layout: Layout, about: About, tally: Tally) -> str:
         f"Layout `{layout.name}`: {layout.about}.",
         "## Composition",
         _composition(tally),
-        "### Who wrote the texts",
+        "### Who wrote the texts" if c["origins"] else "",
         _table("text", "count", Counter(dict(sorted(c["origins"].items())))) if c["origins"] else "",
         "### What the hard negatives change" if c["families"] else "",
         _table("family", "negatives", c["families"]) if c["families"] else "",

@@ -96,7 +96,7 @@ def write_croissant(folder: Path, about: About, tally: Tally, published: str, li
         "datePublished": published,
         "creator": {"@type": "sc:Organization", "name": "made with fineloom"},
         "citeAs": "; ".join(f"{name}: {text}" for name, text in sorted(about.sources.items())) or about.title,
-        "keywords": sorted({f"{kind.split()[0]}" for kind in tally.counts["texts"]}),
+        "keywords": tally.languages,
         "distribution": [*objects, *sets],
         "recordSet": record_sets,
     }

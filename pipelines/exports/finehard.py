@@ -24,7 +24,7 @@ from operators.validators import sentences
 from pipelines.exports.base import Layout, Shard, emptied, regions_of, text_of
 from pipelines.exports.samples import Sample, upright
 from pipelines.exports.tally import Tally
-from pipelines.shard_format import NEGATIVES, Region
+from pipelines.shard_format import NEGATIVES, Region, Text
 
 PER_FOLDER = 100
 TABLE = pa.schema({"url": pa.string(), "caption": pa.string(), "key": pa.string()})
@@ -56,7 +56,6 @@ class FineHard(Layout):
                 for record in records:
                     file.write((",\n" if written else "\n") + json.dumps(record, ensure_ascii=False, allow_nan=False))
                     written += 1
-                tally.add(sample.record)
                 if self.settings.pictures:
                     (pictures / f"{sample.uid}.jpg").write_bytes(upright(sample, tally))
                 url = sample.record.url
@@ -73,16 +72,23 @@ class FineHard(Layout):
         return {"records": written, "table": f"{place}.parquet"}
 
     def records(self, sample: Sample, f_path: str, tally: Tally) -> Iterator[dict[str, Any]]:
+        taken: list[Text] = []
+        described: list[Region] = []
         for language in self.settings.languages:
-            long, short = text_of(sample, language, "long"), text_of(sample, language, "short")
-            if long is None and short is None:
+            regions = sorted(regions_of(sample, language), key=lambda region: not region.negatives)
+            there = [text for length in ("long", "short") if (text := text_of(sample, language, length))]
+            if not there:
+                if regions:
+                    tally.note(f"no text in its language ({language}): the box is left out", len(regions))
                 continue
+            taken += there
+            described += regions
+            long, short = (next((text.text for text in there if text.length == length), None) for length in ("long", "short"))
             if long is None:
                 tally.note(f"no long text ({language}): the short one stands for it")
             if short is None:  # both keys are required; a description's first sentence says what the picture is
                 tally.note(f"no short text ({language}): the first sentence of the long one stands for it")
                 short = (sentences.split(long or "") or [long or ""])[0]
-            regions = sorted(regions_of(sample, language), key=lambda region: not region.negatives)
             record = {
                 "f_path": f_path,
                 "caption": long or short,
@@ -90,6 +96,8 @@ class FineHard(Layout):
                 "bbox_info": [box_info(region) for region in regions],
             }
             yield record | ({"is_cn": True} if language == "zh" else {})
+        if taken:
+            tally.add(sample.record, taken, described)
 
     def finish(self, shards: list[Shard], records: list[dict[str, Any]], folder: Path, pieces: Path, tally: Tally) -> None:
         write_url2key([folder / record["table"] for record in records], folder / "url2key_jsons", tally)
@@ -136,9 +144,9 @@ class Url2Key(Layout):
                 tally.note("no address: left out")
                 continue
             caption = next((text for ln in self.settings.languages if (text := text_of(sample, ln, "short"))), None)
-            for name, value in (("url", sample.record.url), ("caption", caption), ("key", sample.uid)):
+            for name, value in (("url", sample.record.url), ("caption", caption and caption.text), ("key", sample.uid)):
                 rows[name].append(value)
-            tally.add(sample.record)
+            tally.add(sample.record, [caption] if caption else [], [])
         pq.write_table(pa.table(rows, schema=TABLE), folder / place)
         return {"table": place}
 

@@ -52,7 +52,6 @@ class Grit(Layout):
             if row is None:
                 continue
             rows.append(row)
-            tally.add(sample.record)
             if self.settings.pictures:
                 (pictures / f"{sample.uid}.jpg").write_bytes(upright(sample, tally))
         pq.write_table(pa.Table.from_pylist(rows, schema=TABLE), folder / "grit" / f"{shard.name}.parquet")
@@ -65,7 +64,7 @@ class Grit(Layout):
             return None
         regions = [region for region in sample.record.regions if region.language in self.settings.languages]
         best = max(texts, key=lambda text: sum(_spans(text.text, region) != [] for region in regions))
-        chunks, expressions = [], []
+        chunks, expressions, taken = [], [], []
         for region in regions:
             spans = _spans(best.text, region)
             if not spans:
@@ -74,6 +73,8 @@ class Grit(Layout):
             place = [*region.box, 1.0 if region.score is None else region.score]
             chunks.append([*map(float, spans[0]), *place])
             expressions.append([*map(float, spans[-1]), *place])
+            taken.append(region)
+        tally.add(sample.record, [best], taken, negatives=False)
         record = sample.record
         row = {"key": sample.uid, "url": record.url, "caption": best.text, "width": record.width, "height": record.height}
         return row | {"noun_chunks": chunks, "ref_exps": expressions}

@@ -33,8 +33,8 @@ class LitCn(Layout):
                     continue
                 if self.settings.pictures:
                     (pictures / f"{sample.uid}.jpg").write_bytes(upright(sample, tally))
-                file.write(f"images/{shard.name}/{sample.uid}.jpg\t{one_line(caption)}\n")
-                tally.add(sample.record)
+                file.write(f"images/{shard.name}/{sample.uid}.jpg\t{one_line(caption.text)}\n")
+                tally.add(sample.record, [caption], [])
                 lines += 1
         return {"lines": lines}
 

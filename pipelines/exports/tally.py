@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pipelines.shard_format import Record
+from pipelines.shard_format import Record, Region, Text
 
 KINDS = (
     "samples",
@@ -38,15 +38,23 @@ class Tally:
     def __init__(self, counts: dict[str, dict[str, int]] | None = None) -> None:
         self.counts: dict[str, Counter[str]] = {kind: Counter((counts or {}).get(kind, {})) for kind in KINDS}
 
-    def add(self, record: Record) -> None:
+    def add(
+        self,
+        record: Record,
+        texts: Iterable[Text] | None = None,
+        regions: Sequence[Region] | None = None,
+        negatives: bool = True,
+    ) -> None:
+        """Count a sample. texts, regions: which of its own the layout took, where it is not all; negatives: whether with theirs."""
         c = self.counts
+        texts, regions = list(record.texts if texts is None else texts), record.regions if regions is None else regions
         c["samples"]["all"] += 1
-        c["texts"].update(f"{text.language} {text.length}" for text in record.texts)
-        c["origins"].update(f"{text.language} {text.length} by {text.origin}" for text in record.texts)
-        for region in record.regions:
+        c["texts"].update(f"{text.language} {text.length}" for text in texts)
+        c["origins"].update(f"{text.language} {text.length} by {text.origin}" for text in texts)
+        c["regions"].update(region.language for region in regions)
+        for region in regions if negatives else ():
             c["families"].update(negative.family for negative in region.negatives)
-        c["regions"].update(region.language for region in record.regions)
-        c["groups"].update(region.language for region in record.regions if region.negatives)
+            c["groups"].update([region.language] if region.negatives else [])
         self._some("sources", record.source)
         self._some("licences", record.license or "not stated")
         for stage in record.provenance.values():
@@ -65,6 +73,11 @@ class Tally:
     def plain(self) -> dict[str, dict[str, int]]:
         """In the order that it has when it was kept and read again: a card says the same whether its export was killed or not."""
         return {kind: dict(sorted(counter.items())) for kind, counter in self.counts.items()}
+
+    @property
+    def languages(self) -> list[str]:
+        """Of the texts and regions."""
+        return sorted({kind.split()[0] for name in ("texts", "regions") for kind in self.counts[name]})
 
     @property
     def samples(self) -> int:

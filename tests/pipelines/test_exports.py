@@ -10,6 +10,7 @@ from contextlib import suppress
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from imported import imported
 from PIL import Image
 
@@ -217,6 +218,32 @@ def test_grit_is_read_back_by_the_projects_own_grit_source(shards, tmp_path):
     texts = [[r["text"] for r in row] for row in table["source_regions"].to_pylist()]
     assert texts == [["a road", "a red car"], []], "of the last caption, 'a tall red car', no part is 'a red car'"
     assert tally.counts["notes"]["an expression that does not occur in the caption: its box is left out"] == 1
+
+
+@pytest.mark.parametrize(
+    ("layout", "texts", "regions", "groups"),
+    [
+        ("lit-cn", {"zh long": 3}, {}, {}),
+        ("boxclass-cn", {}, {"zh": 3}, {}),
+        ("grit", {"en long": 3, "en short": 1}, {"en": 6}, {}),
+        ("url2key", {"en short": 3}, {}, {}),
+        ("finehard", {"en long": 4, "en short": 4, "zh long": 3}, {"en": 7, "zh": 3}, {"en": 4}),
+    ],
+)
+def test_what_is_counted_and_told_in_the_card_is_what_the_layout_holds(shards, tmp_path, layout, texts, regions, groups):
+    out, tally = made(shards, layout, tmp_path)
+    assert [tally.counts[kind] for kind in ("texts", "regions", "groups")] == [texts, regions, groups]
+    front = yaml.safe_load((out / "README.md").read_text("utf-8").split("---")[1])
+    assert front["language"] == sorted({kind.split()[0] for kind in [*texts, *regions]})
+
+
+def test_boxes_of_a_language_in_which_a_finehard_record_has_no_text_are_counted(tmp_path):
+    picture = jpeg()
+    (tmp_path / "shards").mkdir()
+    made_of = record(0, picture, texts=[text("a red car")], regions=[region(), region("zh", "汽车", hard=False)])
+    _, tally = made([shard(tmp_path / "shards" / "00000.tar", (made_of, picture))], "finehard", tmp_path)
+    assert tally.counts["notes"]["no text in its language (zh): the box is left out"] == 1
+    assert tally.counts["regions"] == {"en": 1}
 
 
 def test_a_hugging_face_folder_is_loaded_by_datasets(shards, tmp_path, monkeypatch):

@@ -16,6 +16,8 @@ from fgclip2_train.data.images import BAD_PICTURE, to_rgb
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 MAX_PIXELS = 64_000_000
+MAX_SIDE = 65_535
+"""JPEG's. A picture one pixel wide and as long as MAX_PIXELS allows costs ten times the memory of a square one."""
 MAX_BYTES = 64 << 20
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # the limit here decides
 warnings.filterwarnings("ignore", module=r"PIL\.")  # remarks on odd tags
@@ -38,6 +40,8 @@ def open_picture(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
             width, height = image.size
             if not 0 < width * height <= max_pixels:
                 raise BadPicture("too many pixels", f"{width} x {height}, {max_pixels} are allowed")
+            if max(width, height) > MAX_SIDE:
+                raise BadPicture("too many pixels", f"{width} x {height}, {MAX_SIDE} on a side are allowed")
             return to_rgb(ImageOps.exif_transpose(image))
     except BadPicture:
         raise

@@ -10,7 +10,7 @@
 
 Vectors are of length one. With "encoding": "base64" they are base64 of little-endian float32 instead of lists. Refusals are
 {"error": …}: 400 what makes no sense, 408 too slow, 413 beyond a bound, 415 other content, 429 full (try again after a second), 503
-ending.
+ending, or more connections than file handles.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import json
 import logging
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from fgclip2_train.data.tokens import refuse_half_characters
 from fgclip2_train.use.batching import Busy
+from fgclip2_train.use.connections import AT_ONCE, Connections
 from fgclip2_train.use.pictures import BadPicture
 from fgclip2_train.use.service import Service
 from fgclip2_train.use.towers import WALKS, Walk
@@ -74,25 +75,28 @@ class Server:
         patience = min(5.0, self.settings.drain)
         runner = web.AppRunner(self.app, access_log=None, logger=log, handle_signals=False, shutdown_timeout=patience)
         await runner.setup()
-        stop = asyncio.Event()
+        assert runner.server is not None
+        self.connections = Connections(runner.server, self.settings.timeout)
+        stop, loop = asyncio.Event(), asyncio.get_running_loop()
+        watch = asyncio.create_task(self.connections.watch())
         try:
-            site = web.TCPSite(runner, self.settings.host, self.settings.port)
             try:
-                await site.start()
+                listener = await loop.create_server(self.connections, self.settings.host, self.settings.port, backlog=AT_ONCE)
             except OSError as error:
                 raise ValueError(_explain(error, self.settings.host, self.settings.port)) from error
             for number in (signal.SIGTERM, signal.SIGINT):
-                asyncio.get_running_loop().add_signal_handler(number, stop.set)
-            host, port = runner.addresses[0][:2]
+                loop.add_signal_handler(number, stop.set)
+            host, port = listener.sockets[0].getsockname()[:2]
             ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
             await stop.wait()
             self.ending = True
-            await site.stop()
+            listener.close()
             # Before the runner's own shutdown, which no longer reads what is still arriving of a request.
             until = time.monotonic() + self.settings.drain
             while self.in_hand and time.monotonic() < until:
                 await asyncio.sleep(0.02)
         finally:
+            watch.cancel()
             await runner.cleanup()
             self.service.close()
 
@@ -106,6 +110,7 @@ class Server:
     async def image(self, request: web.Request) -> web.Response:
         if _is_picture(request):
             body: dict[str, Any] = dict(request.query)
+            _known(body, "encoding")
             pictures = [await self._body(request)]
         else:
             body = await self._json(request, "images", "encoding")
@@ -123,6 +128,7 @@ class Server:
         if self.service.searcher is None:
             raise Refused(400, "this server was started without a feature cache (cache=DIR)")
         if _is_picture(request):
+            _known(request.query, "k")
             body: dict[str, Any] = {"k": _number(request.query.get("k", "10"))}
             (query,) = await self.service.pictures([await self._body(request)])
         else:
@@ -196,8 +202,7 @@ class Server:
             raise Refused(400, f"not JSON: {error}"[:200]) from None
         if not isinstance(body, dict):
             raise Refused(400, "not a JSON object")
-        if strange := sorted(set(body) - set(known)):
-            raise Refused(400, f"{strange[0][:50]!r} is not known here; known: {', '.join(known)}")
+        _known(body, *known)
         return body
 
     async def _body(self, request: web.Request) -> bytes:
@@ -215,6 +220,7 @@ class Server:
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Bounds on the whole, refusals as JSON, counts and times."""
         started, resource = time.perf_counter(), request.match_info.route.resource
+        self.connections.begins(request.protocol)
         try:
             response = await (handler(request) if request.method in ("GET", "HEAD") else self._bounded(request, handler))
         except Refused as refusal:
@@ -227,6 +233,8 @@ class Server:
             response = _refusal(413, f"the request is larger than {self.body} bytes")
         except web.HTTPException as error:
             response = _refusal(error.status, error.reason)
+        finally:
+            self.connections.ends(request.protocol)
         if response.status in (408, 413, 415) or not request.content.is_eof():
             response.force_close()  # what was not read must not be taken for the next request, nor be waited for
         route = resource.canonical if resource else "unknown"
@@ -258,6 +266,11 @@ class Server:
 
 def _is_picture(request: web.Request) -> bool:
     return request.content_type.startswith("image/")
+
+
+def _known(given: Iterable[str], *known: str) -> None:
+    if strange := sorted(set(given) - set(known)):
+        raise Refused(400, f"{strange[0][:50]!r} is not known here; known: {', '.join(known)}")
 
 
 def _walk(body: dict[str, Any]) -> Walk:

@@ -14,7 +14,7 @@ from fgclip2_train.use.pictures import MAX_PIXELS
 class ServeSettings(Strict):
     """Bounds are per request unless said otherwise; beyond them the answer is 413, or 429 where the server as a whole is full."""
 
-    host: str = "127.0.0.1"
+    host: str = Field(default="127.0.0.1", min_length=1)
     """Only this machine. There is no password: put a proxy that asks for one before opening it further."""
     port: int = Field(default=8700, ge=0, le=65535)
     """0 takes a free one, which is printed."""
@@ -43,7 +43,7 @@ class ServeSettings(Strict):
     results: int = Field(default=1000, ge=1)
     """Of a search."""
     timeout: float = Field(default=60.0, gt=0)
-    """Seconds for a request to arrive, and again to be answered."""
+    """Seconds for a request to arrive, and again to be answered; also those that a connection may be silent."""
     drain: float = Field(default=20.0, ge=0)
     """Seconds that requests in hand have to end after SIGTERM."""
     remembered: int = Field(default=20_000, ge=1)

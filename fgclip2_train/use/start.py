@@ -8,6 +8,7 @@ from collections.abc import Callable
 import faiss
 import torch
 
+from fgclip2_train.setup import wants_gpu
 from fgclip2_train.use.cache import Cache
 from fgclip2_train.use.search import Searcher
 from fgclip2_train.use.server import Server
@@ -33,7 +34,7 @@ def make(checkpoint: str, settings: ServeSettings, tell: Callable[[str], None]) 
     cache = Cache.open(settings.cache) if settings.cache else None
     patches = settings.patches or (cache.identity["patches"] if cache else None)
     precision = cache.identity["precision"] if cache else settings.precision
-    device = None if settings.device == "auto" else settings.device
+    device = "cuda" if wants_gpu(settings.device) else "cpu"
     towers = load(checkpoint, patches=patches, device=device, precision=precision, batch=settings.batch)
     if cache:
         cache.check(towers.identity())

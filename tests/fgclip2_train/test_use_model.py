@@ -198,6 +198,7 @@ def test_pictures_are_upright():
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),
         (bomb(), "too many pixels"),
         (bomb(9_000), "too many pixels"),
+        (encoded(Image.new("1", (70_000, 1))), "too many pixels"),
     ],
 )
 def test_bad_pictures_have_a_reason(data, reason):

@@ -4,12 +4,14 @@ import asyncio
 import base64
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import aiohttp
@@ -20,6 +22,7 @@ from use_kit import bomb, encoded, make_checkpoint, picture, write_pictures
 from fgclip2_train.use.batching import Batcher, Busy, Recent
 from fgclip2_train.use.build import index
 from fgclip2_train.use.cache import Cache
+from fgclip2_train.use.connections import OWN_HANDLES
 from fgclip2_train.use.scores import score
 from fgclip2_train.use.search import Searcher
 from fgclip2_train.use.server import Server
@@ -220,8 +223,9 @@ def test_what_makes_no_sense_or_is_too_much_is_refused_and_the_server_lives(runn
 
             got, answer = await server.post("/v1/text", data=endless(), headers=as_json)  # no length announced
             assert got == 413, answer
-            got, answer = await server.post("/v1/search?k=x", data=PNG, headers={"Content-Type": "image/png"})
-            assert got == 400
+            for route in ("/v1/search?k=x", "/v1/search?kk=3", "/v1/image?k=3"):
+                got, answer = await server.post(route, data=PNG, headers={"Content-Type": "image/png"})
+                assert got == 400, answer
             async with server.session.get("/v1/text") as response:
                 assert response.status == 405
             assert (await server.post("/v1/text", {"texts": ["a"]}))[0] == 200
@@ -297,6 +301,46 @@ def test_a_client_that_drips_is_let_go(running):
             assert server.server.in_hand == 0
 
     asyncio.run(ask())
+
+
+def test_a_connection_that_never_says_what_it_wants_is_closed_and_one_in_use_is_not(running):
+    async def ask():
+        async with running(timeout=0.4) as server:
+            port = server.session._base_url.port
+            silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
+            silent[1][1].write(b"POST /v1/text HTTP/1.1\r\nHost: x\r\nX-")  # half of a head
+            silent[2][1].write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")  # and then nothing more
+            for reader, writer in silent:
+                with suppress(ConnectionResetError):
+                    await asyncio.wait_for(reader.read(), 10)
+                writer.close()
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            for _ in range(10):
+                writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert b" 200 " in await asyncio.wait_for(reader.read(4000), 5)
+                await asyncio.sleep(0.15)
+            writer.close()
+
+    asyncio.run(ask())
+
+
+def test_more_connections_than_file_handles_are_refused_and_the_rest_served(running, monkeypatch, caplog):
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (OWN_HANDLES + 3, OWN_HANDLES + 3))
+
+    async def ask():
+        async with running(timeout=1) as server:
+            port = server.session._base_url.port
+            held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
+            await asyncio.sleep(0.05)
+            status, told = await server.post("/v1/text", {"texts": ["a"]})
+            assert (status, told["error"]) == (503, "too many connections; try again")
+            for _, writer in held:
+                writer.close()
+            await asyncio.sleep(0.05)
+            assert (await server.post("/v1/text", {"texts": ["a"]}))[0] == 200
+
+    asyncio.run(ask())
+    assert not caplog.records
 
 
 def test_a_client_that_goes_away_costs_nothing(running):

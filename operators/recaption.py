@@ -49,7 +49,7 @@ class Recaption(ModelOperator):
     )
     on_refusal: Literal["drop_text", "drop_sample"] = "drop_text"
 
-    version: ClassVar[int] = 7
+    version: ClassVar[int] = 8
     needs_image: ClassVar[bool] = True
     reasons: ClassVar[dict[str, str]] = {
         **answers.REASONS,
@@ -149,8 +149,8 @@ class Recaption(ModelOperator):
         finding = (
             language.script(text, self.language, self.min_script_share)
             or form.repetition(text, self.language, self.max_repeated)
-            or form.coherence(text, self.language)
             or language.identified(text, self.language)
+            or form.coherence(text, self.language)
             or form.length(text, self.language, least, most)
         )
         return (None, finding, dropped) if finding else (text, None, dropped)
@@ -168,7 +168,12 @@ class Recaption(ModelOperator):
         again = form.repeated_sentences(given)
         kept, dropped = [], []
         for i, sentence in enumerate(given):
-            finding = wording.meta_talk(sentence) or wording.question(sentence) or wording.echo(sentence, asked, self.language)
+            finding = (
+                language.foreign(sentence, self.language)
+                or wording.meta_talk(sentence)
+                or wording.question(sentence)
+                or wording.echo(sentence, asked, self.language)
+            )
             if not finding and self.absent_things == "drop":
                 finding = wording.absent_things(sentence)
             if not finding and self.hedges == "drop":

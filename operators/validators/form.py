@@ -91,6 +91,8 @@ NONSENSE_EN = re.compile(
     r"|\b(?:is|are)\s+(?:is|are)\b|(?-i:(?<=[a-z]\. )[a-z])",
     re.IGNORECASE,
 )
+DOTTED = re.compile(r"\b(?:[a-z]\.){2,}", re.IGNORECASE)
+"""a.m., e.g., U.S.: letters with stops of their own."""
 NONSENSE_ZH = re.compile(r"[，。；、][，。；、]|的的|[，。；、](?:的|着|了|辆|只)|(?:和|与|在|一辆|一只|一个|一张)[，。；、]")
 """What no writer puts together: an article before a full stop, two commas, a particle at the beginning of a clause."""
 
@@ -118,7 +120,7 @@ def coherence(text: str, language: str) -> Finding | None:
     mean = sum(map(len, words)) / len(words)
     if not 2.8 <= mean <= 9:
         return "incoherent", f"words of {mean:.1f} letters on average"
-    return _nonsense(NONSENSE_EN, bare, len(words))
+    return _nonsense(NONSENSE_EN, DOTTED.sub("", bare), len(words))
 
 
 def _nonsense(pattern: re.Pattern[str], text: str, size: int) -> Finding | None:

@@ -34,13 +34,25 @@ def _converter() -> Any:
     return OpenCC("t2s")
 
 
+PARTICLE = re.compile("(?<![显原名专论编遗巨译合土昭卓])著(?![名作者称书述录译于闻])")
+"""Taiwan's 著 of an action that lasts, which OpenCC leaves as it is since it may be that of 著名."""
+MARKS = str.maketrans(",.;:!?", "，。；：！？")
+NARROW = re.compile(rf"(?<={HAN.pattern})[,.;:!?](?={HAN.pattern}|\s|$)")
+
+
 def to_simplified(text: str) -> str:
-    """Traditional characters made simplified; quoted text, which may be what a sign says, stays as it is."""
+    """Traditional characters made simplified, stops and commas between Chinese ones made Chinese; quoted text, which may be what a
+    sign says, stays as it is."""
     parts, start = [], 0
     for match in QUOTED.finditer(text):
-        parts += [_converter().convert(text[start : match.start()]), match[0]]
+        parts += [_simplified(text[start : match.start()]), match[0]]
         start = match.end()
-    return "".join([*parts, _converter().convert(text[start:])])
+    return "".join([*parts, _simplified(text[start:])])
+
+
+def _simplified(text: str) -> str:
+    text = PARTICLE.sub("着", _converter().convert(text))
+    return NARROW.sub(lambda match: match[0].translate(MARKS), text)
 
 
 def units(text: str) -> tuple[int, int, int]:
@@ -60,6 +72,28 @@ def script(text: str, language: str, least: float = 0.85) -> Finding | None:
             "language",
             f"{share:.2f} of the text in {language} script < {least:.2f} ({han} Han, {latin} Latin words, {other} other)",
         )
+    return None
+
+
+WRITING = re.compile(
+    r"\b(?:read(?:s|ing)?|say(?:s|ing)?|writ\w+|words?|letter\w*|characters?|text|sign\w*|label\w*|inscri\w+|name[ds]?)\b", re.I
+)
+
+
+def foreign(sentence: str, language: str) -> Finding | None:
+    """One sentence in another language than the text around it: in another script, or in Latin words that are surely no English."""
+    bare = outside_quotes(sentence)
+    han, latin, other = units(bare)
+    if han + latin + other >= 4:
+        finding = script(bare, language, 0.5)
+        if finding:
+            return finding
+    if language == "en" and han and not WRITING.search(bare):
+        return "language", f"Chinese among English words: “{sentence[:60]}”"
+    if language == "en" and latin >= 8:
+        values = detector().compute_language_confidence_values(bare)
+        if sum(value.value for value in values if value.language.name in NAMES) < 0.01:
+            return "language", f"looks like {values[0].language.name.title()}: “{sentence[:60]}”"
     return None
 
 

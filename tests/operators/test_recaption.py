@@ -94,6 +94,7 @@ def test_a_cut_caption_keeps_its_whole_sentences():
     [
         ("No people are visible in the picture.", "absent"),
         ("Here is a short description of it.", "meta"),
+        ("Der Himmel ist klar und die Wolken leuchten in einem zarten Rosa.", "language"),
         (EN.split(". ")[0] + ".", "repetition"),
     ],
 )

@@ -224,7 +224,7 @@ class _Maker:
                     continue
                 item = f"{column}[{i}]" if listed else column
                 text = text.strip()
-                language = kind.language or _language(row, text)
+                language = kind.language or language_of(row, text)
                 if not any(map(str.isprintable, text)):
                     refuse("blank", f"{len(text)} characters, none that can be seen", item)
                 elif len(text) > MAX_TEXT_CHARS:
@@ -270,7 +270,7 @@ class _Refusals:
         self.rejects.append(Reject(self.uid, reason, detail, item))
 
 
-def _language(row: dict[str, Any], text: str) -> str | None:
+def language_of(row: dict[str, Any], text: str) -> str | None:
     """The source's word first, then the measured language, then the script.
 
     The measure is of all captions together. Of one of them it does not hold where its script says otherwise: a file of captions in
@@ -295,7 +295,7 @@ def _source_regions(row: dict[str, Any]) -> list[dict[str, Any]]:
             **region,
             "short": region["text"],
             "long": region["text"],
-            "language": _language(row, region["text"] or ""),
+            "language": language_of(row, region["text"] or ""),
             "origin": "source",
         }
         for region in row.get("source_regions") or []

@@ -20,7 +20,7 @@ from operators.columns import BASE, IMAGE
 from operators.pictures import decode
 from pipelines.chain import Chain
 from pipelines.durable import Ranges, read_table
-from pipelines.pack import TEXTS
+from pipelines.pack import TEXTS, language_of
 from pipelines.public_url import public
 from pipelines.report.way import Way
 from pipelines.view import View, read_columns
@@ -132,7 +132,7 @@ def _record(row: dict[str, Any], provenance: dict[str, Any]) -> dict[str, Any]:
             texts.append(
                 {
                     "text": text,
-                    "language": kind.language or language,
+                    "language": kind.language or language_of(row, text) or language,
                     "length": kind.length,
                     "origin": kind.origin,
                     "by": row.get("source") if kind.origin == "source" else name,
@@ -141,7 +141,7 @@ def _record(row: dict[str, Any], provenance: dict[str, Any]) -> dict[str, Any]:
     regions = row.get("regions")
     if regions is None:
         regions = [
-            {**r, "short": r["text"], "long": r["text"], "language": language, "origin": "source"}
+            {**r, "short": r["text"], "long": r["text"], "language": language_of(row, r["text"] or ""), "origin": "source"}
             for r in row.get("source_regions") or []
         ]
     negatives, positives = (row.get(name) or [[]] * len(regions) for name in ("negatives", "positives"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from operators.columns import BASE, IMAGE
-from pipelines.pack import TEXTS
+from pipelines.pack import TEXTS, language_of
 from pipelines.public_url import public
 
 PLACES = {*IMAGE.names, *BASE.names, "shard_offset", "shard_size", "duplicate_of"}
@@ -40,12 +40,12 @@ def _texts(columns: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     spoken = columns.get("language") or columns.get("caption_language")
     found: dict[str, list[dict[str, Any]]] = {"en": [], "zh": [], "": []}
     for name, kind in TEXTS.items():
-        language = kind.language or spoken
         # What reviewers wrote stands in a column beside the machine's.
         for column, origin in ((name, kind.origin), (f"{name}_human", "human")):
             value = columns.get(column)
             for text in value if isinstance(value, list) else [value]:
                 if text:
+                    language = kind.language or language_of(columns, text) or spoken
                     told = {"text": text, "language": language, "name": NAMES.get(name, name), "origin": origin, "by": column}
                     found[language if language in found else ""].append(told)
     return found
@@ -55,7 +55,13 @@ def _regions(columns: dict[str, Any]) -> list[dict[str, Any]]:
     regions = columns.get("regions")
     if regions is None:
         regions = [
-            {**region, "short": region["text"], "long": None, "language": columns.get("language"), "origin": "source"}
+            {
+                **region,
+                "short": region["text"],
+                "long": None,
+                "language": language_of(columns, region["text"] or ""),
+                "origin": "source",
+            }
             for region in columns.get("source_regions") or []
         ]
     beside = {name: columns.get(name) or [] for name in ("negatives", "positives")}

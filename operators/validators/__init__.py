@@ -6,6 +6,7 @@ language      script, language, simplified characters
 form          length, loops, cut ends, coherence
 wording       refusals, talk about the task, injected instructions, markup, prompt echo, absent things, hedges
 translation   numbers, colours, negation, length, leftovers of an English-Chinese pair
+clock         times of day in such a pair
 dictionary    its clauses, added and left out, by words
 pairing, roles, crossing   which of its nouns stand for which, and whether any two changed places
 """

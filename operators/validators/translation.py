@@ -17,6 +17,7 @@ from pathlib import Path
 import yaml
 
 from operators.validators import Finding, sentences
+from operators.validators.clock import without_times
 from operators.validators.form import length_of
 from operators.validators.sentences import QUOTED, outside_quotes
 
@@ -257,6 +258,9 @@ def _fractions(english: str) -> set[Fraction]:
 
 def numbers(english: str, chinese: str) -> Finding | None:
     """Every number of the English is in the Chinese, and the Chinese counts nothing that the English does not count."""
+    english, chinese, finding = without_times(english, chinese, chinese_number)
+    if finding:
+        return finding
     parts = _fractions(english)
     said = {
         Fraction(int(chinese_number(above)[0]), int(chinese_number(below)[0])) for below, above in FRACTION_ZH.findall(chinese)
@@ -325,7 +329,7 @@ WITHOUT_A_WORD = re.compile(
 """What is not there, said without a negation."""
 HARDLY = re.compile(r"\b(?:hardly|scarcely|barely|seldom|rarely)\b", re.IGNORECASE)
 HARDLY_ZH = re.compile(r"几乎|近乎|[很极甚较]少|少有|少见|罕|寥|稀|勉强|难以?|没|不|无|未|刚|才|仅|只|微|隐约|依稀")
-CERTAIN_NOT = re.compile(r"没有?|不是|并非|未|并不|不在|不戴|不穿|不带|看不[到见]|毫无|空无|无人")
+CERTAIN_NOT = re.compile(r"没有?|不是|并非|未|并[不无]|不在|不戴|不穿|不带|看不[到见]|毫无|空无|无人")
 
 
 def negation(english: str, chinese: str) -> Finding | None:

@@ -411,6 +411,7 @@ def test_denials_that_the_english_accounts_for_may_stay(english, chinese):
         ("A boy without a hat stands in the rain.", "一个没有戴帽子的男孩没有站在雨中。"),
         ("The shutters are red. The door is not closed.", "百叶窗不是红色的。门没有关。"),
         ("A little girl wears several rings.", "小女孩没有戴戒指。"),
+        ("There is snow on the lower slopes.", "低处的山坡上并无积雪。"),
     ],
 )
 def test_one_denial_more_than_the_english_has_is_caught(english, chinese):

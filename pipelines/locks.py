@@ -3,7 +3,9 @@
 In a folder the kernel gives the lock back when the process dies, however it dies. On a store, and on a file system that knows no such
 locks (Lustre and NFS may be mounted so), it is an object or a file, which a killed process leaves behind. So its holder writes into it
 every now and then, and whoever finds it watches whether that goes on: by his own monotonic clock, so that no clocks are compared and
-none may jump. What nobody has written to for `SILENCE` seconds is taken over; a holder that only stood still finds that out, and stops.
+none may jump. What nobody has written to for `SILENCE` seconds is taken over: by create-if-absent under a name that holds the dead
+one's id, so that of several who find it dead one wins. `run.lock`, `run.lock.<its id>` and so on are a chain; the last one holds, and
+takes them all away when he ends. A holder that only stood still finds out that he is no more the last one, and stops.
 Only whoever counts processes where the holder does can see at once that it is dead: the same kernel, since its last start, and the same
 space of process numbers. A name of a machine says neither, since containers may share one.
 """
@@ -90,11 +92,9 @@ def _kept_up(path: Path, say: Callable[[str], Any]) -> Iterator[Held]:
         "id": uuid4().hex,
         "beat": 0,
     }
-    while not create_if_absent(path, canonical_json(record)):
-        _wait_for_death(path, say)
-        path.unlink(missing_ok=True)
+    mine = _take(path, record, say)
     held, over = Held(), threading.Event()
-    thread = threading.Thread(target=_beat, args=(path, record, held, over), name="lock", daemon=True)
+    thread = threading.Thread(target=_beat, args=(path, mine, record, held, over), name="lock", daemon=True)
     thread.start()
     try:
         yield held
@@ -102,27 +102,58 @@ def _kept_up(path: Path, say: Callable[[str], Any]) -> Iterator[Held]:
         over.set()
         thread.join()
         with suppress(OSError):
-            if _read(path).get("id") == record["id"]:
-                path.unlink()
+            chain = _chain(path)
+            if chain and chain[-1][0] == mine:
+                for link, _ in chain:  # the first one first: without it the others are nobody's
+                    link.unlink(missing_ok=True)
 
 
-def _beat(path: Path, record: dict[str, Any], held: Held, over: threading.Event) -> None:
+def _take(path: Path, record: dict[str, Any], say: Callable[[str], Any]) -> Path:
+    """Become the last of the chain that begins at `path`; returns the name of the own link."""
+    while True:
+        chain, mine = _chain(path), path
+        if chain:
+            last, dead = chain[-1]
+            _wait_for_death(last, dead, say)
+            mine = _after(path, dead)
+        if not create_if_absent(mine, canonical_json(record)):
+            continue
+        if [link for link, _ in _chain(path)][-1:] == [mine]:
+            return mine
+        mine.unlink(missing_ok=True)  # whoever seemed dead has ended meanwhile, and the chain with him
+
+
+def _chain(path: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The links that are there, with their records; the last one holds the lock."""
+    found, link = [], path
+    while record := _read(link):
+        found.append((link, record))
+        link = _after(path, record)
+    return found
+
+
+def _after(path: Path, record: dict[str, Any]) -> Path:
+    return path.with_name(f"{path.name}.{record['id']}")
+
+
+def _beat(path: Path, mine: Path, record: dict[str, Any], held: Held, over: threading.Event) -> None:
     while not over.wait(BEAT):
         with suppress(OSError):  # the store is away: the run meets that itself, and the next beat may get through
-            now = _read(path)
-            if now.get("id") != record["id"]:
-                by = f"process {now['pid']} on {now['host']}" if now else "somebody who removed it"
+            now = _chain(path)
+            if not now or now[-1][1]["id"] != record["id"]:
+                by = f"process {now[-1][1]['pid']} on {now[-1][1]['host']}" if now else "somebody who removed it"
                 held.lost(f"the lock {path} was taken over by {by}: this run was not heard of for {SILENCE:.0f} s")
                 return
             record["beat"] += 1
-            replace(path, canonical_json(record))
+            replace(mine, canonical_json(record))
 
 
-def _wait_for_death(path: Path, say: Callable[[str], Any]) -> None:
-    """Return once the holder is dead, or its lock is gone. RunBusy as soon as it shows a sign of life."""
-    first = now = _read(path)
-    if not first:
-        return
+def _wait_for_death(path: Path, first: dict[str, Any], say: Callable[[str], Any]) -> None:
+    """Return once the holder is dead, or its lock is gone. RunBusy as soon as it shows a sign of life.
+
+    first   what was read at `path`
+    """
+    now = first
     who = f"process {first['pid']} on {first['host']}"
     here = _counted()
     if here is not None and here == first.get("counted"):

@@ -17,11 +17,11 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines import run_records
 from pipelines.chain import Chain
 from pipelines.compact import meanwhile
 from pipelines.config import MANIFESTS, ConfigError, Recipe, Stage
@@ -53,7 +53,7 @@ from pipelines.reach import reach
 from pipelines.segments import go_through
 from pipelines.sources import Source, index_table, load_source
 from pipelines.stores import Place, place
-from pipelines.tables import Tables
+from pipelines.tables import REQUEUED, Tables
 
 INDEX = pa.schema({"uid": pa.string(), "tar": pa.string(), "offset": pa.int64(), "size": pa.int64()})
 OF = b"fineloom.packed"
@@ -182,10 +182,25 @@ async def _ask_identity(settings: Any) -> dict[str, Any]:
         await client.close()
 
 
-def warnings(recipe: Recipe) -> list[str]:
-    """What its operators have to say of their settings before work begins, each word once."""
-    said = (getattr(operator, "warning", "") for stage in recipe.stages for operator in stage.operators.values())
-    return list(dict.fromkeys(word for word in said if word))
+def warnings(chain: Chain) -> list[str]:
+    """What is to be known of the settings before work begins, by the word of the operators too; each once."""
+    said = [getattr(operator, "warning", "") for stage in chain.recipe.stages for operator in stage.operators.values()]
+    return list(dict.fromkeys(word for word in [*said, _cut_otherwise(chain)] if word))
+
+
+def _cut_otherwise(chain: Chain) -> str:
+    tables, size = chain.tables, chain.recipe.shard_size
+    known = [tables.all[index] for index in chain.paths if tables.all[index].source != REQUEUED]
+    cut = {table.index: tables.slice_of(table.first_shard)["rows"] for table in known if table.shards}
+    other = [index for index, rows in cut.items() if rows != min(size, tables.all[index].rows)]
+    if not other:
+        return ""
+    kept = (
+        f"{counted(len(other), 'table')} cut before keeps its shards"
+        if len(other) == 1
+        else f"{len(other):,} tables cut before keep theirs"
+    )
+    return f"shard_size={size:,} is for new tables: {kept} (of {cut[other[0]]:,} rows). Another root cuts all of them anew"
 
 
 def chosen_shards(chain: Chain, options: Options) -> list[int]:
@@ -215,10 +230,10 @@ def execute(recipe: Recipe, root: Path, options: Options, progress: Progress) ->
         if free_bytes(run) < recipe.disk_floor_gb * 1e9:
             raise ConfigError(f"{run}: {free_bytes(run) / 1e9:.1f} GB free, below disk_floor_gb={recipe.disk_floor_gb:g}")
         progress.say(f"recipe {recipe.name} · {run}")
-        for word in warnings(recipe):
-            progress.say(f"warning: {word}")
         check_store(run)
         chain = prepare(recipe, root, options)
+        for word in warnings(chain):
+            progress.say(f"warning: {word}")
         shards = chosen_shards(chain, options)
         result = Result(run, len(shards))
         stages = [stage.name for stage in recipe.stages]
@@ -353,8 +368,7 @@ def _record(chain: Chain, options: Options, result: Result) -> None:
             for name, count in result.stages.items()
         },
     }
-    name = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid4().hex[:6]}.json"
-    replace(chain.run / "runs" / name, json.dumps(record, indent=1, ensure_ascii=False, default=str).encode())
+    run_records.keep(chain.run, record)
 
 
 __all__ = ["Options", "Result", "RunBusy", "chosen_shards", "execute", "handoff", "lock", "look", "prepare", "reach"]

@@ -146,13 +146,15 @@ def plan(
     from dataclasses import asdict
 
     from pipelines.plan import make_plan
-    from pipelines.run import Options, chosen_shards, prepare
+    from pipelines.run import Options, chosen_shards, prepare, warnings
 
     if tokens_per_second is not None and not 0 < tokens_per_second < math.inf:
         raise ConfigError(f"--tokens-per-second {tokens_per_second:g}: expected a number above 0")
     loaded = load_recipe(recipe, overrides or [])
     options = Options(shards=_range(shards), limit=limit, prompts=prompts)
     chain = prepare(loaded, root, options)
+    for word in warnings(chain):
+        warn(f"warning: {word}")
     prices = _prices(price or [])
     made = make_plan(chain, chosen_shards(chain, options), tokens_per_second=tokens_per_second, gpus=gpus, prices=prices)
     if as_json:

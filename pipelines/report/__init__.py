@@ -7,6 +7,7 @@ shards reads a few hundred of them.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from pipelines import run_records
 from pipelines.chain import Chain
 from pipelines.durable import replace
 from pipelines.report import page, samples
@@ -45,7 +47,7 @@ def write_report(chain: Chain, train_dirs: Sequence[Path] = (), evals: Sequence[
         cards=cards,
         made_by=_made_by(chain),
         identity=chain.identity,
-        runs=_runs(chain.run),
+        runs=list(itertools.islice(run_records.newest(chain.run), LAST_RUNS)),
         training=training(train_dirs),
         evaluation=evaluations(evals),
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
@@ -87,19 +89,6 @@ def _cards(chain: Chain, way: Way, chosen: samples.Chosen) -> Iterator[dict[str,
             except ValueError as error:
                 why = str(error)
         yield {"record": record, "thumb": thumb, "why": why}
-
-
-def _runs(run: Path) -> list[dict[str, Any]]:
-    """The newest records of runs/, newest first; one that cannot be read is left out."""
-    records = []
-    for path in sorted((run / "runs").glob("*.json"), reverse=True)[:LAST_RUNS]:
-        try:
-            record = json.loads(path.read_bytes())
-        except (OSError, ValueError):
-            continue
-        if isinstance(record, dict):
-            records.append(record)
-    return records
 
 
 __all__ = ["write_report"]

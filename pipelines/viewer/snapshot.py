@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines import run_records
 from pipelines.config import ConfigError, Recipe, Stage, load_recipe
 from pipelines.durable import read_table
 from pipelines.run import look, reach
@@ -232,12 +233,9 @@ class Run:
 
     def _last_overrides(self) -> list[str]:
         """Those that the newest run was called with: another setting would be another run."""
-        for path in sorted((self.folder / "runs").glob("*.json"), reverse=True):
-            try:
-                found = json.loads(path.read_bytes())["overrides"]
-            except (OSError, ValueError, KeyError, TypeError):
-                continue
-            return [text for text in found if isinstance(text, str)]
+        for call in run_records.newest(self.folder):
+            if isinstance(found := call.get("overrides"), list):
+                return [text for text in found if isinstance(text, str)]
         return []
 
 

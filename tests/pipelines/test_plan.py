@@ -10,7 +10,7 @@ from picture_server import picture
 from pipelines import worker as workers
 from pipelines.config import load_recipe
 from pipelines.plan import make_plan
-from pipelines.run import look
+from pipelines.run import Options, look, prepare, warnings
 from pipelines.view import View
 from pipelines.worker import Shares, Worker
 
@@ -132,3 +132,12 @@ def _downloaded(recipe, root):
 
     asyncio.run(fetch())
     return chain
+
+
+def test_another_shard_size_is_said_to_be_for_new_tables(recipe_of, tmp_path):
+    with ModelServer(lambda text: ANSWER) as server:
+        recipe, other = recipe_of(server), recipe_of(server, ["shard_size=3"])
+        assert warnings(prepare(recipe, tmp_path / "runs", Options())) == []
+        (said,) = warnings(prepare(other, tmp_path / "runs", Options()))
+        assert said.startswith("shard_size=3 is for new tables: 1 table cut before keeps its shards (of 2 rows)")
+        assert warnings(prepare(other, tmp_path / "another", Options())) == []

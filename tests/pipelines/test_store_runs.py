@@ -156,6 +156,11 @@ def test_a_run_begun_in_a_folder_goes_on_in_a_store_and_back(server, recipe, tmp
     assert reach(chain, chain.shards()).pending() == []
 
 
+def holder(run):
+    """Who holds the lock: the last of those that took it over from each other."""
+    return locks._chain(run / "run.lock")[-1][1]
+
+
 def leave(run, **record):
     """A lock as a killed process leaves it."""
     path = run / "run.lock"
@@ -175,7 +180,28 @@ def test_the_lock_of_a_dead_process_of_this_machine_is_taken_at_once(server):
     assert not (run / "run.lock").exists()
     leave(run, host=socket.gethostname(), counted=locks._counted(), pid=2**22 + 1)
     with lock(run):
-        assert json.loads((run / "run.lock").read_bytes())["pid"] == os.getpid()
+        assert holder(run)["pid"] == os.getpid()
+    assert not any("run.lock" in path.name for path in files(run))
+
+
+def test_of_many_that_meet_a_dead_lock_one_takes_it(server):
+    run, busy, held, together = place(f"s3://{BUCKET}/several"), [], [], threading.Barrier(4)
+    leave(run, host=socket.gethostname(), counted=locks._counted(), pid=2**22 + 1)
+
+    def start():
+        together.wait()
+        try:
+            with lock(run):
+                held.append(holder(run)["id"])
+                wait_until(lambda: len(busy) == 3)
+        except RunBusy:
+            busy.append(1)
+
+    threads = [threading.Thread(target=start) for _ in range(4)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert (len(held), len(busy)) == (1, 3)
+    assert not any("run.lock" in path.name for path in files(run))
 
 
 def test_the_lock_of_a_machine_that_died_is_taken_over_after_a_while(server, hasty):
@@ -183,7 +209,7 @@ def test_the_lock_of_a_machine_that_died_is_taken_over_after_a_while(server, has
     run, said = place(f"s3://{BUCKET}/orphan"), []
     leave(run, host="gone")
     with lock(run, said.append):
-        assert json.loads((run / "run.lock").read_bytes())["host"] == socket.gethostname()
+        assert holder(run)["host"] == socket.gethostname()
     assert "whether it lives" in said[0] and "taken over" in said[1]
     leave(
         run, host=socket.gethostname(), counted=locks._counted(), started=1

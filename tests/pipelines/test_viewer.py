@@ -16,7 +16,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from operators.pictures import BadPicture
-from pipelines import rejects
+from pipelines import rejects, run_records
 from pipelines.config import ConfigError, load_recipe
 from pipelines.run import look
 from pipelines.takedown import take_down
@@ -305,3 +305,14 @@ def test_pages_speak_the_visitors_language_and_remember_the_choice(web, made):
     back = other.get("/language", params={"to": "zh", "back": "/small/rejects"})
     assert back.url.path == "/small/rejects" and "被拒绝的内容" in back.text
     assert "这里没有名为 nothing 的运行" in other.get("/nothing/").text
+
+
+def test_the_settings_of_the_last_call_count_also_where_the_clock_was_set_back(root):
+    (root / "small" / "runs").mkdir()
+    (root / "small" / "runs" / "20990101T000000-abcdef.json").write_text('{"overrides": ["of an older version"]}')
+    run_records.keep(root / "small", {"overrides": ["select.keep=width >= 90"]})
+    (written,) = (root / "small" / "runs").glob("00001.*.json")
+    written.rename(written.with_name("00001.20991231T235959.json"))
+    run_records.keep(root / "small", {"overrides": ["select.keep=width >= 80"]})
+    assert snapshot.Run(root / "small", None, None, None)._last_overrides() == ["select.keep=width >= 80"]
+    assert [call["overrides"][0][-2:] for call in run_records.newest(root / "small")] == ["80", "90", "on"]

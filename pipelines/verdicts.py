@@ -89,7 +89,7 @@ def _task(chain: Chain, stage: Stage, done: list[Stage], shards: list[int], earl
     error = trace = ""
     for _ in range(stage.attempts):
         try:
-            with stopping(), no_exit():
+            with stopping(chain.run), no_exit():
                 return Judged(commit_verdicts(chain, stage, done, shards, earlier, progress))
         except StopRun as stop:
             return Judged(stop=str(stop))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -33,7 +34,7 @@ from pipelines.model_identity import ModelChanged, ServerUnavailable
 from pipelines.pixel_room import PixelRoom
 from pipelines.public_url import public_column
 from pipelines.sources import Slice, read_slice
-from pipelines.stores import Place, place
+from pipelines.stores import Place, StoreError, place
 from pipelines.tables import REQUEUED
 from pipelines.view import View, read_columns
 from pipelines.withheld import PUT_BACK, TAKEN_DOWN, all_taken
@@ -71,16 +72,36 @@ def no_exit() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def stopping() -> Iterator[None]:
-    """What every other shard would meet, too, stops the run."""
+def stopping(run: Path) -> Iterator[None]:
+    """What every other shard of the run would meet, too, stops it."""
     try:
         yield
     except OSError as error:
-        if error.errno in FULL:
-            raise StopRun(f"the disk is full: {error}. Free some space and run again; nothing committed is lost") from error
+        if problem := _met_by_all(run, error):
+            raise StopRun(f"{problem}; nothing committed is lost") from error
         raise
+    except StoreError as error:
+        raise StopRun(f"the store refuses: {error}. Run again when it does not; nothing committed is lost") from error
     except (ServerUnavailable, ModelChanged, NetworkDown) as error:
         raise StopRun(str(error)) from error
+
+
+def _met_by_all(run: Path, error: OSError) -> str:
+    """Why no shard would fare better, and what to do; empty where another one may."""
+    if error.errno in FULL:
+        return f"the disk is full: {error}. Free some space and run again"
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return f"{error}: raise the limit of open files (ulimit -n) and run again"
+    if isinstance(run, Place):
+        return ""
+    if not (run / "tables").is_dir():  # what is written makes the folders anew that it needs
+        return f"{run}: the folder of this run is gone. Was it moved, or its disk unmounted? Put it back and run again"
+    touched = Path(error.filename) if isinstance(error.filename, str) else None
+    if error.errno in (errno.EROFS, errno.ESTALE) or (
+        isinstance(error, PermissionError) and touched and run in touched.parents
+    ):
+        return f"{error}. See that the run's folder can be read and written, and run again"
+    return ""
 
 
 def check_disk(chain: Chain) -> None:
@@ -134,20 +155,20 @@ class Worker:
 
         killers   rows of which workers died: they are refused without being looked at
         """
-        fingerprint = self.chain.fingerprint(self.stage, view)
-        done = self.chain.ledger.get(self.stage.name, fingerprint, view.shard)
-        if done is not None:
-            return done, False
-        check_disk(self.chain)
-        attempt = Attempt(self.run, self.stage.name, view.shard, fingerprint)
-        try:
-            with stopping():
+        with stopping(self.run):
+            fingerprint = self.chain.fingerprint(self.stage, view)
+            done = self.chain.ledger.get(self.stage.name, fingerprint, view.shard)
+            if done is not None:
+                return done, False
+            check_disk(self.chain)
+            attempt = Attempt(self.run, self.stage.name, view.shard, fingerprint)
+            try:
                 if self.stage.kind == "model":
                     came, made = await self._ask(view, attempt, progress, killers)
                     return await asyncio.to_thread(self._commit, view, attempt, came, made), True
                 return await asyncio.to_thread(self._make, view, attempt, killers), True
-        finally:
-            attempt.clear()
+            finally:
+                attempt.clear()
 
     def waits_for(self) -> str:
         """What its work waits for, in words, where it stands still for a reason that is no shard's own; else empty."""

@@ -277,7 +277,12 @@ def _tell_takedown(receipt: Any, at: str) -> None:
         f"{counted(receipt.samples, 'sample')} taken down; {counted(len(receipt.files), 'file')} changed, {len(receipt.gone)} removed, "
         f"{counted(len(receipt.packed_again), 'shard')} packed again · receipt: {at}.receipt.json"
     )
-    if receipt.waiting:
+    if receipt.others:
+        say(
+            "shards/ was made with other settings than these, or by another version: only tars that held one of the samples are gone "
+            f"from it. `fineloom run` with the settings that you want packs {counted(len(receipt.waiting), 'shard')} again"
+        )
+    elif receipt.waiting:
         say(f"the next run packs {counted(len(receipt.waiting), 'shard')} again")
     if receipt.outside:
         say("your own tables, exports and trained models still hold them: the receipt names the tables")

@@ -39,6 +39,7 @@ from pipelines.counted import counted
 from pipelines.durable import (
     Damaged,
     create_if_absent,
+    files,
     folders,
     read_table,
     replace,
@@ -50,12 +51,14 @@ from pipelines.durable import (
 from pipelines.gc import leftovers, remove
 from pipelines.ledger import Entry, shard_name
 from pipelines.public_url import public, public_column
-from pipelines.run import handoff, reach
+from pipelines.run import handed_over, handoff, reach
 from pipelines.sources.cleaning import check_url
 from pipelines.stores import Place
 from pipelines.tables import REQUEUED
 from pipelines.withheld import all_taken, tombstones
 from pipelines.worker import Worker
+
+INDEX = "index.parquet"
 
 
 @dataclass
@@ -71,6 +74,7 @@ class Receipt:
     gone: list[str] = field(default_factory=list)  # removed whole
     packed_again: list[int] = field(default_factory=list)
     waiting: list[int] = field(default_factory=list)  # shards that the next run packs again
+    others: bool = False  # shards/ is of other settings than these: it only lost what held one of the samples
     outside: list[dict[str, Any]] = field(default_factory=list)  # rows of the user's own tables
     unread: list[str] = field(default_factory=list)  # named by the ledger and gone: whether they held a sample is not known
     review: str = ""  # what lies in the book of a review, and when it goes
@@ -84,6 +88,7 @@ def take_down(
 
     Call it under the run's lock, or, where another holds that, with `remove` false: then the tombstone is all that is written.
     """
+    ours = _handed_over_by(chain)
     before, asked = all_taken(chain.run), {"url": set(urls), "sha256": {text.lower() for text in hashes}}
     # With what earlier tombstones name: a run that was at work may have committed such samples after they were looked for.
     found, met, unread = _find(
@@ -108,7 +113,7 @@ def take_down(
     if remove:
         _purge(chain, taken, receipt)
         _drop_leftovers(chain.run, receipt)
-        _pack_again(chain, set(taken), receipt)
+        _pack_again(chain, set(taken), receipt, ours)
         receipt.ended = datetime.now(UTC).isoformat(timespec="seconds")
     replace(chain.run / "tombstones" / f"{number:04d}.receipt.json", json.dumps(asdict(receipt), indent=1).encode())
     return receipt
@@ -329,10 +334,30 @@ def _tell_outside(chain: Chain, index: int, taken: dict[int, frozenset[str]], re
             )
 
 
-def _pack_again(chain: Chain, shards: set[int], receipt: Receipt) -> None:
-    """Pack the shards anew that had come so far and can be; all others wait for the next run."""
+def _handed_over_by(chain: Chain) -> bool:
+    """Whether `shards/` is what these settings made. A run with others made it where somebody gives this command without the run's
+    own settings, or after an update that makes a stage anew: handing over then would take away what is not made yet."""
+    if not (chain.run / INDEX).is_file() or handed_over(chain) is not None:
+        return True
+    receipts = (chain.run / "tombstones" / f"{n:04d}.receipt.json" for n in range(len(tombstones(chain.run))))
+    if all(path.is_file() and json.loads(path.read_bytes())["ended"] for path in receipts):
+        return False
+    taken = {f"{shard_name(shard)}.tar" for shard in all_taken(chain.run).shards}  # gone, as far as the killed takedown came
+    made = {f"{shard_name(shard)}.tar" for shard in reach(chain, chain.shards()).finished()}
+    return {path.name for path in files(chain.run / "shards") if path.suffix == ".tar"} <= made | taken
+
+
+def _pack_again(chain: Chain, shards: set[int], receipt: Receipt, ours: bool) -> None:
+    """Pack the shards anew that had come so far and can be; all others wait for the next run. Where `shards/` is not of these
+    settings, all wait, and the index only loses the samples."""
     pack = next((stage for stage in chain.recipe.stages if stage.kind == "pack"), None)
     if pack is None:
+        return
+    if not ours:
+        receipt.others = True
+        receipt.waiting = sorted(shards)
+        every = frozenset().union(*(chain.withheld.taken[shard] for shard in shards))
+        _drop_rows(chain.run, INDEX, every, receipt)
         return
     at = reach(chain, chain.shards())
     waiting = at.waiting()

@@ -111,6 +111,21 @@ def test_nothing_of_the_sample_is_left_and_the_rest_is_whole(recipe_of, tmp_path
     assert traces(chain.run, uid, SECRET, pixels) == []
 
 
+def test_under_other_settings_only_what_held_the_sample_goes_from_what_was_handed_over(recipe_of, tmp_path):
+    recipe, root = recipe_of(), tmp_path / "runs"
+    run_here(recipe, root)
+    uid = secret(look(recipe, root))
+    pixels = (root / "secret.jpg").read_bytes()
+    receipt = take_down(look(recipe_of(stages={"select": {"keep": "width >= 61"}}), root), [uid], [], [])
+    assert (receipt.others, receipt.waiting, receipt.packed_again) == (True, [1], [])
+    assert [path.name for path in files(root / "six" / "shards") if path.suffix == ".tar"] == ["00000.tar"]
+    assert traces(root / "six", uid, SECRET, pixels) == []
+    assert len(read_table(root / "six" / "index.parquet")) == 3
+    run_here(recipe_of(), root)
+    assert all(not validate_shard(root / "six" / "shards" / f"0000{i}.tar").errors for i in range(2))
+    assert traces(root / "six", uid, SECRET, pixels) == []
+
+
 def test_a_killed_takedown_acts_at_once_and_is_ended_by_the_next(recipe_of, tmp_path, monkeypatch):
     recipe, root = recipe_of(), tmp_path / "runs"
     run_here(recipe, root)

@@ -88,14 +88,16 @@ class BoxesTask(RegionTask):
     def _categories(self, value: Any) -> tuple[list[str], dict[Any, int]]:
         found = list_of(self.file, value, "categories")
         try:
-            names = [str(category["name"]).replace("_", " ") for category in found]
+            names = [category["name"].replace("_", " ") for category in found]
             labels = {category["id"]: place for place, category in enumerate(found)}
             if self.settings.category == "position":
                 labels = {place + 1: place for place in range(len(found))}
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{self.file}: categories: {told(error)}") from error
         if not names:
             raise ValueError(f"{self.file}: its list of categories is empty")
+        if not all(name.strip() for name in names):
+            raise ValueError(f"{self.file}: categories: one of them has an empty name")
         if len(labels) < len(names):
             raise ValueError(f"{self.file}: categories: two of them have one id")
         return names, labels
@@ -150,6 +152,8 @@ class FgovdTask(RegionTask):
                 self.skipped["box is not four numbers"] += 1
             elif len(group) < 2:
                 self.skipped["group without negatives"] += 1
+            elif not all(text.strip() for text in group):
+                self.skipped["group with an empty text"] += 1
             else:
                 of_picture[row["img_path"]].append((box, group, row.get("test_type", "unnamed")))
         self.groups: list[list[str]] = []

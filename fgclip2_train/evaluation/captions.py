@@ -152,7 +152,7 @@ def _json(file: Path, value: Any, split: str) -> Iterator[tuple[Any, Any]]:
                 yield row["image"], row["conversations"][1]["value"]
             else:
                 captions_of = row["caption"]
-                for caption in [captions_of] if isinstance(captions_of, str) else captions_of:
+                for caption in captions_of if isinstance(captions_of, list) else [captions_of]:
                     yield row["image"], caption
     else:
         raise ValueError(f"{file}: neither COCO's, Karpathy's nor a list of captions; see docs/evaluation.md for the layouts")
@@ -190,7 +190,9 @@ class MugeTask(Task):
         self.queries = []
         for text, wanted in queries:
             own = [place[item] for item in wanted if item in place]
-            if own:
+            if not text.strip():
+                self.skipped["query empty"] += 1
+            elif own:
                 self.queries.append((lowered([text], settings.lower)[0], own))
             else:
                 self.skipped["query without a picture" if not wanted else "query's pictures not in the table"] += 1

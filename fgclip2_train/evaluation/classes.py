@@ -63,7 +63,7 @@ class ClassesTask(Task):
         if self.file.suffix == ".json":
             try:
                 value = json.loads(text)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f"{self.file}: not JSON ({error})") from error
         else:
             lines = [line.strip("\r\n") for line in text.split("\n") if line.strip()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -70,7 +71,7 @@ def read_json(file: Path) -> tuple[Any, str]:
     text, digest = read_text(file)
     try:
         return json.loads(text), digest
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file}: not JSON ({error}); is the download whole?") from error
 
 
@@ -84,7 +85,7 @@ def read_json_lines(file: Path, check: Callable[[Any], Any]) -> tuple[list[Any],
         try:
             row = json.loads(line)
             check(row)
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
             raise ValueError(f"{file}:{number}: {told(error)}") from error
         rows.append(row)
     return rows, digest
@@ -133,7 +134,7 @@ class Folder:
 
     def __call__(self, *names: str) -> File:
         candidates = list(self._candidates(names))
-        return File(next((str(path) for path in candidates if path.is_file()), str(candidates[0])))
+        return File(next((str(path) for path in candidates if os.path.isfile(path)), str(candidates[0])))
 
     def _candidates(self, names: Sequence[str]) -> Iterator[Path]:
         for name in names:

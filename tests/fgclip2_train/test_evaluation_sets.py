@@ -118,6 +118,9 @@ def test_caption_layouts_are_told_by_their_files(tmp_path):
         ("c.txt", "0.jpg\tred\n1.jpg no tab", r"c\.txt:2: a line is PICTURE<TAB>CAPTION"),
         ("c.txt", "0.jpg\tred\r1.jpg\tblue\n2.jpg\tgreen\n", r"c\.txt:1: a line that holds a carriage return"),
         ("c.json", '{"images": [', "not JSON"),
+        ("c.json", "[" * 100_000, r"c\.json: not JSON \(maximum recursion"),
+        ("c.jsonl", '{"image_file": "a.jpg", "description": ' + "[" * 100_000, r"c\.jsonl:1: .*maximum recursion"),
+        ("c.json", '[{"image": "0.jpg", "caption": {"en": "a"}}]', "a row is not as its layout has it"),
         (
             "c.json",
             '{"images": [], "annotations": [{"image_id": 7, "caption": "x"}]}',
@@ -147,9 +150,10 @@ def test_a_damaged_caption_file_is_an_error_that_names_it(encoder, folder, name,
 
 def test_missing_and_damaged_pictures_and_empty_captions_are_counted(encoder, folder):
     (folder / "1.jpg").write_bytes((folder / "1.jpg").read_bytes()[:300])
-    (folder / "c.txt").write_text("0.jpg\tred\n1.jpg\tblue\ngone.jpg\tgreen\n2.jpg\t \n3.jpg\tdog")
+    no_name = "x" * 5000  # longer than a file's name can be
+    (folder / "c.txt").write_text(f"0.jpg\tred\n1.jpg\tblue\ngone.jpg\tgreen\n2.jpg\t \n3.jpg\tdog\n{no_name}\tcat")
     found = one(encoder, folder, kind="captions", file="c.txt")
-    assert found["skipped"] == {"picture missing": 1, "picture cannot be decoded": 1, "caption empty": 1}
+    assert found["skipped"] == {"picture missing": 1, "picture cannot be decoded": 2, "caption empty": 1}
     assert (found["metrics"]["pictures"], found["metrics"]["texts"]) == (2, 2)
 
 
@@ -225,11 +229,17 @@ def test_queries_find_pictures_of_a_base64_table(encoder, folder):
         {"text_id": 2, "text": "cat", "image_ids": ["101"]},
     ]
     rows += [{"query_id": 3, "query_text": "x", "item_ids": []}, {"query_id": 4, "query_text": "y", "item_ids": [998]}]
+    rows += [{"query_id": 5, "query_text": " ", "item_ids": [100]}]
     queries = lines(folder / "q.jsonl", rows)
     found = one(encoder, folder, kind="muge", file=queries, pictures=table_of_pictures(folder))
     assert (found["metrics"]["pictures"], found["metrics"]["texts"]) == (6, 2)
     assert found["metrics"]["text_to_image_at_10"] == 1.0
-    skipped = {"query without a picture": 1, "query's pictures not in the table": 1, "picture cannot be decoded": 1}
+    skipped = {
+        "query without a picture": 1,
+        "query's pictures not in the table": 1,
+        "query empty": 1,
+        "picture cannot be decoded": 1,
+    }
     assert found["skipped"] == skipped
 
 
@@ -373,6 +383,8 @@ def test_cut_out_boxes_are_pictures_of_their_own(encoder, folder):
         ({"images": None}, "no list of objects under 'images'"),
         ({"categories": []}, "list of categories is empty"),
         ({"categories": [{"id": 3}]}, r"boxes\.json: categories: no 'name' there"),
+        ({"categories": [{"id": 3, "name": None}]}, r"boxes\.json: categories: not a row of this layout"),
+        ({"categories": [{"id": 3, "name": " "}]}, r"boxes\.json: categories: one of them has an empty name"),
         ({"categories": [{"id": 3, "name": "a"}, {"id": 3, "name": "b"}]}, r"boxes\.json: categories: two of them have one id"),
         (
             {"annotations": [{"image_id": [0], "bbox": [0, 0, 9, 9], "category_id": 3}]},
@@ -415,11 +427,13 @@ def group(name: str, negatives: int, **changes) -> dict:
 def test_fgovd_counts_groups_of_any_size_and_what_is_left_out(encoder, folder):
     rows = [group("0.jpg", 10), group("0.jpg", 2, test_type="easy"), group("gone.jpg", 10), group("0.jpg", 0)]
     rows += [group("0.jpg", 3, bbox=[7000, 5, 50, 40]), group("0.jpg", 3, bbox=["a", 5, 50, 40])]
+    rows += [group("0.jpg", 3, pos_expression=[" "])]
     found = one(encoder, folder, kind="fgovd", file=lines(folder / "rows.jsonl", rows))
     assert found["metrics"]["groups"] == 2 and set(found["metrics"]["by_type"]) == {"hard", "easy", "ten negatives"}
     assert found["skipped"] == {
         "picture missing": 1,
         "group without negatives": 1,
+        "group with an empty text": 1,
         "box is not four numbers": 1,
         "box without area in its picture": 1,
     }

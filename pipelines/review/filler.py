@@ -65,6 +65,12 @@ class Filler:
         self.book.forget([uid for uids in taken_down(snapshot.run).values() for uid in uids])
         if snapshot.stamp == self._seen:
             return
+        faults += [
+            f"stage {name}: the run's results of it were made with another recipe, prompt, setting or version, and are not asked "
+            "about; give the KEY=VALUE that the run was given"
+            for name in (asked.stage.name for asked in self.asked)
+            if name in snapshot.other
+        ]
         stamps, total = self.book.stamps(), len(snapshot.shards)
         for number, shard in enumerate(snapshot.shards):
             if self._stop.is_set():

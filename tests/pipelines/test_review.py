@@ -130,6 +130,17 @@ def said(book):
     return [(line["reviewer"], line["verdict"], line["corrected"], line["reason"]) for line in book.lines()]
 
 
+def test_results_of_other_settings_are_told_and_not_passed_over(made, root):
+    run = run_of(root, str(made / "scenes_recipe.yaml"), ["stages.translate.min_ratio=0.01"], None)
+    book = open_book(book_of(run.folder, None), run.name, None)
+    told = []
+    filler = Filler(run, book, asked_of(run.snapshot().recipe, ["translate"]), told.append)
+    filler.round()
+    book.close()
+    assert [f"cannot be read: {fault}" for fault in filler.faults] == told
+    assert "stage translate: the run's results of it were made with another recipe" in told[0] and len(told) == 1
+
+
 def test_refused_pairs_come_first_with_source_translation_and_what_was_found(li, desk):
     told = {i.id: i for i in items(desk[1])}
     page = unescape(li.page.text)

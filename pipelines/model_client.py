@@ -7,7 +7,8 @@ into three kinds, and the difference is what a run's truth rests on:
   tried again, with back-off and the server's Retry-After;
 * a request that the server will not answer although it is well (400, or 500 each time for this one picture): an `Answer` whose
   `finish` begins with "error:", on which the operator refuses that one sample. Not kept in the store: a requeue asks again;
-* a server that is gone, hung, misaddressed or serves another model: `ServerUnavailable`, `ModelChanged`. Never a refusal.
+* a server that is gone, hung, misaddressed, unfit for all that a prompt asks, or that serves another model: `ServerUnavailable`,
+  `ModelChanged`. Never a refusal.
 """
 
 from __future__ import annotations
@@ -46,6 +47,9 @@ LONGEST_WAIT = 30.0
 """Seconds; where the doubling of the back-off ends."""
 TRIES_BEFORE_DOUBT = 2
 """Failures of one request after which the client looks whether the server is well without it; it is then asked once more."""
+ALL_REFUSED = 32
+"""So many requests of one prompt refused, and never one answered: the server cannot do what is asked (a model that sees no
+pictures, too short a context); no fault of 32 pictures."""
 QUIET = 10.0
 """Seconds without an answer after which the server may have been restarted with another model."""
 
@@ -140,6 +144,8 @@ class ModelClient:
         # Encoded pictures wait here for a slot, so that a slot never waits for an encoding; more would only cost memory.
         self._room = asyncio.Semaphore(2 * settings.concurrency)
         self._flights: dict[str, _Flight] = {}
+        self._answered: set[str] = set()  # prompts
+        self._refused: Counter[str] = Counter()  # prompts of which no request was ever answered
         self._identity = expected
         self._verified = False
         self._answers_as: str | None = None
@@ -268,7 +274,15 @@ class ModelClient:
         """The record of one question, asked of the server."""
         async with self._room:
             body = request_body(self.settings.name, prompt, system, user, await picture.data_url() if picture else None)
-            return await self._until_answered(body)
+            record = await self._until_answered(body)
+        if not record["finish"].startswith("error:"):
+            self._answered.add(prompt.name)
+        elif prompt.name not in self._answered:
+            self._refused[prompt.name] += 1
+            if self._refused[prompt.name] >= ALL_REFUSED:
+                first = f"model server {self.settings.address} has refused each of the first {ALL_REFUSED} requests"
+                raise ServerUnavailable(f"{first} of prompt {prompt.name}: {record['text']}")
+        return record
 
     async def _until_answered(self, body: dict[str, Any]) -> dict[str, Any]:
         await self._have_engine()  # a first start may take longer than any request
@@ -421,6 +435,7 @@ class SampleAsk:
         record = self._store.get(key)
         if record is not None:
             client._counts["from_store"] += 1
+            client._answered.add(prompt)
             self._usage["answers_found"] += 1
         else:
             sent = key not in client._flights

@@ -18,7 +18,7 @@ from aiohttp import web
 from PIL import Image
 
 from pipelines.answers import AnswerStore, read_answers
-from pipelines.model_client import ModelClient, ModelSettings
+from pipelines.model_client import ALL_REFUSED, ModelClient, ModelSettings
 from pipelines.model_identity import ModelChanged, ServerUnavailable, same_model
 from pipelines.sent_picture import SentPicture
 
@@ -367,6 +367,33 @@ def test_500_for_one_picture_only_concerns_that_picture(prompts, tmp_path):
         assert 2 <= server.asked("bad") <= 5
 
     run(scenario, bad_picture)
+
+
+def test_a_server_that_refuses_all_that_a_prompt_asks_is_no_refusal(prompts, tmp_path):
+    (prompts / "tell.yaml").write_text(PROMPT.replace("name: ask", "name: tell").replace("Say", "Tell"))
+
+    async def scenario(server: Server) -> None:
+        client = ModelClient(settings(server))
+        ask = client.ask_for(AnswerStore(tmp_path / "one", "a"), SHA, prompts)
+        for n in range(ALL_REFUSED - 1):
+            assert (await ask("ask", {"word": f"{n}"})).finish == "error:400"
+        assert (await ask("tell", {"word": "red"})).text == "fine"
+        with pytest.raises(ServerUnavailable, match=r"first 32 requests of prompt ask: HTTP 400: .*sees no pictures"):
+            await ask("ask", {"word": "last"})
+        again = ModelClient(settings(server))
+        store = AnswerStore(tmp_path / "two", "b")
+        assert (await again.ask_for(store, SHA, prompts)("ask", {"word": "good"})).text == "fine"
+        resumed = ModelClient(settings(server)).ask_for(store, SHA, prompts)
+        assert (await resumed("ask", {"word": "good"})).text == "fine"  # found in the store, so once it was answered
+        for n in range(ALL_REFUSED):
+            assert (await resumed("ask", {"word": f"{n}"})).finish == "error:400"
+
+    def reply(body, before):
+        if text_of(body) in ("Say yes.", "Say good.") or text_of(body).startswith("Tell"):
+            return "fine"
+        return web.json_response({"error": {"message": "this model sees no pictures"}}, status=400)
+
+    run(scenario, reply)
 
 
 def test_a_server_that_fails_everything_is_no_refusal(prompts, tmp_path):

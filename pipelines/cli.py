@@ -55,7 +55,7 @@ def _hung_up(number: int, frame: FrameType | None) -> None:
 def main() -> None:
     """Entry point: mistakes of the user and a full disk end in one clear line, defects in a traceback."""
     from pipelines.cluster import NoCluster
-    from pipelines.durable import FULL, Damaged
+    from pipelines.durable import FULL, Damaged, full
     from pipelines.ledger import BrokenEntry
     from pipelines.model_identity import ServerUnavailable
     from pipelines.run import RunBusy
@@ -89,7 +89,7 @@ def main() -> None:
         sys.exit(1)
     except OSError as error:
         if error.errno in FULL:
-            warn(f"error: the disk is full: {error}. Free some space and call this again; nothing committed is lost")
+            warn(f"error: {full(error)} and call this again; nothing committed is lost")
             sys.exit(1)
         if not isinstance(error, FileNotFoundError) and error.errno not in PLACES:
             raise

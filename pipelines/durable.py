@@ -39,6 +39,15 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 """Of an OSError: nothing more can be written."""
 
 
+def full(error: OSError) -> str:
+    """What is used up where `error` is one of `FULL`: a disk may have room, and no place for one more file."""
+    folder = Path(error.filename).parent if isinstance(error.filename, str) else None
+    with contextlib.suppress(OSError):
+        if folder is not None and (room := os.statvfs(folder)).f_files and not room.f_favail:
+            return f"the disk can hold no more files (df -i): {error}. Remove some"
+    return f"the disk is full: {error}. Free some space"
+
+
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP)
 """Of an OSError: the file system knows no `flock`, as Lustre and NFS may be mounted."""
 

@@ -28,7 +28,7 @@ from pipelines.chain import Chain
 from pipelines.commit import Attempt, Made
 from pipelines.config import Stage
 from pipelines.download.reasons import NetworkDown
-from pipelines.durable import FULL, Damaged, Ranges, free_bytes, read_table, scratch_folder
+from pipelines.durable import FULL, Damaged, Ranges, free_bytes, full, read_table, scratch_folder
 from pipelines.ledger import Entry, shard_name
 from pipelines.model_identity import ModelChanged, ServerUnavailable
 from pipelines.pixel_room import PixelRoom
@@ -89,7 +89,7 @@ def stopping(run: Path) -> Iterator[None]:
 def _met_by_all(run: Path, error: OSError) -> str:
     """Why no shard would fare better, and what to do; empty where another one may."""
     if error.errno in FULL:
-        return f"the disk is full: {error}. Free some space and run again"
+        return f"{full(error)} and run again"
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return f"{error}: raise the limit of open files (ulimit -n) and run again"
     if isinstance(run, Place):

@@ -15,6 +15,11 @@ from pipelines.stores.base import StoreError, StoreFailed
 TRIES = 8
 """Of one request, by boto3, with growing pauses."""
 CONNECTIONS = 32
+REFUSED = (
+    *("NoSuchBucket", "AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch"),
+    *("ExpiredToken", "InvalidToken", "RequestTimeTooSkewed"),
+)
+"""Codes of a store that waits for somebody to change something."""
 
 
 class S3Store:
@@ -144,7 +149,7 @@ def _errors(bucket: str, key: str) -> Iterator[_Caught]:
         where = f"s3://{bucket}/{key}"
         if caught.code in ("NoSuchKey", "404", "NotFound"):
             caught.error = FileNotFoundError(where)
-        elif caught.code in ("NoSuchBucket", "AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
+        elif caught.code in REFUSED:
             caught.error = StoreError(f"{where}: {error}")
         elif caught.code == "NotImplemented":
             caught.error = StoreError(f"{where}: the store does not know a call that is needed: {error}")

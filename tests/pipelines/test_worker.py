@@ -2,6 +2,7 @@
 
 import errno
 import os
+from types import SimpleNamespace
 
 import pytest
 
@@ -52,3 +53,9 @@ def test_a_store_that_refuses_stops_the_run_and_one_that_is_away_fails_a_shard()
 def test_a_file_that_is_missing_is_one_shards_own(run):
     with pytest.raises(FileNotFoundError), stopping(run):
         raise system(errno.ENOENT, run / "size" / "1.parquet")
+
+
+def test_a_disk_with_room_and_no_place_for_one_more_file_is_told_as_that(run, monkeypatch):
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_files=90, f_favail=0))
+    with pytest.raises(StopRun, match="can hold no more files"), stopping(run):
+        raise system(errno.ENOSPC, run / "size" / "1.parquet")

@@ -19,6 +19,7 @@ import json
 import math
 import re
 import tarfile
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -68,7 +69,7 @@ class Pack(Settings):
     blur: str | None = None
     """Column of boxes that are hidden in the packed pictures, such as `faces`; a picture without any is packed as it came."""
 
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     reasons: ClassVar[dict[str, str]] = {
         "no_text": "the sample has fewer texts than `min_texts`",
         "blank": "the text is empty",
@@ -181,7 +182,10 @@ class _Maker:
         made_by = {False: [f"pack@{pack.version}"], True: [f"blur@{blur.VERSION}", f"pack@{pack.version}"]}
         # Every sample of a shard has the same keys: readers of whole data sets derive their columns from the first ones.
         self.blur = {hidden: {"pack": {"operators": names, **own}} if pack.blur else {} for hidden, names in made_by.items()}
-        self.stage_of = {column: stage for stage, made in provenance.items() for column in [stage, *made.get("columns", [])]}
+        self.writers: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for stage, made in provenance.items():
+            for column in {stage, *made.get("columns", [])}:
+                self.writers[column].append(self.provenance[stage])
 
     def record(self, row: dict[str, Any], rejects: list[Reject], hidden: bool = False) -> bytes | None:
         """The JSON object's bytes, or None: the sample was refused. hidden: parts of the picture were, and it says so."""
@@ -241,8 +245,10 @@ class _Maker:
         return texts
 
     def by(self, column: str) -> str:
-        """`prompt@version model` of the stage that wrote the column, or its operators where no model was asked."""
-        made = self.provenance.get(self.stage_of.get(column, ""), {})
+        """`prompt@version model` of the last stage that asked for the column's texts (one behind it may have gone through them again,
+        as `reviewed` does), or the operators of the last one that wrote it where no model was asked."""
+        writers = self.writers.get(column) or [{}]
+        made = next((made for made in reversed(writers) if made.get("prompt")), writers[-1])
         return " ".join(part for part in (made.get("prompt"), made.get("model")) if part) or " ".join(
             made.get("operators") or [column]
         )

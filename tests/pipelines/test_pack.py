@@ -259,6 +259,23 @@ def test_columns_and_order_of_texts_are_the_recipes_business(tmp_path):
     assert [r.uid for r in outcome.rejects] == [uid(1)]
 
 
+def test_a_models_text_is_by_its_prompt_and_model_also_where_a_later_stage_went_through_it(tmp_path):
+    asked = {"prompt": "translate_en_zh@2", "model": "m", "columns": ["translation_zh"]}
+    nobody = {"prompt": None, "model": None, "columns": ["translation_zh", "translation_zh_human"]}
+    made = {
+        "translate": {"operators": ["translate@1"], "fingerprint": "", **asked},
+        "reviewed": {"operators": ["reviewed@2"], "fingerprint": "", **nobody},
+    }
+    texts = {
+        "translation_zh_human": {"length": "long", "language": "zh", "origin": "human"},
+        "translation_zh": {"length": "long", "language": "zh"},
+    }
+    sample = row(0, translation_zh=["一"], translation_zh_human=["二"])
+    write(tmp_path / "t.tar", sample, pack=Pack(texts=texts), provenance=made)
+    told = [(text["text"], text["by"]) for text in records(tmp_path / "t.tar")[0]["texts"]]
+    assert told == [("二", "reviewed@2"), ("一", "translate_en_zh@2 m")]
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), None])
 def test_scores_that_json_has_no_number_for_are_null(tmp_path, value):
     write(tmp_path / "t.tar", row(0, score=value), row(1, score=0.5), pack=Pack(scores=("score",)))

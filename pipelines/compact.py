@@ -140,7 +140,7 @@ def _keys(segment: Path) -> set[tuple[int, str]]:
 
 
 def is_newest(ledger: Ledger, generation: Generation) -> bool:
-    return not (ledger.folder / FOLDER / _name(generation.number + 1)).exists()
+    return not (ledger.folder / FOLDER / _name(generation.number + 1)).is_file()
 
 
 @dataclass

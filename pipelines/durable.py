@@ -39,11 +39,15 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 """Of an OSError: nothing more can be written."""
 
 
+FEW_FILES = 16
+"""Left on a disk: what failed has removed its own by the time that one looks."""
+
+
 def full(error: OSError) -> str:
     """What is used up where `error` is one of `FULL`: a disk may have room, and no place for one more file."""
     folder = Path(error.filename).parent if isinstance(error.filename, str) else None
     with contextlib.suppress(OSError):
-        if folder is not None and (room := os.statvfs(folder)).f_files and not room.f_favail:
+        if folder is not None and (room := os.statvfs(folder)).f_files and room.f_favail < FEW_FILES:
             return f"the disk can hold no more files (df -i): {error}. Remove some"
     return f"the disk is full: {error}. Free some space"
 

@@ -85,13 +85,14 @@ def foreign(sentence: str, language: str) -> Finding | None:
     bare = outside_quotes(sentence)
     han, latin, other = units(bare)
     if han + latin + other >= 4:
-        finding = script(bare, language, 0.5)
+        finding = script(bare, language, 0.3)
         if finding:
             return finding
     if language == "en" and han and not WRITING.search(bare):
         return "language", f"Chinese among English words: “{sentence[:60]}”"
-    if language == "en" and latin >= 8:
-        values = detector().compute_language_confidence_values(bare)
+    small = [word for word in LATIN_WORD.findall(bare) if word.islower()]  # names may be of any language
+    if language == "en" and len(small) >= 6:
+        values = detector().compute_language_confidence_values(" ".join(small))
         if sum(value.value for value in values if value.language.name in NAMES) < 0.01:
             return "language", f"looks like {values[0].language.name.title()}: “{sentence[:60]}”"
     return None

@@ -116,6 +116,8 @@ def test_a_sentence_in_another_language_than_its_text_is_found(sentence, asked):
     [
         ("The lettering 老北京 on the wooden sign is painted in gold.", "en"),
         ("The menu offers crêpes, croissants and pain au chocolat.", "en"),
+        ("Notre-Dame de Paris, Sacré-Cœur, Arc de Triomphe and Place de la Concorde appear.", "en"),
+        ("Sony PlayStation 5、Xbox Series X、Nintendo Switch并排摆放。", "zh"),
         ('A banner in the stadium reads "Wir sind die Nummer eins und bleiben es".', "en"),
         ("他身穿一件印有NASA标志的T恤，头戴VR眼镜。", "zh"),
         ("车头写着“24 Hampstead Heath via Camden Town”。", "zh"),

@@ -43,10 +43,12 @@ def store_of(scheme: str, bucket: str) -> Store:
         from pipelines.stores.s3 import S3Store
 
         return S3Store(bucket)
-    from pipelines.stores.others import ArrowStore, FsspecStore
-
     if scheme == "hdfs":
-        return ArrowStore.hdfs(bucket)
+        from pipelines.stores.hdfs import HdfsStore
+
+        return HdfsStore(bucket)
+    from pipelines.stores.through_fsspec import FsspecStore
+
     return FsspecStore.gcs(bucket) if scheme == "gs" else FsspecStore.memory(bucket)
 
 

@@ -1,4 +1,4 @@
-"""Stores by way of fsspec (GCS) and of Arrow (HDFS). What they claim of `create` is tried out before a run begins."""
+"""Stores by way of fsspec: GCS. What it claims of `create` is tried out before a run begins."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from pipelines.stores.base import StoreError, StoreFailed
 
@@ -107,7 +106,8 @@ class FsspecStore:
         yield from sorted((path[cut:], int(about["size"])) for path, about in found.items() if path[cut:].startswith(prefix))
 
     def below(self, prefix: str) -> Iterator[tuple[str, bool]]:
-        return _below(self, prefix)
+        rests = (key[len(prefix) :] for key, _ in self.list(prefix))
+        yield from sorted({(rest.partition("/")[0], "/" in rest) for rest in rests})
 
     def delete(self, key: str) -> None:
         try:
@@ -126,110 +126,3 @@ class FsspecStore:
     def unfinished(self, prefix: str, *, delete: bool) -> int:
         """GCS ends uploads that nobody goes on with by itself, after a week."""
         return 0
-
-
-class ArrowStore:
-    """A file system of Arrow whose rename does not overwrite: HDFS. `base` is a folder of it."""
-
-    def __init__(self, fs: Any, base: str) -> None:
-        self.fs = fs
-        self.base = base.rstrip("/")
-
-    @classmethod
-    def hdfs(cls, host: str) -> ArrowStore:
-        from pyarrow.fs import HadoopFileSystem
-
-        try:
-            return cls(HadoopFileSystem.from_uri(f"hdfs://{host}"), "")
-        except (OSError, ValueError) as error:
-            raise StoreError(f"hdfs://{host}: {error}. Arrow needs libhdfs, JAVA_HOME and CLASSPATH for it") from error
-
-    def _path(self, key: str) -> str:
-        return f"{self.base}/{key}"
-
-    def _scratch(self, key: str) -> str:
-        folder, _, name = self._path(key).rpartition("/")
-        self.fs.create_dir(folder, recursive=True)
-        return f"{folder}/.{name}.{uuid4().hex[:12]}.tmp"
-
-    def _write(self, path: str, data: bytes) -> None:
-        with self.fs.open_output_stream(path) as stream:
-            stream.write(data)
-
-    def read(self, key: str, offset: int = 0, size: int | None = None) -> bytes:
-        with self.fs.open_input_file(self._path(key)) as file:
-            whole = file.size()
-            return file.read_at(min(size, max(0, whole - offset)) if size is not None else whole - offset, offset)
-
-    def put(self, key: str, data: bytes) -> None:
-        scratch = self._scratch(key)
-        self._write(scratch, data)
-        self.delete(key)
-        self.fs.move(scratch, self._path(key))
-
-    def create(self, key: str, data: bytes) -> bool:
-        scratch = self._scratch(key)
-        self._write(scratch, data)
-        for _ in range(TRIES):
-            try:
-                self.fs.move(scratch, self._path(key))
-                return True
-            except OSError as error:
-                refused = error
-            try:
-                here = self.read(key)
-            except FileNotFoundError:  # removed since, or it never was there and something else is wrong
-                continue
-            self.delete(scratch.removeprefix(f"{self.base}/"))
-            return here == data
-        raise refused
-
-    def upload(self, file: Path, key: str) -> None:
-        scratch = self._scratch(key)
-        with file.open("rb") as source, self.fs.open_output_stream(scratch) as stream:
-            while piece := source.read(1 << 20):
-                stream.write(piece)
-        self.fs.move(scratch, self._path(key))
-
-    def download(self, key: str, file: Path) -> None:
-        with self.fs.open_input_stream(self._path(key)) as stream, file.open("wb") as target:
-            while piece := stream.read(1 << 20):
-                target.write(piece)
-
-    def copy(self, source: str, target: str) -> None:
-        self.fs.copy_file(self._path(source), self._path(target))
-
-    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
-        from pyarrow.fs import FileSelector, FileType
-
-        folder = self._path(prefix).rpartition("/")[0]
-        found = self.fs.get_file_info(FileSelector(folder or "/", allow_not_found=True, recursive=True))
-        cut = len(self.base) + 1
-        hits = sorted((info.path[cut:], info.size) for info in found if info.type == FileType.File)
-        yield from ((key, size) for key, size in hits if key.startswith(prefix))
-
-    def below(self, prefix: str) -> Iterator[tuple[str, bool]]:
-        return _below(self, prefix)
-
-    def delete(self, key: str) -> None:
-        try:
-            self.fs.delete_file(self._path(key))
-        except FileNotFoundError:
-            return
-
-    def size(self, key: str) -> int:
-        from pyarrow.fs import FileType
-
-        info = self.fs.get_file_info(self._path(key))
-        if info.type != FileType.File:
-            raise FileNotFoundError(self._path(key))
-        return int(info.size)
-
-    def unfinished(self, prefix: str, *, delete: bool) -> int:
-        """What is written lies under a name of its own, which `gc` knows, until it is whole."""
-        return 0
-
-
-def _below(store: FsspecStore | ArrowStore, prefix: str) -> Iterator[tuple[str, bool]]:
-    rests = (key[len(prefix) :] for key, _ in store.list(prefix))
-    yield from sorted({(rest.partition("/")[0], "/" in rest) for rest in rests})

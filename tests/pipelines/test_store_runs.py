@@ -1,4 +1,4 @@
-"""A small recipe with its root on S3 (and GCS): run, resumed, shown, reported, compacted, collected; and its root moved elsewhere."""
+"""A small recipe with its root on S3 (and GCS, and HDFS where there is one): run, resumed, shown, reported, compacted, collected; and its root moved elsewhere."""
 
 import io
 import json
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from gcs_server import gcs_server
+from hdfs_server import hdfs_server
 from in_process import run_here
 from picture_server import picture, wait_until
 from s3_server import BUCKET, s3_server
@@ -37,6 +38,12 @@ def server():
 def gcs():
     with gcs_server():
         yield
+
+
+@pytest.fixture(scope="module")
+def hdfs():
+    with hdfs_server() as name_node:
+        yield name_node
 
 
 @pytest.fixture
@@ -73,10 +80,10 @@ def test_the_bill_counts_the_copies_that_only_a_store_has_to_make(server, recipe
     assert stored[1] == pytest.approx(2 * stored[0], rel=0.01) and stored[0] > 0
 
 
-@pytest.mark.parametrize(("scheme", "server_of"), [("s3", "server"), ("gs", "gcs")])
+@pytest.mark.parametrize(("scheme", "server_of"), [("s3", "server"), ("gs", "gcs"), ("hdfs", "hdfs")])
 def test_a_recipe_runs_on_a_store_as_it_does_in_a_folder(scheme, server_of, recipe, tmp_path, request):
-    request.getfixturevalue(server_of)
-    root = place(f"{scheme}://{BUCKET}/runs")
+    served = request.getfixturevalue(server_of)
+    root = place(f"{scheme}://{served if scheme == 'hdfs' else BUCKET}/runs")
     here = run_here(recipe, tmp_path / "local")
     there = run_here(recipe, root)
     uids = set()

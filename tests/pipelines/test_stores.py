@@ -1,21 +1,22 @@
-"""Runs on object stores: real S3 and GCS servers with conditional writes, and what a store that lacks them is told."""
+"""Runs on object stores: real S3 and GCS servers with conditional writes, a real HDFS where there is one, and what a store that lacks
+them is told."""
 
 import os
 import pickle
 import threading
 from pathlib import Path
 
-import pyarrow.fs as arrow_fs
 import pytest
 from gcs_server import gcs_server
+from hdfs_server import hdfs_server
 from s3_server import BUCKET, Wire, address, s3_server
 
 from pipelines.durable import Ranges, check_store, create_if_absent, files, folders, more_than, read_table, replace, write_new
-from pipelines.stores import Place, StoreError, place, store_of
-from pipelines.stores.others import ArrowStore, FsspecStore
+from pipelines.stores import Place, StoreError, StoreFailed, place, store_of
 from pipelines.stores.s3 import S3Store
+from pipelines.stores.through_fsspec import FsspecStore
 
-SERVERS = {"s3": "server", "gs": "gcs"}
+SERVERS = {"s3": "server", "gs": "gcs", "hdfs": "hdfs"}
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +31,16 @@ def gcs():
         yield
 
 
-@pytest.fixture(params=["s3", "gs", "memory"])
+@pytest.fixture(scope="module")
+def hdfs():
+    with hdfs_server() as name_node:
+        yield name_node
+
+
+@pytest.fixture(params=["s3", "gs", "hdfs", "memory"])
 def folder(request, tmp_path):
-    if request.param in SERVERS:
-        request.getfixturevalue(SERVERS[request.param])
-    return place(f"{request.param}://{BUCKET}/{tmp_path.name}")
+    served = request.getfixturevalue(SERVERS[request.param]) if request.param in SERVERS else None
+    return place(f"{request.param}://{served if request.param == 'hdfs' else BUCKET}/{tmp_path.name}")
 
 
 def test_an_address_is_a_place_and_a_folder_stays_a_path(tmp_path):
@@ -103,9 +109,13 @@ def test_a_store_with_conditional_writes_is_taken_and_leaves_no_trace(folder):
     assert list(files(folder, deep=True)) == []
 
 
-def test_a_store_that_lets_a_second_writer_replace_is_refused_with_the_reason(tmp_path, monkeypatch):
-    """A local file system behind Arrow's interface: its rename overwrites, which that of HDFS does not."""
-    store = ArrowStore(arrow_fs.LocalFileSystem(), str(tmp_path))
+def test_a_store_that_lets_a_second_writer_replace_is_refused_with_the_reason(monkeypatch):
+    class Replaces(FsspecStore):
+        def create(self, key, data):
+            self.put(key, data)
+            return True
+
+    store = Replaces.memory("data")
     monkeypatch.setattr(Place, "store", property(lambda self: store))
     with pytest.raises(StoreError, match=r"s3://data/x: this store let a second writer replace.*If-None-Match"):
         check_store(place("s3://data/x"))
@@ -135,39 +145,31 @@ def test_a_gcs_that_is_not_reached_is_an_error_of_the_machine_and_one_that_lets_
             store.read("x")
 
 
-@pytest.mark.parametrize("kind", ["s3", "gs", "memory", "rename"])
-def test_a_name_that_is_given_up_while_it_is_asked_for_is_taken(kind, tmp_path, monkeypatch, request):
+def test_a_name_that_is_given_up_while_it_is_asked_for_is_taken(folder, monkeypatch):
     """The ledger's compaction removes small files: who finds one in the way and then gone is the one who writes it."""
-    if kind == "rename":
-        renaming = arrow_fs.LocalFileSystem()
-        store = ArrowStore(renaming, str(tmp_path))
-        monkeypatch.setattr(store, "fs", _NeverOverwrites(renaming))
-    else:
-        if kind in SERVERS:
-            request.getfixturevalue(SERVERS[kind])
-        store = store_of(kind, BUCKET)
-    key = f"{tmp_path.name}/entry.json"
+    store, key = folder.store, f"{folder.key}/entry.json"
     assert store.create(key, b"first")
     real = type(store).read
     monkeypatch.setattr(type(store), "read", lambda self, *what: (self.delete(key), real(self, *what))[1])
     assert store.create(key, b"second")
     monkeypatch.setattr(type(store), "read", real)
-    assert store.read(key) == b"second" and [name for name, _ in store.list(f"{tmp_path.name}/")] == [key]
+    assert store.read(key) == b"second" and [name for name, _ in store.list(f"{folder.key}/")] == [key]
 
 
-class _NeverOverwrites:
-    """HDFS's rename on a local file system."""
+def test_an_hdfs_that_is_not_reached_and_a_name_service_that_nobody_knows_are_told_at_once(monkeypatch):
+    monkeypatch.delenv("HADOOP_CONF_DIR", raising=False)
+    with pytest.raises(StoreFailed, match=r"hdfs://127\.0\.0\.1:1: Connection refused"):
+        store_of("hdfs", "127.0.0.1:1")
+    with pytest.raises(StoreError, match=r"hdfs://nobody: .*No NameNode"):
+        store_of("hdfs", "nobody")
 
-    def __init__(self, fs):
-        self.fs = fs
 
-    def __getattr__(self, name):
-        return getattr(self.fs, name)
-
-    def move(self, source, target):
-        if self.fs.get_file_info(target).type != arrow_fs.FileType.NotFound:
-            raise OSError(f"{target} is there")
-        self.fs.move(source, target)
+def test_a_folder_of_hdfs_that_holds_no_file_any_more_is_none(hdfs, tmp_path):
+    here = place(f"hdfs://{hdfs}/{tmp_path.name}")
+    replace(here / "a" / "b" / "1.bin", b"1")
+    assert [path.name for path in folders(here)] == ["a"]
+    (here / "a" / "b" / "1.bin").unlink()
+    assert list(folders(here)) == [] and not (here / "a").is_dir()
 
 
 def test_what_fsspec_calls_create_is_what_is_asked_for():

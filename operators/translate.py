@@ -22,7 +22,7 @@ from pydantic import Field
 
 from operators import answers
 from operators.base import Answer, Ask, ModelOperator, Reject, schema
-from operators.validators import Finding, attributes, characters, dictionary, form, language, pairing, roles, sentences, wording
+from operators.validators import Finding, attributes, characters, dictionary, form, language, roles, sentences, syntax, wording
 from operators.validators import translation as pair
 
 STOP = form.FUNCTION_EN | frozenset(
@@ -118,7 +118,7 @@ class Translate(ModelOperator):
         language.to_simplified("")
         if self.dictionary:
             dictionary.setup()
-            pairing.nlp()
+            syntax.nlp()
 
     async def __call__(
         self, sample: dict[str, Any], image: Image.Image | None, ask: Ask

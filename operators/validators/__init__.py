@@ -8,6 +8,7 @@ wording       refusals, talk about the task, injected instructions, markup, prom
 translation   numbers, colours, negation, length, leftovers of an English-Chinese pair
 clock         times of day in such a pair
 dictionary    its clauses, added and left out, by words
+syntax        the tree of an English sentence, and who does what in it
 pairing, roles, crossing   which of its nouns stand for which, and whether any two changed places
 """
 

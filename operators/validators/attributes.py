@@ -16,7 +16,7 @@ from itertools import zip_longest
 from typing import Any
 
 from operators import lexicon
-from operators.validators import Finding, dictionary, pairing, sentences, translation
+from operators.validators import Finding, dictionary, pairing, sentences, syntax, translation
 from operators.validators.matching import matched
 from operators.validators.pairing import Token
 
@@ -57,9 +57,9 @@ def changed(english: str, chinese: str) -> Finding | None:
     own, theirs = sentences.split(english), sentences.split(chinese)
     aligned = len(own) == len(theirs)
     for en, zh in zip(own, theirs, strict=True) if aligned else [(english, chinese)]:
-        doc, tokens = pairing.parsed(en), _tokens(zh)
+        doc, tokens = syntax.parsed(en), _tokens(zh)
         mentions = _by_kind(doc)
-        nouns = {dictionary.stem(t.text) for t in doc if t.pos_ in pairing.NOUN and not (_values(t.lower_) and _describes(t))}
+        nouns = {dictionary.stem(t.text) for t in doc if t.pos_ in syntax.NOUN and not (_values(t.lower_) and _describes(t))}
         spans = {kind: _spans(kind, nouns - {kind}, tokens) for kind in nouns | set(mentions)}
         heads = {span[2:] for found in spans.values() for span in found}
         missing: list[Mention] = []
@@ -172,7 +172,7 @@ def _by_kind(doc: Any) -> dict[str, list[Mention]]:
 def _describes(token: Any) -> bool:
     """Whether a noun is said of the next word ("glass" of a glass cup, "orange" of an orange striped one)."""
     after = token.nbor() if token.i + 1 < len(token.doc) else None
-    if token.dep_ == "compound" or (after is not None and after.pos_ in pairing.NOUN):
+    if token.dep_ == "compound" or (after is not None and after.pos_ in syntax.NOUN):
         return True
     return after is not None and bool(_values(token.text)) and bool(_values(after.text) or after.pos_ in ("ADJ", "VERB"))
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from operators.phrasing import denial
-from operators.validators import Finding, dictionary, pairing
+from operators.validators import Finding, dictionary, pairing, syntax
 from operators.validators.pairing import Pairing
 
 PARTS = frozenset(("compound", "nmod", "amod", "npadvmod"))
@@ -263,7 +263,7 @@ def _owners(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | Non
     for token in doc:
         if token.dep_ == "poss":
             owner, owned = token, token.head
-        elif token.dep_ == "pobj" and token.head.lower_ == "of" and token.head.head.pos_ in pairing.NOUN:
+        elif token.dep_ == "pobj" and token.head.lower_ == "of" and token.head.head.pos_ in syntax.NOUN:
             owner, owned = token, token.head.head
         else:
             continue
@@ -294,11 +294,11 @@ def _bearers(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | No
 def _borne(doc: Any) -> Iterator[tuple[Any, Any, bool]]:
     """(who, what they wear, hold, own or do something to, whether the tree can be trusted by itself)."""
     for token in doc:
-        if token.dep_ in ("acl", "relcl") and token.tag_ in ("VBG", "VBZ", "VBP") and pairing.subject(token) == token.head:
+        if token.dep_ in ("acl", "relcl") and token.tag_ in ("VBG", "VBZ", "VBP") and syntax.subject(token) == token.head:
             yield from ((token.head, child, token.dep_ == "relcl") for child in token.rights if child.dep_ == "dobj")
         if token.dep_ == "pobj" and token.head.dep_ == "prep" and token.head.lower_ != "of":
             yield from ((bearer, token, False) for bearer in _near(token.head))
-        if token.dep_ == "poss" and token.pos_ in pairing.NOUN:
+        if token.dep_ == "poss" and token.pos_ in syntax.NOUN:
             yield token, token.head, True
         if (
             token.dep_ == "pobj"
@@ -311,11 +311,11 @@ def _borne(doc: Any) -> Iterator[tuple[Any, Any, bool]]:
 def _near(prep: Any) -> Iterator[Any]:
     """What a preposition may belong to: its noun, the noun whose doing it describes, or the noun before it."""
     head, before = prep.head, prep.doc[max(prep.i - 1, 0)]
-    if head.pos_ in pairing.NOUN:
+    if head.pos_ in syntax.NOUN:
         yield head
     elif head.dep_ in ("acl", "relcl"):
         yield head.head
-    elif before.pos_ in pairing.NOUN:
+    elif before.pos_ in syntax.NOUN:
         yield before
 
 
@@ -355,7 +355,7 @@ def _ends(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | None:
         if prep.lower_ in ("from", "of") and (prep.lower_ == "from" or prep.head.lower_ == "out"):
             verb = prep.head if prep.lower_ == "from" else prep.head.head
             moving = {c.i for c in (*verb.children, verb) if c.dep_ in ("nsubj", "dobj")} | {
-                getattr(pairing.subject(verb), "i", -1)
+                getattr(syntax.subject(verb), "i", -1)
             }
             for other in (doc[i] for i in sorted(moving) if i in paired):
                 start = paired[other.i]
@@ -374,7 +374,7 @@ def _ends(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | None:
                     if end.end <= one.start and "从" in chinese[: end.start][-8:] and ARRIVES.search(between):
                         return "swapped", f"“{one.token.text}” and “{other.text}”, from and to"
         if prep.lower_ == "like" and prep.head.pos_ in ("VERB", "AUX"):
-            subject = pairing.subject(prep.head)
+            subject = syntax.subject(prep.head)
             if subject is not None and subject.i in paired:
                 first = paired[subject.i]
                 between = chinese[one.end : first.start]
@@ -433,8 +433,8 @@ def _holders(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | No
     for verb in doc:
         if verb.dep_ not in ("acl", "relcl"):
             continue
-        own = next((c for c in verb.lefts if c.dep_ == "nsubj" and c.lower_ not in pairing.WHO), None)
-        doer, done = pairing.passive(verb) or (own, verb.head)
+        own = next((c for c in verb.lefts if c.dep_ == "nsubj" and c.lower_ not in syntax.WHO), None)
+        doer, done = syntax.passive(verb) or (own, verb.head)
         if doer is None or doer.i not in paired or done.i not in paired:
             continue
         if DOES.fullmatch(chinese, paired[done.i].end, paired[doer.i].start):
@@ -470,13 +470,13 @@ def _deeds(doc: Any) -> Iterator[tuple[Any, Any, list[str]]]:
     """(who, to whom, stems of what) of verbs that describe a noun, and what is full of something."""
     for token in doc:
         if token.dep_ in ("relcl", "acl") and token.tag_ != "VBN":
-            doer = pairing.subject(token)
+            doer = syntax.subject(token)
             for child in token.rights:
                 said = [dictionary.stem(token.text), dictionary.stem(token.lemma_)]
                 if doer is not None and child.dep_ == "dobj":
                     yield doer, child, said
                 elif doer is not None and child.dep_ == "dative":  # "who sold it to the woman"
                     yield from ((doer, whom, said) for whom in child.rights if whom.dep_ == "pobj")
-        if token.lower_ in ("full", "loaded", "packed", *pairing.FILLED):
+        if token.lower_ in ("full", "loaded", "packed", *syntax.FILLED):
             preps = (prep for prep in token.rights if prep.lower_ in ("of", "with"))
             yield from ((token.head, c, []) for prep in preps for c in prep.rights if c.dep_ == "pobj")

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from operators import lexicon
-from operators.validators import Finding, crossing, dictionary, pairing, sentences, translation
-from operators.validators.pairing import NOUN, Pairing, is_thing
+from operators.validators import Finding, crossing, dictionary, pairing, sentences, syntax, translation
+from operators.validators.pairing import Pairing, is_thing
+from operators.validators.syntax import NOUN
 
 SIDES = {
     "[头身顶]?上": r"on|above|over|atop|on top of|upon",
@@ -79,7 +80,7 @@ def swapped(english: str, chinese: str) -> Finding | None:
     # A noun is the only one of its kind more often in a sentence than in a text.
     pairs = list(zip(own, theirs, strict=True)) if len(own) == len(theirs) else [(english, chinese)]
     for en, zh in pairs:
-        doc = pairing.parsed(en)
+        doc = syntax.parsed(en)
         paired = pairing.pair(doc, zh)
         finding = crossing.pronouns(doc, zh)
         if finding:
@@ -246,7 +247,7 @@ def _things_at(prep: Any) -> Iterator[Any]:
             yield from (child for child in head.lefts if child.dep_ == "compound")
         yield head
     else:
-        subject = pairing.subject(head)
+        subject = syntax.subject(head)
         if subject is not None:
             yield subject
         if head.dep_ == "acl":  # "a bird perched on a fence"
@@ -297,7 +298,7 @@ SIDE = re.compile("们?的?(?:身[旁边]|旁边?|附近|对面|周围|边上?)"
 
 def _neighbours(verb: Any) -> Iterator[tuple[Any, Any]]:
     """(who does something, beside whom), where the side may change but not who does it."""
-    actor = pairing.subject(verb)
+    actor = syntax.subject(verb)
     if actor is not None and verb.pos_ == "VERB":
         for child in (verb, *(c for c in verb.rights if c.dep_ == "dobj")):
             preps = (c for c in child.rights if c.lower_ in BESIDE)
@@ -325,10 +326,10 @@ def _is_verb(token: Any) -> bool:
 
 def _relations(verb: Any) -> Iterator[tuple[Any, Any, str]]:
     """(who acts, on whom or towards whom, "object", "by" of passives, or which preposition)."""
-    turned = pairing.passive(verb)
+    turned = syntax.passive(verb)
     if turned is not None:
         yield *turned, "by"
-    actor = pairing.subject(verb)
+    actor = syntax.subject(verb)
     if actor is not None:
         yield from ((actor, target, "than") for target in _compared(verb))
         for target, how in _targets(verb):
@@ -355,7 +356,7 @@ def _whole(part: Any) -> Any:
 
 def _targets(verb: Any) -> Iterator[tuple[Any, str]]:
     """Objects, and what stands after the verb's prepositions or after "than"."""
-    whom = next((child for child in verb.children if child.dep_ == "dobj" and child.text.lower() in pairing.WHO), None)
+    whom = next((child for child in verb.children if child.dep_ == "dobj" and child.text.lower() in syntax.WHO), None)
     if whom is not None and verb.dep_ == "relcl":
         yield verb.head, "object"  # "the cat that the boy is stroking"
     for child in verb.rights:
@@ -437,7 +438,7 @@ def _done(actor: Pairing, target: Pairing, verb: Any, chinese: str) -> bool:
         return False
     if dictionary.stem(verb.text) == dictionary.stem("follow"):
         return re.match("的?[身]?后[面方边]?[^跟]{0,3}跟", between) is not None
-    if verb.lower_ in pairing.FILLED and re.match("[里中内上]", between) and "满" in between:
+    if verb.lower_ in syntax.FILLED and re.match("[里中内上]", between) and "满" in between:
         return True  # what fills it as what is filled: 郁金香里插满了花瓶
     if PLACE.match(chinese, actor.end):
         return False

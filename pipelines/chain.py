@@ -21,7 +21,7 @@ from pipelines.view import View
 from pipelines.withheld import Withheld
 from prompts.load import load as load_prompt
 
-SOURCE_VERSION = 2
+SOURCE_VERSION = 3
 
 
 @dataclass

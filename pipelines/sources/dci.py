@@ -2,9 +2,9 @@
 
     image, short_caption, extra_caption, mask_data {key: {bounds {topLeft {x, y}, bottomRight}, label, caption, mask_quality}}
 
-The long caption is the short one followed by the extra one, as the authors' own "extended" caption. Masks become regions
-with the mask's caption (its label where annotators marked the mask poor), in fractions of the picture that lies in
-`image_folder`; masks marked unusable are left out.
+The long caption is the short one followed by the extra one, as the authors' own "extended" caption; a short one without a full stop
+gets one, or it would run into the next sentence once both are on one line. Masks become regions with the mask's caption (its label
+where annotators marked the mask poor), in fractions of the picture that lies in `image_folder`; masks marked unusable are left out.
 """
 
 from __future__ import annotations
@@ -65,10 +65,9 @@ class DciSource(Source):
             if not isinstance(row, dict):
                 row, bad[i] = {}, ("bad_row", f"{name}: {type(row).__name__} instead of an object")
             short, extra = (row.get(k) for k in ("short_caption", "extra_caption"))
-            both = [text for text in (short, extra) if isinstance(text, str)]
             cells["image"].append(row.get("image"))
             cells["short_caption"].append(short)
-            cells["extended_caption"].append("\n".join(both) if isinstance(extra, str) and extra.strip() else extra)
+            cells["extended_caption"].append(_extended(short, extra))
             regions.append(self._regions(row))
         if f"{crc:08x}" != piece["check"]:
             raise changed(self, path, piece, "other files")
@@ -104,6 +103,13 @@ class DciSource(Source):
                 reason, why = ("bad_box", why) if box is None else ("bad_span", "neither caption nor label is a text")
                 refused.append((reason, f"mask {key[:40]}: {why}", f"source_regions[{len(found) + len(refused)}]"))
         return found, refused
+
+
+def _extended(short: Any, extra: Any) -> Any:
+    if not isinstance(short, str) or not isinstance(extra, str) or not short.strip() or not extra.strip():
+        return extra
+    short = short.rstrip()
+    return f"{short}{'.' if short[-1].isalnum() else ''}\n{extra}"
 
 
 def _box(mask: Any, size: tuple[int, int]) -> tuple[list[float] | None, str]:

@@ -385,7 +385,7 @@ def test_dci_masks_become_regions(make_source, tmp_path):
     for name, row in {"a.json": entry, "b.json": {**entry, "image": "../../etc/passwd"}, "c.json": [1]}.items():
         (tmp_path / "notes" / name).write_text(json.dumps(row))
     (row,), rejects = read_all(make_source(format="dci", tables="notes", image_folder="photos"), 2)
-    assert (row["captions"], row["long_captions"]) == (["short"], ["short extra"])
+    assert (row["captions"], row["long_captions"]) == (["short"], ["short. extra"])
     assert [(r["text"], r["box"]) for r in row["source_regions"]] == [
         ("caption", [0.0, 0.0, 0.5, 0.5]),
         ("label", pytest.approx([0.25, 0.5, 1.0, 0.9])),

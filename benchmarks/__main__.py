@@ -78,10 +78,10 @@ def main() -> None:
             continue
         began = time.monotonic()
         if subprocess.run([*command, *(server if bench.needs == SERVER else [])], cwd=HERE).returncode:
-            failed.append(bench.name)
+            failed.append(f"{bench.name} {bench.arguments}".strip())
         print(f"-- {time.monotonic() - began:.0f} s", flush=True)
     if failed:
-        sys.exit(f"failed: {', '.join(failed)}")
+        sys.exit("failed:\n" + "\n".join(failed))
 
 
 def lacks(bench: Bench, server: Sequence[str]) -> str:

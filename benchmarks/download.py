@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
 import io
 import json
 import os
@@ -37,6 +38,8 @@ import numpy as np
 from PIL import Image
 
 HOSTS = 100
+PORTS = (20_000, 32_000)
+"""Below those that the system gives to outgoing connections."""
 THREADS = 64
 KINDS = {"dead": 10, "slow": 5, "drip": 2}
 
@@ -110,14 +113,29 @@ def kind_of(host: int) -> str:
     return "ok"
 
 
-async def serve(port: int, faulty: bool, drip: float) -> None:
+async def serve(faulty: bool, drip: float) -> None:
+    """Print the port at which all hosts listen, and serve until killed."""
     Server.bodies, Server.faulty, Server.drip_seconds = pictures(), faulty, drip
-    loop = asyncio.get_running_loop()
-    for host in range(1, HOSTS + 1):
-        if not (faulty and host <= KINDS["dead"] // 2):  # these refuse connections
-            await loop.create_server(Server, f"127.0.1.{host}", port, backlog=1024)
-    print("ready", flush=True)
+    while not await listen(port := random.SystemRandom().randrange(*PORTS), faulty):
+        pass
+    print(port, flush=True)
     await asyncio.Event().wait()
+
+
+async def listen(port: int, faulty: bool) -> bool:
+    """False where the port is somebody else's on one of the hosts."""
+    loop, servers = asyncio.get_running_loop(), []
+    try:
+        for host in range(1, HOSTS + 1):
+            if not (faulty and host <= KINDS["dead"] // 2):  # these refuse connections
+                servers.append(await loop.create_server(Server, f"127.0.1.{host}", port, backlog=1024))
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        for server in servers:
+            server.close()
+        return False
+    return True
 
 
 def urls_of(count: int, port: int, mix: str) -> list[str]:
@@ -213,13 +231,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--urls", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--port", type=int, default=18999)
+    parser.add_argument("--port", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--mix", default="")
     parser.add_argument("--drip", type=float, default=60.0)
     parser.add_argument("--side", default="")
     a = parser.parse_args()
     if a.side == "server":
-        asyncio.run(serve(a.port, a.mix == "faulty", a.drip))
+        asyncio.run(serve(a.mix == "faulty", a.drip))
     elif a.side:
         with tempfile.TemporaryDirectory() as folder:
             urls = urls_of(a.urls, a.port, a.mix)
@@ -227,26 +245,15 @@ def main() -> None:
             print(json.dumps({"pictures": found}))
     else:
         for mix in [a.mix] if a.mix else ["clean", "faulty"]:
-            compare(mix, a.urls, a.rounds if mix == "clean" else 1, a.port, a.drip)
+            compare(mix, a.urls, a.rounds if mix == "clean" else 1, a.drip)
 
 
-def compare(mix: str, count: int, rounds: int, port: int, drip: float) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.download",
-        "--side",
-        "server",
-        "--port",
-        str(port),
-        "--mix",
-        mix,
-        "--drip",
-        str(drip),
-    ]
+def compare(mix: str, count: int, rounds: int, drip: float) -> None:
+    command = [sys.executable, "-m", "benchmarks.download", "--side", "server", "--mix", mix, "--drip", str(drip)]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
-        assert server.stdout is not None and server.stdout.readline().strip() == "ready"
+        assert server.stdout is not None
+        port = int(server.stdout.readline())
         rates: dict[str, list[float]] = {}
         for _ in range(rounds):
             for side in ("bare", "checking", "ours"):

@@ -40,6 +40,10 @@ CLUSTER_FIELDS = {
     *("headGroupSpec", "workerGroupSpecs", "rayVersion", "enableInTreeAutoscaling", "autoscalerOptions", "suspend"),
     "headServiceAnnotations",
 }
+AUTOSCALER_FIELDS = {
+    *("resources", "image", "imagePullPolicy", "env", "envFrom", "volumeMounts", "securityContext", "idleTimeoutSeconds"),
+    "upscalingMode",
+}
 HEAD_FIELDS = {"serviceType", "headService", "enableIngress", "rayStartParams", "template"}
 WORKER_FIELDS = {
     *("groupName", "replicas", "minReplicas", "maxReplicas", "numOfHosts", "rayStartParams", "template", "scaleStrategy"),
@@ -59,6 +63,10 @@ def read(path):
 def check_cluster(cluster):
     assert set(cluster) <= CLUSTER_FIELDS
     assert cluster["rayVersion"] == pin("ray")
+    options = cluster.get("autoscalerOptions", {})
+    assert set(options) <= AUTOSCALER_FIELDS
+    assert options.get("upscalingMode", "Default") in ("Default", "Aggressive", "Conservative")
+    assert isinstance(options.get("idleTimeoutSeconds", 60), int)
     assert set(cluster["headGroupSpec"]) <= HEAD_FIELDS and {"rayStartParams", "template"} <= set(cluster["headGroupSpec"])
     check_pod(cluster["headGroupSpec"])
     names = [group["groupName"] for group in cluster["workerGroupSpecs"]]

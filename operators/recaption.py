@@ -49,7 +49,7 @@ class Recaption(ModelOperator):
     )
     on_refusal: Literal["drop_text", "drop_sample"] = "drop_text"
 
-    version: ClassVar[int] = 8
+    version: ClassVar[int] = 9
     needs_image: ClassVar[bool] = True
     reasons: ClassVar[dict[str, str]] = {
         **answers.REASONS,

@@ -42,11 +42,12 @@ META = _any(
     r"|highlights|aims|includes|summari[sz]es)\b",
     r"\bI (?:really |personally )?(?:think|believe|guess|assume|see|imagine|suppose|like|love)\b|\bin my (?:opinion|view)\b",
     r"\byou (?:provided|uploaded|shared|sent|can|see|may|might|will|look|notice)\b|\bwe (?:can |could )?(?:see|observe|notice)\b",
+    r"\byou['’]ll\b|\bhope(?:fully)?\b[^.]{0,30}\bhelp|\bmy (?:description|caption|analysis)\b|我(?:将|会)(?:从|为|对|先|按|描述)",
     r"\bplease note\b|^note that\b|\blet(?:'|’)s\b|^\(?(?:note|disclaimer)\s*:|^(?:image|picture|photo) (?:description|caption)\s*:",
     r"我(?:认为|觉得|猜|想象)|在我看来|我们(?:可以|能)?(?:看到|看见|发现|注意到)|需要注意的是|根据(?:这张)?(?:图|照)[片像]?(?:内容|信息|描述)",
     r"^(?:caption|description|note|answer|translation)\s*:",
     r"^(?:好的|当然|没问题)[，,！!。]",
-    r"^(?:(?:图片|图像|照片|画面|详细|中文)?(?:描述|说明|标题)|答|回答|答案|译文|翻译|输出)[：:]|(?:^|[，。：:\n])(?:以下|以上)(?:就|便)?(?:是|为)",
+    r"^(?:(?:图片|图像|照片|画面|详细|中文)?(?:描述|说明|标题)|答|回答|答案|译文|翻译|输出)[：:]|(?:^|[，。：:\n])(?:以下(?:是|为)|以上(?:就|便)是)",
     r"(?:您|你)(?:所)?(?:提供|上传|发送|给出)|我来(?:描述|介绍|看|说)|让我们",
     r"如需|随时告诉我|根据(?:要求|指示|提示)|(?:上面的|本)描述|这是(?:一段|一份|对)[^，。“]{0,12}描述|我个人|我(?:很|非常|十分)?喜欢",
     r"希望(?:这|对你|对您|能)|根据(?:您|你)的|如(?:果)?(?:您|你)|(?:您|你)(?:可以|需要|想)|需要更多",
@@ -72,8 +73,8 @@ MARKUP = _any(
     r"!?\[[^\]]*\]\([^)]*\)|[{}]|\\[nrtu\"]|\|\s*[-:]+\s*\||\$(?![\s\d])[^$\n]{1,80}(?<!\s)\$(?!\d)",
     r"(?:^|[。\n])\s*【[^】]*】|[\U0001f300-\U0001faff\u2728\u2b50\u2705\u274c]",
     r"(?:^|[.\n]\s*)(?:foreground|background|middle ground|lighting|light|colou?rs?|style|composition|mood|atmosphere|setting"
-    r"|subject)\s*:",
-    r"(?:^|[。\n]\s*)(?:前景|中景|背景|远景|近景|主体|光线|色彩|色调|风格|构图|氛围|环境|细节)[：:]",
+    r"|subject|objects?|elements|details)\s*:|[.。]\s*[*•·]\s+\S",
+    r"(?:^|[。\n]\s*)(?:前景|中景|背景|远景|近景|主体|物体|物品|人物|光线|色彩|色调|风格|构图|氛围|环境|细节)[：:]",
 )
 DISGUISED = re.compile("[A-Za-z][\u0400-\u052f]|[\u0400-\u052f][A-Za-z]")
 """Latin and Cyrillic in one word: letters that look like others, to get past what reads them."""
@@ -85,11 +86,13 @@ ABSENT = _any(
     r"\bthere (?:is|are|appears? to be|seems? to be) (?:no\b|not any\b|nothing\b|none\b|neither\b)",
     r"\bwithout any (?:other |visible |additional )|\bnothing else\b",
     r"\b(?:does not|do not|doesn't|don't) (?:show|contain|include|feature|depict)",
-    r"\b(?:is|are) (?:not visible|not present|not shown|absent|missing(?! (?:its?|his|her|their|an?|one|two|some|several)\b))\b",
+    r"\b(?:is|are) (?:not visible|not present|not shown|absent|missing from)\b",
+    r"\bcannot be (?:seen|made out)\b|\bthere['’]s (?:no|not|nothing|nobody)\b",
+    rf"\bnone of the [\w\s]{{1,40}} (?:is|are) {SEEN}|\bnothing (?:is|can be) (?:shown|seen|visible)\b",
     r"\b(?:picture|image|scene|photo) (?:has|contains|shows) no\b",
     r"\bno [\w\s,-]{1,60}?\b(?:in sight|in view|to be seen)\b",
     r"\bdevoid of\b|\bfree of (?:any |other )?(?:people|persons?|humans?|text|cars|objects)\b",
-    r"没有(?:人物?|行人|车辆?|文字)(?=[，。；！]|$)|没有(?:其他|任何|别的|多余|明显的?|可见的?|出现|看到|显示)|没有[^，。；]{1,12}(?:出现|可见|存在)",
+    r"没有(?:人物?|行人|车辆?|文字)(?=[，。；！]|$)|没有可以?(?:辨认|识别)|不见(?:任何|其他)|没有(?:其他|任何|别的|多余|明显的?|可见的?|出现|看到|显示)|没有[^，。；]{1,12}(?:出现|可见|存在)",
     r"(?:图|画面|照片|场景|背景)(?:片)?(?:中|里|上|内)?(?:并|也|都)?(?:没有|无|未)",
     r"看不(?:到|见|出)|未(?:见|出现|显示|发现)|不(?:可见|存在|包含)|无(?:其他|任何|明显)",
 )
@@ -105,12 +108,13 @@ HEDGED = _any(
     r"\b(?:unclear|uncertain|not (?:clear|certain|sure)) (?:whether|if|what|who|which|how|where)\b",
     r"\b(?:hard|difficult|impossible|not possible) to (?:tell|say|determine|identify)\b|\bor (?:perhaps|possibly|maybe)\b",
     r"\b(?:cannot|can't|can’t|could not) be (?:determined|identified|confirmed|told)\b|\b(?:is|are|remains?) unknown\b",
-    r"\bnot identifiable\b",
+    r"\bnot identifiable\b|\bis either\b[^.]{1,60}\bor\b",
+    r"\bwhether\b[^.]{1,60}\b(?:is|remains) (?:not clear|unclear|unknown|uncertain)\b",
     r"\bnot (?:provide|contain|offer) (?:enough|sufficient|any) information\b",
     r"(?:可能|或许|也许|大概|疑似|似乎|看起来|看上去|好像|像是)[^，。；！？]{0,30}(?:或者|或是|还是|或)",
     r"(?:可能|或许|也许|大概|疑似)是",
     r"不(?:清楚|确定|明确)(?:是|其|具体|他|她|它|这|那)|(?:难以|无法|不能|很难)(?:从[^，。]{1,8})?(?:判断|确定|确认|分辨)",
-    r"(?:不详|未知)(?=[，。；]|$)",
+    r"(?:不详|未知)(?=[，。；]|$)|是否[^，。]{1,20}(?:不清楚|不明确|不得而知)",
 )
 """What is left open. That something "appears to be wooden" is how captions speak, and commits itself to one thing."""
 

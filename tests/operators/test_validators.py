@@ -240,6 +240,10 @@ def test_refusals_are_recognised(text):
         "以上就是对这张照片的描述。",
         "如需修改，请随时告诉我。",
         "本描述控制在200字左右。",
+        "Hopefully this helps you understand the picture.",
+        "My description focuses on the foreground.",
+        "You'll notice that the man is smiling.",
+        "我将从前景开始描述。",
         "我个人非常喜欢它。",
     ],
 )
@@ -291,6 +295,9 @@ def test_an_address_on_a_sign_is_a_description():
         "Foreground: a dog. Background: a wall.",
         "前景：一只狗。背景：一面墙。",
         "一只狗。【背景】一面墙。",
+        "A dog runs. Objects: dog, ball, tree.",
+        "A dog runs. * The ball is red.",
+        "画面很美。物体：狗、球。",
     ],
 )
 def test_markup_is_recognised(text):
@@ -314,6 +321,11 @@ def test_markup_is_recognised(text):
         "It is a plain wall with no additional elements.",
         "周围没有人。",
         "背景没有多余的元素。",
+        "There's no one on the swings.",
+        "None of the windows are visible.",
+        "What he is pointing at cannot be seen.",
+        "照片里不见任何动物。",
+        "没有可以辨认的文字信息。",
     ],
 )
 def test_statements_about_what_is_not_there_are_recognised(text):
@@ -337,6 +349,9 @@ def test_statements_about_what_is_not_there_are_recognised(text):
         "远处的建筑看起来像是教堂或钟楼。",
         "他手里拿的可能是一本书。",
         "无法确定这是什么品种的鸟。",
+        "The drink in the glass is either juice or tea.",
+        "Whether the shop is open is not clear.",
+        "店铺是否营业尚不清楚。",
     ],
 )
 def test_what_a_sentence_leaves_open_is_recognised(text):
@@ -375,7 +390,8 @@ def test_a_sentence_that_commits_itself_may_say_so_softly(text):
         "A note on the board in the kitchen says: milk, eggs.",
         "The instruction board next to the machine lists five steps.",
         "The setting is a canal: pastel houses line both of its banks.",
-        "The statue is missing its left arm.",
+        "The statue is missing its left arm, and one of the oars is missing.",
+        "墙面约1.2米以下刷成浅蓝色，以上为白色。",
         "长椅上没有坐人的地方放着一个包。",
         "A woman is sorry to leave; the child holds her hand.",
         'A shop door carries a sign that reads "Sorry, we are closed" above the brass handle.',

@@ -87,8 +87,11 @@ class _Clause:
         lists = words("zh")
         whole = self.tokens[head].text
         name = whole.removesuffix("们") if len(whole) > 2 else whole
-        if whole in DEVICES and head > first and self.tokens[head - 1].kind in "NV":
-            name = self.tokens[head - 1].text + whole  # 工作台
+        before = self.tokens[head - 1] if head > first else None
+        if before and (
+            before.kind in "NV" if whole in DEVICES else before.kind == "N" and len(whole) == 1 and HAN.match(before.text)
+        ):
+            name = before.text + whole  # 工作台, 松树林
         if (
             name in lists["meta"]
             or name.endswith(PICTURES)
@@ -116,12 +119,17 @@ class _Clause:
     def _inside(self, first: int, head: int) -> Iterator[Phrase]:
         """Things named in a clause that describes the head: 一位穿着[红色连衣裙]的女子."""
         verbs = [k for k in range(first, head) if self.tokens[k].kind in "VP"]
-        if not verbs or self.tokens[verbs[0]].text in LETS:
+        if not verbs or self._lets(verbs[0]):
             return
         ends = [k for k in range(verbs[0], head) if self.tokens[k].kind == "D"]
         if ends:
             denied = any(self._denies(k) for k in range(first, verbs[0] + 1))
             yield from _Clause(self.tokens[verbs[0] + 1 : ends[-1]], self.text, self.max_words, denied).phrases()
+
+    def _lets(self, at: int) -> bool:
+        """带给人们的, but not 带栏杆的阳台."""
+        let = self.tokens[at].text
+        return let in LETS and (let != "带" or self._then(at, "RV") or self.tokens[at + 1].text in WATCHERS)
 
     def _head(self, first: int) -> int | None:
         """Index of the noun that ends the phrase beginning at `first`, or None where none begins there."""
@@ -149,6 +157,8 @@ class _Clause:
                 if at == first or not (self._then(at, "ANX") or (self._then(at, "V") and self._clause_end(at + 1) is not None)):
                     break
                 head, at = None, at + 1
+            elif kind == "V" and head is not None and first < head and self._then(at, "D") and self._then(at + 1, "AN"):
+                head, at = None, at + 2  # 油漆剥落的木船
             elif (
                 (kind in "VPU" or tokens[at].text in JUST)
                 and head is None
@@ -203,7 +213,7 @@ class _Clause:
         """A clause that describes a noun, at the very beginning or after 在: 穿着黑色西装的男人…; not the sentence's own verb."""
         token = self.tokens[first]
         before = self.tokens[first - 1] if first else None
-        begins = before is None or before.kind == "P" or before.text.endswith("在")
+        begins = before is None or before.kind in "PC" or before.text.endswith("在")
         if token.text in ("没", "未") and self._then(first, "V"):
             return begins and self._describes_from(first + 1)
         if self._done(first) is not None:
@@ -225,5 +235,7 @@ class _Clause:
         return None
 
     def _describes_from(self, first: int) -> bool:
+        if self._then(first, "D") and self._then(first + 1, "AN"):
+            return True  # 从[停着的]汽车
         end = self._clause_end(first)
         return end is not None and any(word.kind == "N" for word in self.tokens[first + 1 : end])

@@ -32,6 +32,8 @@ LOCAL = re.compile(r".+[上里中内下旁]$")
 NOT_LOCAL = frozenset(
     ["晚上", "早上", "马上", "世上", "以上", "以下", "集中", "当中", "心中", "乡下", "地下", "天下", "楼上", "楼下", "山下"]
 )
+FILLED = re.compile(r"[长盛撒堆种贴洒沾爬开结装铺挂放摆坐站][满有]|[漆涂画做制变织编拼组搭][成为]")
+"""A verb with how it came out, which jieba takes for an attribute or a noun at times: 长满, 漆成."""
 JOINED = ("和", "与", "及", "以及", "、", "并")
 CLAUSE = re.compile(r"[，。；：！？,;:!?\n\r（）()…—]")
 QUOTED = re.compile(r"“[^“”]{0,80}”|‘[^‘’]{0,80}’|「[^「」]{0,80}」|《[^《》]{0,80}》|\"[^\"]{0,80}\"")
@@ -153,7 +155,7 @@ def _names(text: str) -> bool:
 
 def _kind(text: str, flag: str) -> str:
     lists = words("zh")
-    if WORN.fullmatch(text):
+    if WORN.fullmatch(text) or FILLED.fullmatch(text):
         return "V"
     if text == "的":
         return "D"
@@ -176,8 +178,8 @@ def _kind(text: str, flag: str) -> str:
         return "V"
     if text.rstrip("的") in lists["attribute"] or flag[0] in "abzi":
         return "A"  # i: set phrases, of which nearly all describe (郁郁葱葱, 琳琅满目)
-    if flag == "l" and len(text) > 3:
-        return "A"  # 清晰可见
+    if flag == "l" and len(text) > 3 and not _is_noun(text[-2:]):
+        return "A"  # 清晰可见, but 中年男子
     if len(text) == 1 and text in lists["single"]:
         return "N"
     if flag[0] == "m" and text[0] not in NUMBER:
@@ -191,7 +193,8 @@ def _kind(text: str, flag: str) -> str:
 
 def clauses(tokens: list[Word]) -> Iterator[list[Word]]:
     clause: list[Word] = []
-    for token in _worn(_joined(_deeds(_joined(_measured(tokens), _device)), _several)):
+    parts = _joined(_joined(_joined(_measured(tokens), _device), _piece), _during)
+    for token in _worn(_joined(_deeds(parts), _several)):
         if CLAUSE.fullmatch(token.text):
             yield clause
             clause = []
@@ -243,6 +246,22 @@ def _device(last: Word, token: Word) -> Word | None:
     return None
 
 
+def _piece(last: Word, token: Word) -> Word | None:
+    """What a thing was cut into, and what holds things, with no number before it; a shade with its colour: 柠檬 片, 亮 绿色."""
+    if last.kind == "N" and token.kind == "Q" and token.text in "片块串条桶盆罐壶瓶杯碗盘箱袋盒篮锅缸":
+        return Word(last.text + token.text, "N", last.start)
+    if last.text in ("亮", "深", "浅", "淡", "暗") and COLOUR.match(token.text):
+        return Word(last.text + token.text, "A", last.start)
+    return None
+
+
+def _during(last: Word, token: Word) -> Word | None:
+    """A verb that jieba takes for a noun, with what makes it one: 装饰 着, 卷 了."""
+    if last.kind == "N" and (token.text == "着" or (token.text == "了" and len(last.text) == 1)):
+        return Word(last.text + token.text, "V", last.start)
+    return None
+
+
 def _is_use(word: Word) -> bool:
     """A verb that may name what a thing is for; not one of having and holding, nor one that has come to an end (装满, 靠在)."""
     lists = words("zh")
@@ -290,7 +309,10 @@ def _worn(tokens: Iterable[Word]) -> Iterator[Word]:
     """Join 头 and 戴 where jieba gives them apart and no 一只 or 的 makes the part of the body a thing."""
     before = last = None
     for token in tokens:
-        if last is not None and WORN.fullmatch(last.text + token.text) and (before is None or before.kind not in "MD"):
+        part = (
+            before is not None and before.kind in "MD" and before.text[-1] not in "个名位"
+        )  # 一只手拿着, but 一个手捧花束的人
+        if last is not None and WORN.fullmatch(last.text + token.text) and not part:
             token, last = Word(last.text + token.text, "V", last.start), None
         if last is not None:
             yield last

@@ -140,6 +140,11 @@ def _named(token: Any) -> str | None:
         return None
     if lemma in lists["material"] and alone:
         return None
+    bare = not list(token.lefts) and token.tag_ == "NN"
+    if bare and token.dep_ == "pobj" and token.head.lower_ == "by":
+        return None  # labeled by hand
+    if lemma == "foot" and any(child.dep_ == "nummod" for child in token.lefts):
+        return None
     return lemma
 
 

@@ -62,6 +62,12 @@ class Words(OperatorBase):
             self._known[key] = engine.options(slot, weights), engine.own_weight(slot, weights)
         return self._known[key]
 
+    def single_changes(self, setting: Setting) -> dict[str, Change]:
+        """Every text that differs from the expression in one slot, and what makes it."""
+        phrase, (choices, _) = setting.phrase, self.choices(setting)
+        render = ENGINES[phrase.language].render
+        return {normal(render(phrase, {i: option})): {i: option} for i, found in enumerate(choices) for option in found}
+
     def others(self, setting: Setting, group: Sequence[str], place: int | None, rng: random.Random) -> Iterator[dict[str, Any]]:
         """Negatives that can stand in for group[place] (None: for any), the ones most like it first.
 
@@ -71,7 +77,7 @@ class Words(OperatorBase):
         phrase = setting.phrase
         choices, _ = self.choices(setting)
         taken = {normal(text) for text in (phrase.text, *group)}
-        changes = {normal(ENGINES[phrase.language].render(phrase, {i: o})): {i: o} for i, os in enumerate(choices) for o in os}
+        changes = self.single_changes(setting)
         was = self._change_of(setting, choices, group[place], changes) if place is not None else None
         pools: list[list[Change]] = []
         if was is not None and len(was) > 1:

@@ -53,7 +53,7 @@ class HardNegatives(Words, Operator):
     """How many of the ten deny what the expression says ("a ball that is not red"), flagged "negation", where it has a form for that.
     Who has no picture can leave them out of the question: they are for models that read past "not"."""
 
-    version: ClassVar[int] = 9
+    version: ClassVar[int] = 10
     reasons: ClassVar[dict[str, str]] = {
         **regions.UNFIT,
         "no_attribute": "the expression has no attribute that can be changed safely",

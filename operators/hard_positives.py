@@ -35,7 +35,7 @@ class HardPositives(Operator):
     overlap: float = Field(0.5, gt=0, le=1)
     """Expressions of boxes from this IoU on must not contradict each other."""
 
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     reasons: ClassVar[dict[str, str]] = {
         **{name: regions.UNFIT[name] for name in ("no_text", "language", "too_long", "contradiction")},
         "no_paraphrase": "no word of it has a synonym that is sure",

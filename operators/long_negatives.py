@@ -46,7 +46,7 @@ class LongNegatives(Words, Operator):
     count: int = Field(1, ge=1, le=5)
     """Most half-true texts per caption, each with another unit changed; of different families where the caption has them."""
 
-    version: ClassVar[int] = 7
+    version: ClassVar[int] = 8
     reasons: ClassVar[dict[str, str]] = {
         "too_long": "longer than any caption",
         "no_unit": "the caption has no unit that can be changed safely",

@@ -87,7 +87,7 @@ class VerifyNegatives(Words, ModelOperator):
     max_advantage: float = Field(2.0, ge=0, le=2)
     """By how much a negative's CLIP score may exceed the expression's, where there are scores; 2 lets all pass."""
 
-    version: ClassVar[int] = 8
+    version: ClassVar[int] = 9
     needs_image: ClassVar[bool] = True
     reasons: ClassVar[dict[str, str]] = {
         **answers.REASONS,

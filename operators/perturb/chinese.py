@@ -17,7 +17,9 @@ from operators.perturb.chinese_words import NUMERALS, QUOTED, Tokens, counted, p
 from operators.perturb.chinese_words import tagger as tagger  # who uses the engine makes its tagger first
 from operators.perturb.phrase import Edit, Option, Phrase, Slot, bare_slot, contradicting
 
-PAIRED = re.compile(f"([{HUES}])([{HUES}])(?=相间|双色|两色|条纹|格|(?<=[黑棕红蓝绿橙紫]白)色)")  # but 紫红色 is one
+PAIRED = re.compile(
+    f"([{HUES}])([{HUES}])(?=相间|双色|两色|条纹|格|奶牛|[猫狗马牛犬]|(?<=[黑棕红蓝绿橙紫]白)色)"
+)  # but 紫红色 is one
 
 
 def parse(texts: Sequence[str], families: Iterable[str] = lexicon.FAMILIES) -> list[Phrase]:

@@ -11,12 +11,22 @@ from functools import lru_cache
 
 from operators import lexicon
 from operators.lexicon import Value
-from operators.perturb.chinese_words import PLACES, Tokens, sized
+from operators.perturb.chinese_words import PLACES, Tokens, is_thing, sized
 from operators.perturb.phrase import Slot
 
 MADE_BEFORE = re.compile(r"(?:由|用|以)[^，。、]{0,4}$")
 MADE_AFTER = re.compile(r"(?:制成|做成|制作|打造|编织|材质|材料|和|与|、)")
+JOINED = frozenset(("shape", "age", "fill", "wet"))
+"""States whose one-character words are joined with a noun: 圆桌, 旧鞋, 空碗, 湿毛巾."""
+DEEDS = frozenset(("open", "fold", "lit", "fill", "peel", "face", "cooked", "frozen"))
+"""States that right before a noun, without 的, may be done to it: 打开盒子."""
+MARKS = frozenset(("图案", "花纹", "标志", "文字", "字", "字母", "图标", "条纹", "纹身"))
+"""What is on a thing as part of it: nowhere else."""
+SURFACE = re.compile(r"(?:(?<!桌)[街路道面地墙壁滩场坡山河湖海水]|地板|天花板|雪|窗|门|脸|手)$")
+"""Where a thing is on or in them no other place is told from that: 墙上的画 is in front of the wall too, nothing is below grass."""
 HUES = "红橙黄绿青蓝紫粉黑白灰棕金银"
+PLACED = re.compile(r"在[^，。的]{1,8}$")
+"""Where somebody does it: 在地毯上爬的婴儿."""
 TWO_COLOURS = re.compile(f"[{HUES}]色?[与和、]?[{HUES}]色?的?$")
 
 
@@ -28,7 +38,8 @@ def slot_of(tokens: Tokens, value: Value, start: int, end: int) -> Slot | None:
     noun = tokens.noun_after(end) or tokens.noun_before(start)
     if family == "material" and _telling().search(before):
         return None
-    if len(word) == 1 and (family in ("colour", "material") or (family == "size" and not aligned)):
+    joined = family == "size" or (family == "state" and value.axis in JOINED)
+    if len(word) == 1 and (family in ("colour", "material") or (joined and not aligned)):
         return _compound(tokens, value, start, end)
     if not aligned and family == "material" and start in tokens.bounds:  # 玻璃杯 is one word
         return _compound(tokens, value, start, end)
@@ -43,10 +54,10 @@ def slot_of(tokens: Tokens, value: Value, start: int, end: int) -> Slot | None:
             return Slot(
                 "material", start, end, value, "made", tokens.noun_before(start) if after.endswith(("成", "成。")) else noun
             )
-        describes = after.startswith("的") or (_noun_follows(tokens, end) and not after.startswith(tuple(PLACES)))
+        describes = after.startswith("的") or (tokens.noun_follows(end) and not after.startswith(tuple(PLACES)))
         return Slot("material", start, end, value, "word", noun) if describes else None
     if family == "pattern":
-        describes = after.startswith("的") or _noun_follows(tokens, end) or bool(re.search(r"(?:带有|印有|有)$", before))
+        describes = after.startswith("的") or tokens.noun_follows(end) or bool(re.search(r"(?:带有|印有|有)$", before))
         return Slot("pattern", start, end, value, "word", noun, follows=bool(TWO_COLOURS.search(before))) if describes else None
     if family in ("size", "state"):
         return _adjective(tokens, value, start, end, noun)
@@ -54,17 +65,14 @@ def slot_of(tokens: Tokens, value: Value, start: int, end: int) -> Slot | None:
         landmark = tokens.noun_before(start)
         if not landmark or not before.removesuffix("的").endswith(landmark) or not value.use:
             return None  # 左侧有一只猫: of what it does not say
-        return Slot("relation", start, end, value, word, tokens.noun_before(len(text)), other=landmark)
+        thing = tokens.noun_before(len(text))
+        worn = "在" not in before and lexicon.load("zh").classes(landmark) & {"cloth", "body", "coat"}
+        if len(word) == 1 and (thing in MARKS or worn or SURFACE.search(landmark)):
+            return None  # 头上的帽子, 衬衫上的图案, 草地上的狗; but 趴在地毯上的狗
+        return Slot("relation", start, end, value, "char" if len(word) == 1 else word, thing, other=landmark)
     if family == "action" and value.use:
         return _action(tokens, value, start, end)
     return None
-
-
-def _noun_follows(tokens: Tokens, end: int) -> bool:
-    """Whether a noun comes next, or one adjective and its noun: 条纹小爱心."""
-    following = tokens.starts.get(end)
-    flags = tokens.flags[following : following + 2] if following is not None else []
-    return bool(flags) and (flags[0].startswith("n") or (flags[0] == "a" and flags[-1].startswith("n")))
 
 
 def hue_of(tokens: Tokens, at: int, end: int) -> Slot:
@@ -83,7 +91,7 @@ def _compound(tokens: Tokens, value: Value, start: int, end: int) -> Slot | None
     """红裙子, 木桌, 小盒子: one character and a listed second half that ends a word."""
     lex = lexicon.load("zh")
     heads = lex.traps["heads_after_char"] if value.family == "colour" else lex.traps["compound_heads"]
-    if value.family == "size":
+    if value.family in ("size", "state"):
         heads = sized()
     after = tokens.text[end:]
     if start not in tokens.bounds:
@@ -92,8 +100,10 @@ def _compound(tokens: Tokens, value: Value, start: int, end: int) -> Slot | None
         (head for head in sorted(heads, key=len, reverse=True) if after.startswith(head) and end + len(head) in tokens.bounds),
         None,
     )
-    if head is None and value.family == "colour" and value.char not in ("金", "银"):
-        head = _described(tokens, start, end)  # 黄塑料桶; a gold ring is not gold in colour alone
+    if head is None and value.char not in ("金", "银"):
+        head = _described(tokens, start, end)  # 黄塑料桶, 木栈道; a gold ring is not gold in colour alone
+    if head is None and value.family == "colour":
+        head = next((thing for thing in (after[:2], after[:3]) if is_thing(thing) and end + len(thing) in tokens.bounds), None)
     if head is None or (re.search(r"[深浅淡暗亮大小]$", tokens.text[:start]) and value.family == "colour"):
         return None
     return Slot(value.family, start, end, value, "char" if end - start == 1 else "word", head)
@@ -112,7 +122,6 @@ def _described(tokens: Tokens, start: int, end: int) -> str | None:
 
 def _adjective(tokens: Tokens, value: Value, start: int, end: int, noun: str) -> Slot | None:
     text, after = tokens.text, tokens.text[end:]
-    following = tokens.starts.get(end)
     lex = lexicon.load("zh")
     if value.family == "state" and start in tokens.starts:
         noun = tokens.subject(tokens.starts[start]) or noun
@@ -123,32 +132,33 @@ def _adjective(tokens: Tokens, value: Value, start: int, end: int, noun: str) ->
     if after.startswith("的"):
         form = text[start:end]
         return Slot(value.family, start, end, value, form if len(form) > 1 else "word", noun)
-    if following is None or not tokens.flags[following].startswith("n"):
+    if not tokens.noun_follows(end):
         return None
     if end - start == 1:
         alone = tokens.starts.get(start) is not None and tokens.flags[tokens.starts[start]] in ("a", "ad", "an", "n")
         return Slot(value.family, start, end, value, "char", noun) if alone and value.char else None
-    return (
-        Slot(value.family, start, end, value, text[start:end], noun)
-        if text[end - 1] in "型形" or value.axis in ("overall", "head", "years", "transparent")
-        else None
-    )
+    short = end - start == 2 and text[start] != text[start + 1] and value.axis not in DEEDS  # 高大石塔
+    return Slot(value.family, start, end, value, text[start:end], noun) if short or text[end - 1] in "型形" else None
 
 
 def _action(tokens: Tokens, value: Value, start: int, end: int) -> Slot | None:
     text = tokens.text
-    after, before = text[end:], text[:start]
+    word, after, before = text[start:end], text[end:], text[:start]
+    lex = lexicon.load("zh")
     noun = tokens.doer(start)
-    if not noun:
+    if not noun or (value.fits and not lex.fits(value, noun)):
         return None
     if end - start == 1:
         if value.object and not after.startswith("着"):
             return None
-        if not after.startswith(("着", "在")):
+        if not after.startswith(("着", "在")) and not (after.startswith("的") and PLACED.search(before)):
             return None
         other = tokens.noun_after(end) if value.object else ""
+        if word != value.words[0] and value.takes and not lex.fits(value, noun, other):
+            return None  # 打着伞, but 打着电话
         return Slot("action", start, end, value, "char", noun, follows=after.startswith("在"), other=other)
-    if value.axis != "motion" or not re.search(r"(?:正在|在[^，。]{0,6})$", before):
+    described = after.startswith("的") and "animate" in lex.classes(noun)  # 弹吉他的男子
+    if value.axis != "motion" or not (described or re.search(r"(?:正在|在[^，。]{0,6})$", before)):
         return None
     return Slot("action", start, end, value, "word", noun)
 

@@ -28,6 +28,8 @@ PREDICATE = re.compile(
 NOT_COUNTS = re.compile(
     r"(?:\b(?:number|no\.|page|route|top|size|the|of|platform|gate|bus|level|year|age)|#|\$|£|€|\d[.,:/]) ?$", re.I
 )
+GROUPED = re.compile(r"\b(?:group|team|set|row|line|stack|bunch|family|cluster|collection|pile|pack|herd|flock) of $", re.I)
+"""Before a number that counts what the group is of."""
 NOT_COUNTED = re.compile(
     r"(?:[-%°.,:/]|\s(?:years?|months?|o'clock|percent|degrees|am|pm|inch|inches|feet|foot|meters?|metres?|cm|mm|km|of|to|thirds|"
     r"quarters|in)\b)",
@@ -159,7 +161,8 @@ TAKEN_UP = frozenset(["of", "with", "by", "to", "into", "than", "in", "on", "at"
 def _is_adjective(place: Place) -> bool:
     """Sizes and states are adjectives only."""
     first, last = place.tokens.tags[place.first], place.tokens.tags[place.last]
-    if first in NO_ADJECTIVE or last in NO_END:
+    shaped = place.value.axis == "shape" and place.tokens.tight(place.last)  # "a large round mirror": tagged as a noun
+    if not shaped and (first in NO_ADJECTIVE or last in NO_END):
         return False
     if place.noun is None and not (place.predicate and last in ("JJ", "VBN", "VBG")):
         return False
@@ -180,18 +183,24 @@ def _list_goes_on(after: str) -> bool:
 
 def _count(place: Place) -> Slot | None:
     tokens, value, noun = place.tokens, place.value, place.noun
-    if NOT_COUNTS.search(place.before) or NOT_COUNTED.match(place.after) or noun is None or tokens.pos[noun] == "PROPN":
+    grouped = bool(GROUPED.search(place.before))
+    if (NOT_COUNTS.search(place.before) and not grouped) or NOT_COUNTED.match(place.after) or noun is None:
         return None
     word = tokens.words[noun]
     lex = lexicon.load("en")
-    if word.casefold() in lex.traps["pair_nouns"]:
+    if tokens.pos[noun] == "PROPN" and not word.islower():
+        return None
+    vessels = tokens.lower[noun - 1] in lex.traps["drinks"]  # "two wine glasses", but "two glasses" may be for the eyes
+    if word.casefold() in lex.traps["pair_nouns"] and not vessels:
         return None
     several = tokens.tags[noun] in ("NNS", "NNPS") or word.casefold() in lex.nouns["irregular"].values()
+    if singular(word) != word and lex.classes(singular(word)) - {"thing"}:
+        several = True  # "taxis": tagged as one thing
     if several != (value.number != 1) and word.casefold() not in lex.nouns["unchanging"]:
         return None
     single_noun, several_noun = (singular(word), word) if several else (word, plural(word))
     agree = [(tokens.start[noun], tokens.end[noun], single_noun, several_noun)]
-    rigid = bool(SEVERAL & set(tokens.lower))
+    rigid = grouped or bool(SEVERAL & set(tokens.lower))
     for i, (word, tag) in enumerate(zip(tokens.lower, tokens.tags, strict=True)):
         if word in AGREEING or word in AGREEING.values():
             one = next(single for single, many in AGREEING.items() if word in (single, many))
@@ -210,13 +219,15 @@ def _relation(place: Place) -> Slot | None:
         return None
     if tokens.pos[i] not in ("DET", "NOUN", "ADJ", "NUM", "PROPN") and tokens.tags[i] != "PRP$":
         return None
-    ahead = _nouns_ahead(tokens, i)
-    if not ahead or any(tokens.lower[j] in lexicon.load("en").traps["no_places"] for j in range(i, ahead[0] + 1)):
+    ahead, nowhere = _nouns_ahead(tokens, i), frozenset(lexicon.load("en").traps["no_places"])
+    if not ahead or any({tokens.lower[j], singular(tokens.lower[j])} & nowhere for j in range(i, ahead[0] + 1)):
         return None
+    if value.id == "on top" and _last_of_nouns(tokens, ahead[0]) in lexicon.load("en").traps["surfaces"]:
+        return None  # nothing is under the grass, and what hangs on a wall is in front of it too
     if value.id == "on top":  # a logo on a shirt is not on top of it, a dog lying on a rug is
         if tokens.lower[place.first - 1] in {*carriers(), "logo", "text", "writing", "depends"}:
             return None
-        worn = lexicon.load("en").classes(singular(tokens.lower[ahead[0]])) & {"cloth", "body"}
+        worn = lexicon.load("en").classes(singular(tokens.lower[ahead[0]])) & {"cloth", "body", "coat"}
         if worn and tokens.pos[place.first - 1] != "VERB":
             return None
     if tokens.head is not None and ahead[0] <= tokens.head:

@@ -31,8 +31,11 @@ def patterns() -> tuple[re.Pattern[str], re.Pattern[str]]:
     lex = lexicon.load("en")
     words = sorted(lex.words(), key=len, reverse=True)
     attributes = re.compile(r"(?<![\w-])(?:" + "|".join(map(re.escape, words)) + r")(?!\w)", re.I)
-    traps = sorted(lex.phrases(), key=len, reverse=True)
-    return attributes, re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, traps)) + r")(?!\w)", re.I)
+    traps = (
+        re.escape(trap) if trap.islower() else f"(?-i:{re.escape(trap)})"  # a name: a white house is any
+        for trap in sorted(lex.phrases(), key=len, reverse=True)
+    )
+    return attributes, re.compile(rf"(?<!\w)(?:{'|'.join(traps)})(?!\w)", re.I)
 
 
 def _coarse(tag: str) -> str:

@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from operators import lexicon
 from operators.lexicon import Value
-from operators.perturb import chinese, denied, english
+from operators.perturb import chinese, chinese_words, denied, english
 from operators.perturb.inflect import mend_articles, singular
 from operators.perturb.phrase import Phrase
 from operators.validators import dictionary
@@ -114,8 +114,9 @@ def _parsed(text: str, language: str) -> Phrase:
 @lru_cache
 def _attribute_words(language: str) -> re.Pattern[str]:
     words = sorted(lexicon.load(language).words(), key=len, reverse=True)
-    edges = (r"(?<![\w])", r"(?!\w)") if language == "en" else ("", "")
-    return re.compile(edges[0] + "(?:" + "|".join(map(re.escape, words)) + ")" + edges[1], re.I)
+    if language == "zh":
+        return re.compile("|".join(map(chinese_words.pattern_of, words)), re.I)
+    return re.compile(r"(?<![\w])(?:" + "|".join(map(re.escape, words)) + r")(?!\w)", re.I)
 
 
 def _units(text: str, language: str) -> list[_Unit]:

@@ -4,7 +4,7 @@ from pydantic import ValidationError
 
 from operators.columns import NEGATIVES, REGIONS
 from operators.hard_negatives import HardNegatives
-from operators.perturb import chinese
+from operators.perturb import chinese, english
 from operators.perturb.diff import diff_span
 from operators.perturb.distribution import measure
 from operators.perturb.inflect import mend_articles
@@ -206,6 +206,21 @@ def test_a_chinese_thing_with_a_size_is_the_same_kind_of_thing_as_one_without():
         ("装满米饭的白色小碗", {("colour", "白", "碗"), ("size", "小", "碗")}),
         ("戴帽子的年轻男子", {("state", "年轻", "男子")}),
         ("一只棕白色的狗", {("colour", "棕", "狗"), ("colour", "白", "狗")}),
+        ("木桌上的红杯子", {("material", "木", "桌"), ("relation", "上面", "杯子"), ("colour", "红", "杯子")}),
+        ("墙上的画", set()),
+        ("头上的红帽子", {("colour", "红", "帽子")}),
+        ("系着红项圈的中年男人", {("colour", "红", "项圈"), ("state", "中年", "男人")}),
+        ("一个小皮手提包", {("size", "小", "手提包"), ("material", "皮", "手提包")}),
+        ("背着黑色书包的学生", {("action", "背", "学生"), ("colour", "黑", "书包")}),
+        ("打着蓝色雨伞的女人", {("action", "撑", "女人"), ("colour", "蓝", "雨伞")}),
+        ("打着电话的女人", set()),
+        ("两只猫的眼睛", {("count", "两", "猫")}),
+        ("一面大圆镜", {("size", "大", "镜"), ("state", "圆形", "镜")}),
+        ("停在路边的生锈旧卡车", {("action", "停", "卡车"), ("state", "生锈", "卡车"), ("state", "旧", "卡车")}),
+        ("树后面的高大石塔", {("relation", "后面", "石塔"), ("size", "高", "石塔"), ("material", "石", "塔")}),
+        ("抱着孩子微笑的女人", {("action", "抱", "女人"), ("state", "微笑", "女人")}),
+        ("弹吉他的男子", {("action", "弹吉他", "男子")}),
+        ("一头黑白奶牛", {("colour", "黑", "奶牛"), ("colour", "白", "奶牛")}),
         ("灰蓝色毛衣", set()),
         ("黑白照片", set()),
     ],
@@ -213,6 +228,24 @@ def test_a_chinese_thing_with_a_size_is_the_same_kind_of_thing_as_one_without():
 def test_chinese_attributes_belong_to_the_noun_that_they_are_said_of(text, read):
     (phrase,) = chinese.parse([text])
     assert {(slot.family, slot.value.id, slot.noun) for slot in phrase.slots} == read
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("two yellow taxis", {"two taxi", "yellow taxi"}),
+        ("a white house with a red roof", {"white house", "red roof"}),
+        ("the White House with a red roof", {"red roof"}),
+        ("three wine glasses", {"three glasses"}),
+        ("two glasses", set()),
+        ("a group of four teenagers", {"four teenager"}),
+        ("a large round mirror", {"large mirror", "round mirror"}),
+        ("a street with houses on both sides", set()),
+    ],
+)
+def test_english_attributes_belong_to_the_noun_that_they_are_said_of(text, read):
+    (phrase,) = english.parse([text])
+    assert {f"{phrase.text[slot.start : slot.end]} {slot.noun}" for slot in phrase.slots} == read
 
 
 def test_one_of_two_chinese_colours_is_exchanged_for_neither_of_them():

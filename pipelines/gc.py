@@ -12,6 +12,7 @@ from pathlib import Path
 from pipelines import compact
 from pipelines.durable import Damaged, files, folders, sweep_scratch
 from pipelines.ledger import Entry, Ledger
+from pipelines.locks import orphans
 from pipelines.stores import Place
 from pipelines.tables import Tables
 
@@ -31,7 +32,7 @@ def leftovers(run: Path) -> list[Path]:
         raise Damaged(
             f"{run / 'ledger'}: names nothing, though shards of this run were handed over: put it back. Nothing is removed"
         )
-    found = Tables(run).unregistered()
+    found = [*Tables(run).unregistered(), *orphans(run)]
     for folder in folders(run):
         for path in files(folder, deep=True) if folder.name not in KEEP else ():
             if ATTEMPT.fullmatch(path.name) and str(path.relative_to(run)) not in named:

@@ -27,7 +27,7 @@ from uuid import uuid4
 
 import psutil
 
-from pipelines.durable import NO_LOCKS, canonical_json, create_if_absent, replace
+from pipelines.durable import NO_LOCKS, canonical_json, create_if_absent, files, replace
 from pipelines.stores import Place
 
 BEAT = 20.0
@@ -53,16 +53,27 @@ class Held:
 def lock(run: Path, say: Callable[[str], Any] = lambda line: None) -> Iterator[Held]:
     """Hold the run's lock while the body runs. RunBusy where another run does; `say` is told when that takes a while to find out."""
     if isinstance(run, Place):
-        with _kept_up(cast(Path, run / "run.lock"), say) as held:
+        with _kept_up(_first(run), say) as held:
             yield held
         return
     run.mkdir(parents=True, exist_ok=True)
     fd = os.open(run / "run.lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        with nullcontext(Held()) if _flock(run, fd) else _kept_up(run / "run.lock.json", say) as held:
+        with nullcontext(Held()) if _flock(run, fd) else _kept_up(_first(run), say) as held:
             yield held
     finally:
         os.close(fd)
+
+
+def orphans(run: Path) -> list[Path]:
+    """Links of a chain whose first one is gone: what a holder that was killed at its very end left."""
+    first = _first(run)
+    chain = [link for link, _ in _chain(first)]
+    return [path for path in files(run) if path.name.startswith(f"{first.name}.") and path not in chain]
+
+
+def _first(run: Path) -> Path:
+    return cast(Path, run / "run.lock") if isinstance(run, Place) else run / "run.lock.json"
 
 
 def _flock(run: Path, fd: int) -> bool:
@@ -103,7 +114,7 @@ def _kept_up(path: Path, say: Callable[[str], Any]) -> Iterator[Held]:
         thread.join()
         with suppress(OSError):
             chain = _chain(path)
-            if chain and chain[-1][0] == mine:
+            if chain and chain[-1][1]["id"] == record["id"]:
                 for link, _ in chain:  # the first one first: without it the others are nobody's
                     link.unlink(missing_ok=True)
 
@@ -208,4 +219,4 @@ def _has_number(pid: int) -> bool:
     return True
 
 
-__all__ = ["Held", "RunBusy", "lock"]
+__all__ = ["Held", "RunBusy", "lock", "orphans"]

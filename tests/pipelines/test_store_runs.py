@@ -1,4 +1,5 @@
-"""A small recipe with its root on S3 (and GCS, and HDFS where there is one): run, resumed, shown, reported, compacted, collected; and its root moved elsewhere."""
+"""A small recipe with its root on S3 (and GCS, and HDFS where there is one): run, resumed, shown, reported, compacted, collected; and its
+root moved elsewhere."""
 
 import io
 import json
@@ -208,6 +209,16 @@ def test_of_many_that_meet_a_dead_lock_one_takes_it(server):
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
     assert (len(held), len(busy)) == (1, 3)
+    assert not any("run.lock" in path.name for path in files(run))
+
+
+def test_what_a_holder_that_was_killed_at_its_end_left_of_the_lock_is_collected(server):
+    run = place(f"s3://{BUCKET}/links")
+    leave(run, host=socket.gethostname(), counted=locks._counted(), pid=2**22 + 1)
+    with lock(run):
+        (run / "run.lock").unlink()
+        assert [path.name for path in locks.orphans(run)] == ["run.lock.x"]
+        assert collect(run, delete=True) == (1, pytest.approx(200, abs=100))
     assert not any("run.lock" in path.name for path in files(run))
 
 

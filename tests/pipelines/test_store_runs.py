@@ -1,5 +1,5 @@
-"""A small recipe with its root on S3 (and GCS, and HDFS where there is one): run, resumed, shown, reported, compacted, collected; and its
-root moved elsewhere."""
+"""A small recipe with its root on S3 (and GCS, and HDFS where there is one): run, resumed, shown, reported, compacted, collected; and
+its root moved elsewhere."""
 
 import io
 import json

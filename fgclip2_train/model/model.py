@@ -46,6 +46,8 @@ class Fgclip2Model(Siglip2PreTrainedModel):
     config_class = Fgclip2Config
     rank_threshold: Tensor
     base_model_prefix = "fgclip2"
+    main_input_name = "pixel_values"
+    """With "input_ids", its own, transformers looks for embeddings to hook once layers are recomputed, and warns that it finds none."""
 
     def __init__(self, config: Fgclip2Config):
         super().__init__(config)

@@ -242,11 +242,12 @@ def test_the_batch_that_is_to_blame_is_named_however_late_the_log_looks(shards, 
     assert steps[0]["step"] == 2 and steps[0]["uids"] == third.uids
 
 
-def test_recomputed_layers_change_no_number(shards, stage1, tmp_path):
+def test_recomputed_layers_change_no_number_and_are_no_reason_to_warn(shards, stage1, tmp_path, capfd):
     for name, value in (("kept", "false"), ("again", "true")):
         more = (f"checkpoint_layers={value}", f"model.start={stage1}")
         train(settings(shards, tmp_path / name, "stage=2", "steps=2", *more))
     assert losses(tmp_path / "kept") == losses(tmp_path / "again")
+    assert "embeddings" not in capfd.readouterr().err
 
 
 def test_half_precision_computes_and_single_precision_remembers(shards, stage1, tmp_path):

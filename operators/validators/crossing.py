@@ -45,7 +45,6 @@ DEGREES = (
     ("shallower", "浅", "深"),
 )
 """Comparatives, characters that say the same, and those that say the opposite: A is taller than B where B is shorter than A."""
-PRONOUNS = {"他": ("he", "him"), "她": ("she", "her"), "他们": ("they", "them"), "我们": ("we", "us")}
 TO = frozenset(
     re.findall(r"\w+", "on onto in into inside under behind over against above below upon to around round off from out of")
 )
@@ -64,25 +63,8 @@ LESS = re.compile("没有?|不如|不及")
 
 def crossed(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | None:
     """doc: one parsed English sentence; paired: its nouns with their places in the Chinese."""
-    checks = (_descriptions, _partners, _owners, _bearers, _ends, _moved, _doers, _holders, _denied)
+    checks = (_descriptions, _owners, _bearers, _ends, _moved, _doers, _holders, _denied)
     return next((found for check in checks if (found := check(doc, paired, chinese))), None)
-
-
-def pronouns(doc: Any, chinese: str) -> Finding | None:
-    """ "He gives her flowers" as 她送给他花: the pronoun that opens the Chinese clause is the one to whom it is done."""
-    if re.search("[被由让]", chinese):
-        return None
-    said = {word: [token for token in doc if token.tag_ == "PRP" and token.lower_ in words] for word, words in PRONOUNS.items()}
-    once = {found[0].i: word for word, found in said.items() if len(found) == 1}
-    for i, actor in once.items():
-        if doc[i].dep_ != "nsubj":
-            continue
-        for j, other in once.items():
-            subjects = [token.i for token in doc if token.dep_ in ("nsubj", "nsubjpass")]
-            turned = re.search(f"(?:^|[，。；]){other}(?!的|们)[^，。；]*{actor}(?!们)", chinese)
-            if j not in (i, *subjects) and turned and not re.search(f"{actor}(?!们)", chinese[: turned.start()]):
-                return "swapped", f"“{doc[i].text}” and “{doc[j].text}”"
-    return None
 
 
 def turned_comparison(actor: Any, target: Any, paired: dict[int, Pairing], chinese: str) -> bool | None:
@@ -128,7 +110,7 @@ def _descriptions(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding
         for i, (a, of_a, part_a) in enumerate(known):
             for b, of_b, part_b in known[i + 1 :]:
                 ways = _gone(of_a - of_b, part_a, part_b) + _gone(of_b - of_a, part_b, part_a)
-                if ways == 2 or (ways and some is doers and _both_lost(a, b, of_a, of_b, part_a, part_b, chinese)):
+                if ways == 2:
                     return "swapped", f"what is said of “{a.token.text}” and of “{b.token.text}”"
     return None
 
@@ -154,16 +136,6 @@ def _gone(said: set[str], own: list[str], other: list[str]) -> bool:
         if freely or any(says(word, stem) for word in other):
             return True
     return False
-
-
-def _both_lost(
-    a: Pairing, b: Pairing, of_a: set[str], of_b: set[str], part_a: list[str], part_b: list[str], chinese: str
-) -> bool:
-    """Whether two things, each in a clause of its own, do nothing there that the English has them do; one deed may be told freely."""
-    lost = not any(
-        dictionary.means(word, dictionary.widened(of)) for of, part in ((of_a, part_a), (of_b, part_b)) for word in part
-    )
-    return lost and len(re.split(PAUSE, chinese[min(a.end, b.end) : max(a.start, b.start)])) == 2
 
 
 def says(word: str, stem: str) -> bool:
@@ -237,25 +209,6 @@ def _phrase_of(text: str) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]
             at -= 1
         at -= 1
     return words[at:], words[:at]
-
-
-def _partners(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | None:
-    """Two pairs of things ("the soup in the pot, the salad in the bowl") that changed partners: each clause has one of each pair."""
-    clauses = [0, *(match.end() for match in re.finditer("[，。；！？,;]", chinese)), len(chinese)]
-    edges = []
-    for token in doc:
-        if token.i not in paired:
-            continue
-        for prep in (*token.children, *(token.head.children if token.dep_ == "nsubj" else ())):
-            if prep.dep_ == "prep" or (prep.dep_ in ("dobj", "attr") and prep.i in paired and token.dep_ == "nsubj"):
-                ends = [prep] if prep.i in paired else [c for c in prep.children if c.dep_ == "pobj" and c.i in paired]
-                edges += [(token, end) for end in ends]
-    where = {i: sum(one.start >= end for end in clauses) for i, one in paired.items()}
-    for k, (a, b) in enumerate(edges):
-        for c, d in edges[k + 1 :]:
-            if len({a.i, b.i, c.i, d.i}) == 4 and where[a.i] == where[d.i] != where[c.i] == where[b.i]:
-                return "swapped", f"“{b.text}” and “{d.text}”, of “{a.text}” and “{c.text}”"
-    return None
 
 
 def _owners(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | None:
@@ -365,8 +318,8 @@ def _ends(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | None:
                     and not STOP.search(chinese[start.end : one.start])
                 ):
                     return "swapped", f"“{other.text}” and “{one.token.text}”, from which it comes"
-            near = {prep.i, prep.head.i, verb.i, *(c.i for c in verb.rights if c.dep_ in ("prt", "advmod", "dobj"))}
-            others = [c for t in doc if t.lower_ in ENDS and t.head.i in near for c in t.children]
+            end_prep = next((t for t in doc[one.token.i + 1 :] if t.lower_ in ENDS or t.lower_ == "from"), None)
+            others = end_prep.children if end_prep is not None and end_prep.lower_ in ENDS else ()
             for other in others:
                 if other.dep_ == "pobj" and other.i in paired:
                     end = paired[other.i]

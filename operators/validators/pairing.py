@@ -85,6 +85,7 @@ def _cut(word: str, flag: str) -> tuple[tuple[str, str], ...]:
 
 PLACES = "上下里中内边旁侧前后外"
 TOPS = "顶底"
+NUMERALS = "一二三四五六七八九十百千万亿两几数第半多每整"
 COUNTED = re.compile(f"[一两][{MEASURE}].")
 WHO_DOES = ("者", "员", "手", "师", "家", "工")
 """What makes who does it of what is done: 滑冰者."""
@@ -93,6 +94,8 @@ WHO_DOES = ("者", "员", "手", "师", "家", "工")
 def may_name(tokens: list[Token], at: int) -> bool:
     """By its tag, of which some are wrong (小偷 as an adverb); a measure (碗) names a thing where nothing is counted by it."""
     word, flag, *_ = tokens[at]
+    if flag[0] == "m":
+        return len(word) > 1 and word[0] not in NUMERALS and bool(dictionary.entry(word))  # 少年
     if flag[0] == "q":
         return not (at and tokens[at - 1][1][0] in "mr")
     if len(word) == 1 and flag[0] in "vz" and dictionary.is_only_deed(word):
@@ -126,8 +129,11 @@ def is_thing(token: Any) -> bool:
 def pair(doc: Any, chinese: str) -> dict[int, Pairing]:
     """Token index → its place in the Chinese."""
     tokens = words(chinese)
+    instead = _stand_ins(doc, tokens)
     spans = [token for at, token in enumerate(tokens) if may_name(tokens, at)] + _joined(tokens)
+    spans = [span for span in spans if not any(p.start <= span[2] and span[3] <= p.end for p in instead.values())]
     nouns = [token for token in doc if is_thing(token) and not (token.dep_ == "compound" and colours_of_english(token.text))]
+    nouns = [noun for noun in nouns if noun.i not in instead]
     meant = {noun.i: _spans_of(dictionary.stem(noun.text), spans) for noun in nouns if noun.pos_ != "NUM"}
     often = Counter(dictionary.stem(noun.text) for noun in nouns)
     apart = _told_apart(nouns)
@@ -140,7 +146,7 @@ def pair(doc: Any, chinese: str) -> dict[int, Pairing]:
             meant[noun.i] = [span for span in meant[noun.i] if span[2:] not in claimed]
     _leave_taken(meant, doc)
     taken = Counter((span[2], span[3]) for mine in meant.values() if len(mine) == 1 for span in mine)
-    found = {
+    found = instead | {
         noun.i: Pairing(noun, *meant[noun.i][0][2:])
         for noun in nouns
         if len(meant.get(noun.i, ())) == 1 and taken[meant[noun.i][0][2:]] == 1 and noun.i not in apart
@@ -164,8 +170,84 @@ def pair(doc: Any, chinese: str) -> dict[int, Pairing]:
             start, end = mine[0][2:]
             if not any(p.start < end and start < p.end for p in found.values()):
                 found[noun.i] = Pairing(noun, start, end, sure=False)
+    found |= _last_of_a_kind(nouns, meant, found)
     left = _last_pair(nouns, tokens, meant, found)
     return found | ({left.token.i: left} if left else {})
+
+
+PRONOUNS = {
+    "he": "他",
+    "him": "他",
+    "she": "她",
+    "her": "她",
+    "it": "它",
+    "we": "我们",
+    "us": "我们",
+    "they": "他们",
+    "them": "他们",
+}
+THEY = ("他们", "她们", "它们")
+OTHERS = frozenset(("other", "another", "others"))
+
+
+def _stand_ins(doc: Any, tokens: list[Token]) -> dict[int, Pairing]:
+    """What stands for a thing, where each text has it once: a pronoun, "the other" (另一只), "one of them" (一只)."""
+    said: dict[str, list[Any]] = {"other": [], "one": []}
+    there: dict[str, list[tuple[int, int]]] = {"other": [], "one": []}
+    for token in doc:
+        if token.lower_ in OTHERS:
+            said["other"].append(token if token.dep_ not in ("det", "amod") else token.head)
+        elif (
+            token.lower_ == "one"
+            and token.dep_ not in ("nummod", "det", "pobj")
+            and not any(c.lower_ in OTHERS for c in token.lefts)
+        ):
+            said["one"].append(token)
+        elif token.lower_ in ORDINALS and token.dep_ in ("nsubj", "dobj", "pobj"):
+            said.setdefault(ORDINALS[token.lower_], []).append(token)
+        elif token.tag_ == "PRP":
+            said.setdefault(PRONOUNS.get(token.lower_, ""), []).append(token)
+    for at, (word, flag, start, end) in enumerate(tokens):
+        after = tokens[at + 1][0] if at + 1 < len(tokens) else ""
+        if flag == "r" and word[0] in "他她它我" and after != "的":
+            there.setdefault(THEY[0] if word in THEY else word, []).append((start, end))
+        elif word[:2] in ORDINALS.values():
+            there.setdefault(word[:2], []).append((start, end))
+        elif word[0] == "另":
+            there["other"].append((start, _end_of_count(tokens, at)))
+        elif COUNT_ONE.fullmatch(word) and not (at and tokens[at - 1][0][0] in "另每同"):
+            there["one"].append((start, end))
+    return {
+        mine[0].i: Pairing(mine[0], *there[kind][0])
+        for kind, mine in said.items()
+        if len(mine) == 1 and len(there.get(kind, ())) == 1
+    }
+
+
+COUNT_ONE = re.compile(f"一[{MEASURE}]")
+
+
+def _end_of_count(tokens: list[Token], at: int) -> int:
+    """Behind 另一只, or 另一只猴子."""
+    end = tokens[at][3]
+    for _, flag, _, stop in tokens[at + 1 : at + 4]:
+        if flag[0] not in "mqn":
+            break
+        end = stop
+        if flag[0] == "n":
+            break
+    return end
+
+
+def _last_of_a_kind(nouns: list[Any], meant: dict[int, list[Token]], found: dict[int, Pairing]) -> dict[int, Pairing]:
+    """Of as many things of one kind as there are words for it the last one, where all others have theirs."""
+    last = {}
+    for noun in (noun for noun in nouns if noun.i not in found):
+        kind = [n for n in nouns if dictionary.stem(n.text) == dictionary.stem(noun.text)]
+        free = [s for s in meant.get(noun.i, ()) if not any(p.start < s[3] and s[2] < p.end for p in found.values())]
+        if len(kind) == len(meant.get(noun.i, ())) > 1 and sum(n.i not in found for n in kind) == len(free) == 1:
+            last[noun.i] = Pairing(noun, *free[0][2:], sure=False)
+    return last
 
 
 def _told_apart(nouns: list[Any]) -> set[int]:
@@ -175,6 +257,8 @@ def _told_apart(nouns: list[Any]) -> set[int]:
         kind = next((n for n in reversed(nouns[:at]) if any(c.dep_ == "amod" for c in n.lefts)), None)
         if noun.lower_ in ("one", "ones") and kind is not None:
             found |= {noun.i, kind.i}
+        if noun.lower_ == "one" or noun.pos_ == "ADJ":
+            found.add(noun.i)
     return found
 
 
@@ -336,7 +420,7 @@ def _by_what_belongs(
         if ends and end not in ends and not apart and not whole:  # 老妇人 is all of the old woman
             continue
         if end is not None and not any(p.start < end <= p.end for p in found.values() if p.token.i != word.i):
-            return Pairing(noun, tokens[mine[0]][2], end, sure=False)
+            return Pairing(noun, place.start if place is not None else tokens[mine[0]][2], end, sure=False)
     return None
 
 
@@ -356,20 +440,23 @@ def _rendering(word: Any, tokens: list[Token]) -> list[int]:
 
 def _belonging(noun: Any) -> Iterator[tuple[Any, bool]]:
     """Words that belong to a noun, and whether one may be all that the Chinese has of it."""
+    if noun.pos_ == "ADJ":  # "the taller of the two"
+        yield noun, True
     yield from ((child, True) for child in noun.lefts if child.dep_ in ("amod", "compound", "nmod") and child.is_alpha)
     yield from ((child, False) for child in noun.lefts if child.dep_ == "poss" and child.pos_ in NOUN)
-    for wanted, alone in ((WITH, False), (("of",), True)):  # "a ray of light" stands where the light does
+    preps = [child for child in noun.rights if child.dep_ == "prep"]
+    if noun.i + 1 < len(noun.doc) and noun.nbor().dep_ == "prep" and noun.nbor() not in preps:
+        preps.append(noun.nbor())  # "punches the boxer in blue shorts", which the parser has in shorts
+    ray = ("of",) if noun.pos_ != "ADJ" else ()
+    for wanted, alone in ((WITH, False), (ray, True)):  # "a ray of light" stands where the light does
+        for prep in (prep for prep in preps if prep.lower_ in wanted):
+            yield from ((thing, alone) for thing in prep.rights if thing.dep_ in ("pobj", "amod"))
         for child in noun.rights:
-            if child.dep_ == "prep" and child.text.lower() in wanted:
-                yield from ((thing, alone) for thing in child.rights if thing.dep_ in ("pobj", "amod"))
             if child.dep_ == "acl" and child.tag_ == "VBG" and "with" in wanted:  # "a knight holding a shield"
                 yield from ((thing, alone) for thing in child.rights if thing.dep_ == "dobj")
-    if noun.dep_ == "dobj":  # "punches the boxer in blue shorts", which the parser has in shorts
-        near = (child for child in noun.head.rights if child.i == noun.i + 1 and child.lower_ in WITH)
-        yield from ((thing, False) for child in near for thing in child.rights if thing.dep_ == "pobj")
-    for child in (*noun.rights, *noun.head.rights):  # "the bottle on the left", which the parser may hang on the verb
-        if child.dep_ == "prep" and child.lower_ in ("on", "at", "to") and (child.head == noun or child.i == noun.i + 1):
-            yield from ((side, False) for side in child.rights if side.lower_ in WHERE)
+    for prep in preps:  # "the cat on the wall", "the bottle on the left"
+        if prep.lower_ != "of" and prep.lower_ not in WITH:
+            yield from ((thing, False) for thing in prep.rights if thing.dep_ == "pobj")
     if noun.dep_ == "dobj" and noun.head.lemma_ == "have":  # "the man has grey hair"
         yield from ((child, False) for child in noun.head.lefts if child.dep_ == "nsubj" and child.pos_ in NOUN)
 
@@ -386,6 +473,6 @@ def _phrase_end(tokens: list[Token], at: int, ends: set[int], apart: bool) -> in
             end = stop
             if stop in ends:
                 break
-        elif PAUSE.match(word) or not (word in ("的", "着") or flag[0] in "abmqzx" or stop == tokens[at][3]):
+        elif PAUSE.match(word) or not (word in ("的", "着") or flag[0] in "abfmqzx" or stop == tokens[at][3]):
             break
     return end

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from operators import lexicon
-from operators.validators import Finding, crossing, dictionary, pairing, sentences, syntax, translation
+from operators.validators import Finding, crossing, dictionary, pairing, parted, sentences, syntax, translation
 from operators.validators.pairing import Pairing, is_thing
 from operators.validators.syntax import NOUN
 
@@ -33,7 +33,7 @@ MUTUAL = frozenset(
 )
 """Prepositions whose two sides may change places, or name no second party."""
 PLACE = re.compile(
-    "(?!面[朝向对])的?[之身左右最靠正对]?[上下左右前后里内中央旁边侧面间外尽附周四顶底脚处远时]|沿(?![着街路岸])|[的、和与及]"
+    "(?!面[朝向对])的?[之身左右最靠正对两]?[上下左右前后里内中央旁边侧面间外尽附周四顶底脚处远时]|沿(?![着街路岸])|[的、和与及]"
 )
 """After a noun: it is a place or a time, belongs to what follows, or is one of a list."""
 AT = re.compile("的?[头身顶脚底背面跟]?[上下里内中后前]")
@@ -55,9 +55,11 @@ RECEIVES = re.compile("(?:[受遭得]到|接受|受|获得)了?(?:[^，。；]{0
 LOCATIVE = frozenset(
     re.findall(r"\w+", "on above over atop under below beneath underneath behind before in inside within at across")
 )
+HARMED = re.compile("[被受][^，。；的]{1,2}的")
+"""An adjective that is no passive: 被盗的, 受伤的."""
 OTHERS = re.compile("[^，。从朝向往对给为把用跟比由在被遭着了]{1,3}的$")
 """An adjective right before a noun."""
-DESCRIBED = re.compile("^[^，。从朝向往对给为把用跟和与比由在被遭]*的$")
+DESCRIBED = re.compile("^[^，。从朝向往对给为把用跟和与比由在被遭]*$")
 """A clause that describes a noun, where the sentence begins with it: 戴着围巾的老师."""
 EXISTS = re.compile(
     "有|是|[站坐躺卧趴蹲睡停放摆挂贴立竖种长铺堆住游漂浮围排散插落伸开等写画印刻]着|[布坐站堆挤摆爬长落挂贴写画]满"
@@ -70,6 +72,11 @@ TIMES = frozenset(("twice", "half", "times"))
 SEES = frozenset(("watch", "see", "hear", "film", "photograph", "observe", "notice", "find", "catch"))
 """Verbs whose object may do something: "watches a dog digging"."""
 CAUSES = frozenset(("make", "let", "help", "ask", "tell", "order", "allow", "force", "teach"))
+CAUSES_ZH = re.compile("[使让令]$")
+"""Before who is made to do something."""
+BECOMES = frozenset(("as", "into"))
+BECOMES_ZH = re.compile("[成为作当]了?$")
+"""Before what something becomes, or serves as."""
 FRONTED = re.compile("[从朝向往沿对给为把将用跟随比由在到着了过被是有和与及]$")
 """Before a noun: it is no topic but the object of a preposition or a verb."""
 
@@ -82,9 +89,6 @@ def swapped(english: str, chinese: str) -> Finding | None:
     for en, zh in pairs:
         doc = syntax.parsed(en)
         paired = pairing.pair(doc, zh)
-        finding = crossing.pronouns(doc, zh)
-        if finding:
-            return finding
         if len(paired) > 1:
             sure = {i: p for i, p in paired.items() if p.sure}
             finding = (
@@ -93,7 +97,7 @@ def swapped(english: str, chinese: str) -> Finding | None:
                 or _sides(doc, paired, zh)
                 or _order(doc, paired, zh)
             )
-            finding = finding or crossing.crossed(doc, paired, zh)
+            finding = finding or crossing.crossed(doc, paired, zh) or parted.parted(doc, paired, zh)
             if finding:
                 return finding
     return None
@@ -264,6 +268,9 @@ def _order(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | None
     for verb in doc:
         if not _is_verb(verb):
             continue
+        causer = paired.get(getattr(syntax.subject(verb), "i", -1)) if verb.lemma_ in CAUSES else None
+        if causer is not None and _stands_behind(CAUSES_ZH, causer, chinese):
+            return "swapped", f"“{causer.token.text}”, which is who has it done"
         for actor, target in _neighbours(verb):
             if actor.i in paired and target.i in paired and _neighbour_does(paired[target.i], paired[actor.i], verb, chinese):
                 return "swapped", f"“{actor.text}” and “{target.text}”, beside whom it is"
@@ -285,6 +292,7 @@ def _order(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | None
                 continue  # who is given something gets it from who gives it; 烟囱冒着烟
             # What is done by somebody comes first in either language: 小岛通过石堤与陆地相连.
             turned = how != "by" and second.end <= first.start and _begins(second, first, chinese, verb.lemma_ in CAUSES)
+            turned = turned or (how in BECOMES and second.end <= first.start and _stands_behind(BECOMES_ZH, first, chinese))
             turned = turned or (how in ("object", "by") and _done(first, second, verb, chinese))
             turned = turned or (how == "by" and (_does(second, first, verb, chinese) or _done_by(second, verb, chinese)))
             if turned:
@@ -303,6 +311,11 @@ def _neighbours(verb: Any) -> Iterator[tuple[Any, Any]]:
         for child in (verb, *(c for c in verb.rights if c.dep_ == "dobj")):
             preps = (c for c in child.rights if c.lower_ in BESIDE)
             yield from ((actor, target) for prep in preps for target in _after(prep))
+
+
+def _stands_behind(words: re.Pattern[str], thing: Pairing, chinese: str) -> bool:
+    """Whether these words stand right before a thing and what counts it."""
+    return words.search(re.sub(OWN, "", chinese[: thing.start])) is not None
 
 
 def _neighbour_does(other: Pairing, actor: Pairing, verb: Any, chinese: str) -> bool:
@@ -360,7 +373,8 @@ def _targets(verb: Any) -> Iterator[tuple[Any, str]]:
     if whom is not None and verb.dep_ == "relcl":
         yield verb.head, "object"  # "the cat that the boy is stroking"
     for child in verb.rights:
-        if child.dep_ in ("dobj", "obj", "dative") and is_thing(child):
+        stands_in = child.tag_ == "PRP" or child.lower_ in pairing.OTHERS
+        if child.dep_ in ("dobj", "obj", "dative") and (is_thing(child) or stands_in):
             yield child, "dative" if child.dep_ == "dative" else "object"
         if child.dep_ == "npadvmod" and any(c.dep_ == "det" for c in child.lefts):
             yield child, "object"  # "climbs the mast", as the parser reads it
@@ -373,6 +387,8 @@ def _targets(verb: Any) -> Iterator[tuple[Any, str]]:
             yield from ((c, "object") for c in child.lefts if c.dep_ == "nsubj" and is_thing(c))
         elif child.dep_ == "advcl" and any(c.dep_ == "mark" and c.lower_ == "for" for c in child.lefts):
             yield from ((c, "for") for c in child.lefts if c.dep_ == "nsubj")  # "waits for the tram to pass"
+        elif child.dep_ == "prep" and child.lower_ == "as":  # "serves as", and not "as tall as"
+            yield from ((c, "as") for c in child.rights if c.dep_ == "pobj")
         elif child.dep_ in ("prep", "dative", "acomp", "advmod", "prt") and child.text.lower() not in MUTUAL:
             for target in _after(child):
                 yield target, child.text.lower()
@@ -388,7 +404,7 @@ def _after(word: Any, depth: int = 3) -> Iterator[Any]:
 
 def _begins(thing: Pairing, other: Pairing, chinese: str, causes: bool = False) -> bool:
     """Whether a thing opens its Chinese clause as what the clause is about, with the other one behind its verb."""
-    between = chinese[thing.end : other.start]
+    between = HARMED.sub("", chinese[thing.end : other.start])
     named_place = chinese[thing.end - 1] in "上下里中内外前后旁边侧口处角顶底"
     if (
         named_place
@@ -397,7 +413,8 @@ def _begins(thing: Pairing, other: Pairing, chinese: str, causes: bool = False) 
     ):
         return False
     before = re.split("[。！？；，,：:]", chinese[: thing.start])[-1]
-    if before.endswith("的") and sum(flag[0] == "v" for _, flag in dictionary.tagged(before)) == 1:
+    by_what_belongs = not thing.sure and "的" in chinese[thing.start : thing.end]  # 戴帽子的男孩, from 帽子 on
+    if (by_what_belongs or before.endswith("的")) and sum(flag[0] == "v" for _, flag in dictionary.tagged(before)) == 1:
         before = DESCRIBED.sub("", before)
     if FRONTED.search(re.sub(OWN, "", re.sub(OTHERS, "", before))):
         return False

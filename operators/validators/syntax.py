@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+from operators import lexicon
 from operators.phrasing import mistaken
 
 NOUN = frozenset(("NOUN", "PROPN"))
@@ -29,7 +30,19 @@ def parsed(english: str) -> Any:
     """A sentence, read again where a verb was taken for a noun."""
     doc = nlp()(english)
     again = mistaken.rewritten(doc)
-    return nlp()(again[0]) if again else doc
+    doc = nlp()(again[0]) if again else doc
+    deed = None if any(t.pos_ in ("VERB", "AUX") for t in doc) else next((t for t in doc if _may_be_deed(t)), None)
+    if deed is None:
+        return doc
+    return nlp()(f"{doc.text[: deed.idx]}can {deed.lemma_.lower()}{doc.text[deed.idx + len(deed) :]}")
+
+
+def _may_be_deed(token: Any) -> bool:
+    """ "The magician winks at the boy", of a sentence without a verb: a plural behind its doer, before a preposition."""
+    if token.tag_ != "NNS" or token.i < 2 or token.i + 1 == len(token.doc):
+        return False
+    doer = token.nbor(-1)
+    return doer.head == token and doer.tag_ in ("NN", "JJ") and token.nbor().tag_ in ("IN", "TO", "RP", "RB")
 
 
 def subject(verb: Any) -> Any:
@@ -59,9 +72,15 @@ FILLED = frozenset(
 )
 
 
+def _animate(noun: Any) -> bool:
+    return "animate" in lexicon.load("en").classes(noun.lemma_.lower())
+
+
 def passive(verb: Any) -> tuple[Any, Any] | None:
     """(who acts, on whom) of a verb with "by": "a cat is chased by a dog", "a cat chased by a dog"."""
     by = next((child for child in verb.children if child.dep_ == "agent"), None)
+    if by is None and any(child.dep_ == "nsubjpass" for child in verb.lefts):
+        by = next((child for child in verb.rights if child.lower_ == "by" and any(map(_animate, child.rights))), None)
     actor = next((child for child in by.children if child.dep_ == "pobj"), None) if by is not None else None
     other = next((child for child in verb.lefts if child.dep_ == "nsubjpass"), None)
     if by is None and verb.tag_ == "VBN" and verb.lower_ in FILLED:

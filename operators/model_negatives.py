@@ -6,14 +6,16 @@ Refuses  single texts as items "negatives[r][k]" (k counts what the model wrote 
          see `reasons`
 Source   FineGen's generate-verify-correct; FineHARD: ten per region by a language model, attributes changed, object kept
 
-The model is asked for ten rewritings of the expression, or (`pivot`) of a negative that the lexicon made of it, so that the positive is
-not always the text from which the others were made. What cannot be used is told to the model, up to `corrections` times; what is then
-still missing is filled from the lexicon, or there is no group. Words alone decide here; `verify_negatives` looks at the picture.
+The model is asked for ten rewritings of the text around which the lexicon's own group is gathered, in the families that it changes:
+of the expression, or (`pivot`) of a negative, which then stands in the group too. So the positive is not always the text from which the
+others were made. What cannot be used is told to the model, up to `corrections` times; what is then still missing is filled from the
+lexicon, or there is no group. Words alone decide here; `verify_negatives` looks at the picture.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -56,9 +58,9 @@ class Group:
 
 class ModelNegatives(Words, ModelOperator):
     engine: Literal["llm", "mixed"] = "mixed"
-    """llm: the model writes all ten; mixed: half of each group is the lexicon's."""
+    """llm: the model writes all, but for the one that it rewrites (`pivot`); mixed: half of each group is the lexicon's."""
     pivot: float = Field(0.9, ge=0, le=1)
-    """Share of regions where the model rewrites a negative of the lexicon's instead of the positive."""
+    """Share of regions where the model rewrites a negative of the lexicon's instead of the positive (10/11 hides it best)."""
     corrections: int = Field(1, ge=0, le=5)
     """How often the model is told what was wrong and asked for the missing ones."""
     fill: Literal["lexical", "none"] = "lexical"
@@ -68,7 +70,7 @@ class ModelNegatives(Words, ModelOperator):
     prompt: str = "hard_negatives"
     correct_prompt: str = "correct_negatives"
 
-    version: ClassVar[int] = 8
+    version: ClassVar[int] = 9
     reasons: ClassVar[dict[str, str]] = {
         **answers.REASONS,
         **regions.UNFIT,
@@ -132,14 +134,13 @@ class ModelNegatives(Words, ModelOperator):
             return Unfit("no_attribute", phrase.text)
         lexical = self._lexical().group(uid, r, setting)
         drawn = lexical if isinstance(lexical, list) else []
-        wanted = SIZE // 2 if self.engine == "mixed" else SIZE
-        group = Group(setting)
-        basis = phrase.text
-        if drawn and rng.random() < self.pivot:
-            centre = _centre(drawn, phrase)
-            basis = centre["text"]
-            if self.families_changed == 1:
-                kinds = [centre["family"]]
+        if drawn:
+            changed = {negative["family"] for negative in drawn}
+            kinds = [kind for kind in kinds if kind in changed]
+        centre = self._centre(setting, drawn, rng)
+        group = Group(setting, [centre] if centre else [])
+        wanted = SIZE // 2 + len(group.negatives) if self.engine == "mixed" else SIZE
+        basis = centre["text"] if centre else phrase.text
         variables: dict[str, Any] = {"families": ", ".join(kinds), "phrase": basis}
         await self._take(uid, r, group, wanted, self.prompt, variables, ask, rejects)
         for _ in range(self.corrections):
@@ -158,6 +159,18 @@ class ModelNegatives(Words, ModelOperator):
             return Unfit("too_few", f"{len(group.negatives)} of {SIZE} for {phrase.text!r}")
         rng.shuffle(group.negatives)
         return group.negatives
+
+    def _centre(self, setting: Setting, drawn: Sequence[dict[str, Any]], rng: random.Random) -> dict[str, Any] | None:
+        """The negative around which a group of the lexicon's is gathered: it shares most words with the others. None where that is
+        the positive; where all eleven differ in one place alone, each is as good as another, and `pivot` decides."""
+        single = self.single_changes(setting)
+        made = [single.get(normal(negative["text"])) for negative in drawn]
+        if all(made):
+            places = {i for change in made for i in change or ()}
+            return rng.choice(drawn) if len(places) == 1 and rng.random() < self.pivot else None
+        bags = [set(n["text"].split() if setting.phrase.language == "en" else n["text"]) for n in drawn]
+        shared = [sum(len(bag & other) for other in bags) for bag in bags]
+        return drawn[shared.index(max(shared))]
 
     def _lexical(self) -> HardNegatives:
         shared = {name: getattr(self, name) for name in Words.model_fields}
@@ -253,13 +266,6 @@ def read_texts(answer: Answer) -> list[Any]:
     """The texts of an answer, a cut last one left out, no more than anyone could have meant."""
     texts, _ = answers.read_list(answer, "texts")
     return texts[:MOST]
-
-
-def _centre(drawn: list[dict[str, Any]], phrase: Phrase) -> dict[str, Any]:
-    """The negative around which a group is gathered: the one that shares most words with the others."""
-    bags = [set(negative["text"].split() if phrase.language == "en" else negative["text"]) for negative in drawn]
-    shared = [sum(len(bag & other) for other in bags) for bag in bags]
-    return drawn[shared.index(max(shared))]
 
 
 def _told_more(text: str, phrase: Phrase) -> Finding | None:

@@ -153,6 +153,19 @@ def test_another_member_than_the_positive_is_rewritten():
     assert "Kinds: colour" in ask.asked[0][2]
 
 
+def test_the_negative_that_is_rewritten_stands_in_the_group():
+    ask = Writer([f"a {colour} ball" for colour in COLOURS])
+    (group,), _ = run(ask, region("a red ball"), pivot=1)
+    (made,) = (n["text"] for n in group if n["origin"] == "lexical")
+    assert ask.asked[0][2].endswith(f"Phrase: {made}")
+
+
+def test_the_model_is_asked_for_the_families_that_the_lexicons_group_changes():
+    ask = Writer()
+    run(ask, region("a small red ball"), pivot=1, corrections=0)
+    assert "Kinds: colour\n" in ask.asked[0][2], "sizes are too few for ten"
+
+
 def test_what_is_true_elsewhere_is_flagged_and_what_an_overlapping_box_bears_refused():
     texts = [f"a {colour} ball" for colour in COLOURS]
     far, near = region("a pink ball", [0.6, 0.0, 1.0, 1.0]), region("a teal ball", [0.0, 0.0, 0.2, 0.5])

@@ -164,6 +164,27 @@ def test_members_of_a_group_that_differ_only_in_width_article_or_counter_are_the
     assert normal("一个蓝色的球") != normal("两个蓝色的球")
 
 
+@pytest.mark.parametrize(
+    ("text", "never"),
+    [
+        ("a thick grey wool scarf", ("stone", "glass", "wooden", "metal")),
+        ("a tall stone tower", ("fabric", "leather", "rubber")),
+        ("a brown horse with a white mane", ("blue mane", "pink mane", "green mane")),
+        ("a waiter carrying a green tray", ("kicking", "burying", "chasing")),
+        ("a rusty red truck on the grass", ("under", "below")),
+        ("一条灰色羊毛围巾", ("石", "玻璃", "木", "金属")),
+        ("穿红色条纹睡衣的孩子", ("木纹", "大理石纹")),
+        ("骑着黑马的士兵", ("拿", "举", "踩")),
+        ("一匹奔跑的白马", ("冲浪", "滑冰")),
+    ],
+)
+def test_what_no_such_thing_is_or_does_is_not_written(text, never):
+    (phrase,) = (chinese if ord(text[0]) > 255 else english).parse([text])
+    engine = chinese if phrase.language == "zh" else english
+    written = [engine.render(phrase, {i: o}) for i, slot in enumerate(phrase.slots) for o in engine.options(slot)]
+    assert written and not [made for made in written if any(word in made for word in never)]
+
+
 def test_a_single_size_word_is_too_little_for_ten():
     groups, (reject,) = run([("a large umbrella", LEFT)])
     assert groups == [[[]]] and reject.reason == "too_few" and "large umbrella" in reject.detail

@@ -38,11 +38,11 @@ def parsed(english: str) -> Any:
 
 
 def _may_be_deed(token: Any) -> bool:
-    """ "The magician winks at the boy", of a sentence without a verb: a plural behind its doer, before a preposition."""
+    """ "The magician winks at the boy", of a sentence without a verb: a plural behind who may do it, before a preposition."""
     if token.tag_ != "NNS" or token.i < 2 or token.i + 1 == len(token.doc):
         return False
     doer = token.nbor(-1)
-    return doer.head == token and doer.tag_ in ("NN", "JJ") and token.nbor().tag_ in ("IN", "TO", "RP", "RB")
+    return doer.head == token and _animate(doer) and token.nbor().tag_ in ("IN", "TO", "RP", "RB")
 
 
 def subject(verb: Any) -> Any:

@@ -17,9 +17,9 @@ TRIES = 8
 CONNECTIONS = 32
 REFUSED = (
     *("NoSuchBucket", "AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch"),
-    *("ExpiredToken", "InvalidToken", "RequestTimeTooSkewed"),
+    *("ExpiredToken", "InvalidToken", "RequestTimeTooSkewed", "400"),
 )
-"""Codes of a store that waits for somebody to change something."""
+"""Codes of a store that waits for somebody to change something. The answer to a HEAD has no body, and of these tells 400 alone."""
 
 
 class S3Store:

@@ -34,6 +34,7 @@ from pipelines.answers import AnswerStore
 from pipelines.chain import Chain
 from pipelines.config import ConfigError, Recipe, Stage
 from pipelines.durable import create_if_absent, read_table
+from pipelines.fingerprint import digest
 from pipelines.ledger import shard_name
 from pipelines.model_client import ModelClient, ModelSettings
 from pipelines.report.page import clean
@@ -41,6 +42,8 @@ from pipelines.run import reach
 from pipelines.view import View, read_columns
 from pipelines.viewer.language import speaker
 from pipelines.worker import PictureReader
+from prompts.load import Prompt
+from prompts.load import load as load_prompt
 
 SIDE = 240
 TOKEN = re.compile(r"\s+|[A-Za-z0-9]+|.", re.S)
@@ -228,6 +231,11 @@ def _both(text: str, **values: Any) -> Markup:
     return Markup("").join(told)
 
 
+def _told(prompt: Prompt) -> str:
+    """Name, version and the content's hash: people change a prompt and forget its version."""
+    return f"{prompt.name}@{prompt.version} ({digest(prompt.content())[:8]})"
+
+
 def _figures(side: Side) -> dict[str, str]:
     made = list(side.made.values())
     whole = sum(columns is not None and any(value not in (None, [], "") for value in columns.values()) for columns, _ in made)
@@ -235,7 +243,7 @@ def _figures(side: Side) -> dict[str, str]:
     refusals = Counter(reject.reason for _, rejects in made for reject in rejects)
     return {
         "model": side.model.name,
-        "prompts": ", ".join(side.operator.prompts),
+        "prompts": ", ".join(_told(load_prompt(name, side.prompts)) for name in side.operator.prompts),
         "samples with a result": f"{whole} of {len(made)}",
         "characters of a text, mean": f"{sum(lengths) / len(lengths):.0f}" if lengths else "–",
         "output tokens asked for now": f"{side.usage['output_tokens']:,}",

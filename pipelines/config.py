@@ -303,9 +303,10 @@ def _stage(name: str, body: dict[str, Any], file: str) -> Stage:
         several = _several(engine["operators"], f"{file}: {where}.operators")
         if "operator" in engine or body:
             extra = "operator" if "operator" in engine else next(iter(body))
+            right = extra if extra in several else f"{next(iter(several))}.{extra}"
             raise ConfigError(
                 f"{file}: {where}.{extra}: no such setting beside `operators`; settings belong to one of them, "
-                f"as in {where}.operators.{next(iter(several))}.{extra}"
+                f"as in {where}.operators.{right}"
             )
         wanted = {operator: (f"{where}.operators.{operator}", settings or {}) for operator, settings in several.items()}
     else:

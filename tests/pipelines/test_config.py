@@ -47,6 +47,10 @@ def test_an_unknown_setting_names_file_key_and_the_nearest_valid_one(write):
             {"measure": {"operators": {"size": {}}, "max_aspect": 3}},
             "stages.measure.max_aspect: no such setting beside `operators`",
         ),
+        (
+            {"measure": {"operators": {"phash": {}, "size": {}}, "size": {"min_side": 3}}},
+            "settings belong to one of them, as in stages.measure.operators.size",
+        ),
         ({"measure": {"operators": {"size": {}, "dedup": {}}}}, "only batch operators can share a stage"),
         ({"size": {}}, "stages.size: reads column 'width', which no stage before it writes. Put a `download` stage before it."),
         ({"download": {}, "select": {"keep": "widht > 3"}}, "width"),

@@ -220,6 +220,8 @@ def test_two_prompts_are_compared_over_the_same_samples_and_nothing_is_asked_twi
         )
         figures = compare(chain, other, "long_caption_en", 3, folder / "page.html")
         assert figures["samples"] == 3 and figures["asked"] == 3 and figures["found"] == 3, "A was answered when it was run"
+        of_a, of_b = (figures[side]["prompts"] for side in "ab")
+        assert of_a.startswith("long_caption_en@") and of_b.startswith("long_caption_zh@") and of_a[-9:] != of_b[-9:]
         again = compare(chain, other, "long_caption_en", 3, folder / "again.html")
         assert again["asked"] == 0
         with pytest.raises(ConfigError, match="not overwritten"):

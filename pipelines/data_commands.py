@@ -100,7 +100,10 @@ def view_command(
         list[str] | None,
         typer.Argument(metavar="KEY=VALUE", help="Settings of the run; by default those it was last called with."),
     ] = None,
-    recipe: Annotated[str | None, typer.Option(help="Recipe of the run; by default the one of the same name.")] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Recipe of the run; by default the file it was last called with, or the one of the same name."),
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen at. Beyond this machine there is no login.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes any free one.")] = 8765,
     against: Annotated[

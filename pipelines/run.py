@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 import shlex
 import time
 from collections import deque
@@ -350,6 +351,7 @@ def _record(chain: Chain, options: Options, result: Result) -> None:
     record = {
         "ended": datetime.now(UTC).isoformat(timespec="seconds"),
         "recipe": chain.recipe.name,
+        "file": os.path.abspath(chain.recipe.file) if chain.recipe.given == chain.recipe.file else None,
         "overrides": list(chain.recipe.overrides),
         "options": {
             key: value

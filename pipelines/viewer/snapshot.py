@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
 import time
 from collections import Counter
@@ -225,11 +226,16 @@ class Run:
     def _load(self) -> Recipe:
         if self._loaded is None:
             overrides = self._last_overrides() if self._overrides is None else self._overrides
-            recipe = load_recipe(self._recipe or self.name, overrides)
+            recipe = load_recipe(self._recipe or self._last_file() or self.name, overrides)
             if recipe.name != self.name:
                 raise ConfigError(f"{recipe.file} is the recipe {recipe.name}, and {self.folder} a run of {self.name}")
             self._loaded = recipe
         return self._loaded
+
+    def _last_file(self) -> str | None:
+        """The recipe's file that the newest run was given, where it was one of the user's own and is seen from here."""
+        file = next(run_records.newest(self.folder), {}).get("file")
+        return file if isinstance(file, str) and os.path.isfile(file) else None
 
     def _last_overrides(self) -> list[str]:
         """Those that the newest run was called with: another setting would be another run."""

@@ -316,3 +316,13 @@ def test_the_settings_of_the_last_call_count_also_where_the_clock_was_set_back(r
     run_records.keep(root / "small", {"overrides": ["select.keep=width >= 80"]})
     assert snapshot.Run(root / "small", None, None, None)._last_overrides() == ["select.keep=width >= 80"]
     assert [call["overrides"][0][-2:] for call in run_records.newest(root / "small")] == ["80", "90", "on"]
+
+
+def test_a_recipe_of_the_users_own_is_found_where_the_last_call_had_it(made, root):
+    def front():
+        return TestClient(make_app(runs_in(root, None, None, None), {"127.0.0.1"}), base_url="http://127.0.0.1").get("/small/")
+
+    run_records.keep(root / "small", {"overrides": [], "file": str(made / "gone.yaml")})
+    assert "no recipe &#39;small&#39;" in front().text
+    run_records.keep(root / "small", {"overrides": [], "file": str(made / "small.yaml")})
+    assert shown(front())

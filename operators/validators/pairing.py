@@ -242,7 +242,7 @@ def _end_of_count(tokens: list[Token], at: int) -> int:
 def _last_of_a_kind(nouns: list[Any], meant: dict[int, list[Token]], found: dict[int, Pairing]) -> dict[int, Pairing]:
     """Of as many things of one kind as there are words for it the last one, where all others have theirs."""
     last = {}
-    for noun in (noun for noun in nouns if noun.i not in found):
+    for noun in (noun for noun in nouns if noun.i not in found and noun.dep_ not in ("compound", "nmod", "amod")):
         kind = [n for n in nouns if dictionary.stem(n.text) == dictionary.stem(noun.text)]
         free = [s for s in meant.get(noun.i, ()) if not any(p.start < s[3] and s[2] < p.end for p in found.values())]
         if len(kind) == len(meant.get(noun.i, ())) > 1 and sum(n.i not in found for n in kind) == len(free) == 1:
@@ -257,7 +257,7 @@ def _told_apart(nouns: list[Any]) -> set[int]:
         kind = next((n for n in reversed(nouns[:at]) if any(c.dep_ == "amod" for c in n.lefts)), None)
         if noun.lower_ in ("one", "ones") and kind is not None:
             found |= {noun.i, kind.i}
-        if noun.lower_ == "one" or noun.pos_ == "ADJ":
+        if noun.lower_ == "one" or noun.tag_ in ("JJR", "JJS"):
             found.add(noun.i)
     return found
 
@@ -440,14 +440,15 @@ def _rendering(word: Any, tokens: list[Token]) -> list[int]:
 
 def _belonging(noun: Any) -> Iterator[tuple[Any, bool]]:
     """Words that belong to a noun, and whether one may be all that the Chinese has of it."""
-    if noun.pos_ == "ADJ":  # "the taller of the two"
+    compared = noun.tag_ in ("JJR", "JJS")
+    if compared:  # "the taller of the two"
         yield noun, True
     yield from ((child, True) for child in noun.lefts if child.dep_ in ("amod", "compound", "nmod") and child.is_alpha)
     yield from ((child, False) for child in noun.lefts if child.dep_ == "poss" and child.pos_ in NOUN)
     preps = [child for child in noun.rights if child.dep_ == "prep"]
     if noun.i + 1 < len(noun.doc) and noun.nbor().dep_ == "prep" and noun.nbor() not in preps:
         preps.append(noun.nbor())  # "punches the boxer in blue shorts", which the parser has in shorts
-    ray = ("of",) if noun.pos_ != "ADJ" else ()
+    ray = () if compared else ("of",)
     for wanted, alone in ((WITH, False), (ray, True)):  # "a ray of light" stands where the light does
         for prep in (prep for prep in preps if prep.lower_ in wanted):
             yield from ((thing, alone) for thing in prep.rights if thing.dep_ in ("pobj", "amod"))

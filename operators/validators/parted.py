@@ -86,7 +86,11 @@ def _lost(e: Parts, f: Parts) -> bool:
 
 
 def _tells(token: Any, paired: dict[int, Pairing]) -> bool:
-    unnamed = token.pos_ == "PROPN" or (token.pos_ in NOUN and token.lower_ in pairing.WHERE)
+    unnamed = (
+        token.pos_ == "PROPN"
+        or (token.dep_ == "amod" and token.pos_ == "ADJ")
+        or (token.pos_ in NOUN and token.lower_ in pairing.WHERE)
+    )
     return token.pos_ in CONTENT and token.lemma_.lower() not in VAGUE and (token.i in paired or not unnamed)
 
 

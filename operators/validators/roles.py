@@ -77,7 +77,7 @@ CAUSES_ZH = re.compile("[使让令]$")
 BECOMES = frozenset(("as", "into"))
 BECOMES_ZH = re.compile("[成为作当]了?$")
 """Before what something becomes, or serves as."""
-FRONTED = re.compile("[从朝向往沿对给为把将用跟随比由在到着了过被是有和与及]$")
+FRONTED = re.compile("[从朝向往沿以对给为把将用跟随比由在到着了过被是有和与及]$")
 """Before a noun: it is no topic but the object of a preposition or a verb."""
 
 
@@ -413,6 +413,8 @@ def _begins(thing: Pairing, other: Pairing, chinese: str, causes: bool = False) 
     ):
         return False
     before = re.split("[。！？；，,：:]", chinese[: thing.start])[-1]
+    if "以" in before and between.startswith("为"):
+        return False  # 以淡蓝色背景为衬托
     by_what_belongs = not thing.sure and "的" in chinese[thing.start : thing.end]  # 戴帽子的男孩, from 帽子 on
     if (by_what_belongs or before.endswith("的")) and sum(flag[0] == "v" for _, flag in dictionary.tagged(before)) == 1:
         before = DESCRIBED.sub("", before)

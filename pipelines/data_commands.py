@@ -162,7 +162,7 @@ review = App(
 
     Examples:
         fineloom review serve dci_cn --reviewer Li --reviewer Wang
-        fineloom review export lit_cn --out doubtful.jsonl
+        fineloom review export dci_cn --out doubtful.jsonl
         fineloom review import doubtful-anna.jsonl doubtful-bo.jsonl --out verdicts.jsonl
     """
 )
@@ -185,7 +185,7 @@ def review_export(
     """Write refused and doubtful pairs, one a line, with empty verdict, corrected, reviewer and time for people to fill in.
 
     Examples:
-        fineloom review export lit_cn --out doubtful.jsonl --limit 500
+        fineloom review export dci_cn --out doubtful.jsonl --limit 500
     """
     from pipelines.review_file import DOUBTFUL, export_doubtful
     from pipelines.run import look

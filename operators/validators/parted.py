@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from itertools import combinations, permutations
 from typing import Any
 
+from operators import lexicon
 from operators.validators import Finding, dictionary, pairing
 from operators.validators.pairing import Pairing, Token
 from operators.validators.syntax import NOUN
@@ -31,6 +32,8 @@ VAGUE = frozenset(
     )
 )
 """Said of anything, or in too many ways."""
+SAID = ("colour", "material", "pattern")
+"""Families of words that a noun may follow."""
 CONTENT = frozenset(("NOUN", "PROPN", "VERB", "ADJ", "NUM"))
 
 Parts = dict[int, int]
@@ -86,12 +89,14 @@ def _lost(e: Parts, f: Parts) -> bool:
 
 
 def _tells(token: Any, paired: dict[int, Pairing]) -> bool:
-    unnamed = (
-        token.pos_ == "PROPN"
-        or (token.dep_ == "amod" and token.pos_ == "ADJ")
-        or (token.pos_ in NOUN and token.lower_ in pairing.WHERE)
-    )
+    if token.dep_ in ("amod", "compound") and (token.pos_ == "ADJ" or _qualifies(token.lower_)):
+        return False  # glass, as other things may be; what each is like is compared elsewhere
+    unnamed = token.pos_ == "PROPN" or (token.pos_ in NOUN and token.lower_ in pairing.WHERE)
     return token.pos_ in CONTENT and token.lemma_.lower() not in VAGUE and (token.i in paired or not unnamed)
+
+
+def _qualifies(word: str) -> bool:
+    return any(value.family in SAID for value in lexicon.load("en").lookup(word))
 
 
 def _places(token: Any, tokens: Sequence[Token], paired: dict[int, Pairing]) -> set[int]:

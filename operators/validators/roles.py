@@ -42,8 +42,6 @@ CONVERSE = {"上": "下", "下": "上", "后": "前", "前": "后", "左": "右"
 """By the last words of `SIDES`: what a landmark's side is seen from the thing that is there."""
 SURELY = re.compile("的?(?:[下上][面方]|底下|脚下)")
 """After a noun: a side that no other preposition has."""
-SAID = ("colour", "material", "pattern")
-"""Families of words that a noun may follow."""
 PARTS = frozenset(
     re.findall(r"\w+", "side middle center centre edge end top front back corner left right bottom foot distance rest sides")
 )
@@ -225,7 +223,9 @@ def _sides(doc: Any, paired: dict[int, Pairing], chinese: str) -> Finding | None
 
 def _goes_on(landmark: Any) -> bool:
     """Whether the parser broke off a phrase before its noun: "glass" of a glass cross, which it took for a deed."""
-    if landmark.i + 1 == len(landmark.doc) or not any(v.family in SAID for v in lexicon.load("en").lookup(landmark.lower_)):
+    if landmark.i + 1 == len(landmark.doc) or not any(
+        v.family in parted.SAID for v in lexicon.load("en").lookup(landmark.lower_)
+    ):
         return False
     after = landmark.nbor()
     return not (after.is_punct or after.pos_ in ("ADP", "CCONJ", "AUX", "DET", "SCONJ", "PRON") or after.tag_ == "VBG")

@@ -158,6 +158,7 @@ class _Base:
             Exception
         ) as error:  # kept and given as the reason of the stop: a constructor that raises would only be restarted
             self.broken = f"stage {stage.name} cannot start: {type(error).__name__}: {error}"
+            monitor.stop.remote(self.broken)  # now, not when the first shard gets here: the stages before this may cost hours
 
     async def step(self, batch: dict[str, Any]) -> dict[str, Any]:
         shard, view = int(batch["shard"][0]), View.from_json(str(batch["view"][0]))

@@ -54,6 +54,13 @@ class Mark(Operator):
         return keep(batch, {"mark": pa.array(rows, pa.int64())}, {"too_far": (refused, lambda i: f"row {rows[i]}")})
 
 
+class Lacks(Mark):
+    """Mark, but what it needs is not there."""
+
+    def setup(self) -> None:
+        raise FileNotFoundError("no weights in this folder")
+
+
 class Lose(Mark):
     """Mark, but the rows of Ray Data that carry the shards `lose` are gone the first time, as with an actor that ends without an
     answer: no worker knows, and nobody is told."""

@@ -190,6 +190,12 @@ def test_a_stage_beyond_its_refusal_bound_stops_the_run(make_recipe, tmp_path):
     assert "mark refused 90.0%" in result.stopped and not result.ok
 
 
+def test_a_stage_that_cannot_start_stops_the_run_before_a_shard_gets_to_it(make_recipe, tmp_path):
+    stages = {"first": {"operator": MARK, "raise_on": 0}, "second": {"operator": "faulty_operators:Lacks"}}
+    result = run(make_recipe(stages, rows=5), tmp_path)
+    assert result.stopped == "stage second cannot start: FileNotFoundError: no weights in this folder"
+
+
 def test_two_runs_on_one_folder_do_not_mix(make_recipe, tmp_path):
     recipe = make_recipe({"mark": {"operator": MARK}})
     with lock(tmp_path / "runs" / "tiny"), pytest.raises(RunBusy, match=f"process {os.getpid()}"):

@@ -184,9 +184,14 @@ async def _ask_identity(settings: Any) -> dict[str, Any]:
 
 
 def warnings(chain: Chain) -> list[str]:
-    """What is to be known of the settings before work begins, by the word of the operators too; each once."""
-    said = [getattr(operator, "warning", "") for stage in chain.recipe.stages for operator in stage.operators.values()]
-    return list(dict.fromkeys(word for word in [*said, _cut_otherwise(chain)] if word))
+    """What is to be known of the settings before work begins."""
+    return [word for word in (*recipe_warnings(chain.recipe), _cut_otherwise(chain)) if word]
+
+
+def recipe_warnings(recipe: Recipe) -> list[str]:
+    """What the recipe's operators say of their settings; each once."""
+    said = (getattr(operator, "warning", "") for stage in recipe.stages for operator in stage.operators.values())
+    return list(dict.fromkeys(word for word in said if word))
 
 
 def _cut_otherwise(chain: Chain) -> str:

@@ -18,7 +18,7 @@ from pipelines.exports.of_run import shards_in
 from pipelines.plan import make_plan
 from pipelines.rejects import count
 from pipelines.review_file import agreement, export_doubtful, kappa, merge_reviews
-from pipelines.run import Options, look, prepare, warnings
+from pipelines.run import Options, look, prepare, recipe_warnings
 
 PUBLISHED = ["boxclass_cn", "dci_cn", "docci_cn", "finehard", "fineregion_cn", "fineregion_cn_translated", "lit_cn", "stage1"]
 ENGLISH = (
@@ -100,13 +100,13 @@ def test_fineregion_cn_runs_from_pictures_to_its_layout(folder):
 @pytest.mark.parametrize("name", ["stage1", "finehard", "fineregion_cn", "fineregion_cn_translated"])
 def test_recipes_for_training_say_when_no_evaluation_set_is_kept_out(name, folder, monkeypatch):
     monkeypatch.delenv("FINELOOM_EVALUATION", raising=False)
-    (word,) = warnings(load_recipe(name))
+    (word,) = recipe_warnings(load_recipe(name))
     assert "no evaluation set is named" in word and "FINELOOM_EVALUATION" in word
 
     (folder / "captions.jsonl").write_text(json.dumps({"set": "LIT-CN", "caption": caption_key(CHINESE)}) + "\n")
     monkeypatch.setenv("FINELOOM_EVALUATION", str(folder / "*.jsonl"))
     recipe = load_recipe(name)
-    assert warnings(recipe) == [] and {s.name for s in recipe.stages} >= {"decontaminate", "decontaminate_long"}
+    assert recipe_warnings(recipe) == [] and {s.name for s in recipe.stages} >= {"decontaminate", "decontaminate_long"}
 
 
 def test_pictures_and_captions_of_evaluation_sets_do_not_get_through_a_recipe_for_training(folder, monkeypatch):

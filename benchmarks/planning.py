@@ -189,7 +189,7 @@ def make(folder: Path, recipe_file: Path, shards: int, loose_at_most: int | None
 
 
 def _sources(recipe: object) -> dict:
-    from pipelines.run import _sources as load
+    from pipelines.run import sources_of as load
 
     return load(recipe)  # type: ignore[arg-type]
 

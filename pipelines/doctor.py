@@ -223,7 +223,7 @@ def _forget(probe: Path, made: list[Path]) -> None:
 
 def _sources(recipe: Any) -> Check:
     """The recipe's manifests and the files that they name; what stands in those is read by `plan`."""
-    from pipelines.run import _sources as sources_of
+    from pipelines.run import sources_of
 
     try:
         found = {name: len(source.tables()) for name, source in sources_of(recipe).items()}

@@ -98,7 +98,7 @@ def prepare(recipe: Recipe, root: Path, options: Options) -> Chain:
     Where the tables and the model are known already, nothing is written: `fineloom plan` of a root that may only be read.
     """
     run = place(root) / recipe.name
-    sources = _sources(recipe)
+    sources = sources_of(recipe)
     there = {name: [Path(path) for path in source.tables()] for name, source in sources.items()}
     tables = Tables(run)
     used: dict[str, dict[int, str]] = {name: {} for name in sources}
@@ -130,10 +130,11 @@ def look(recipe: Recipe, root: Path, prompts: Path | None = None) -> Chain:
     tables = Tables(run)
     record = run / "model.json"
     identity = _recorded(record) if record.is_file() and recipe.model is not None else None
-    return Chain(run, recipe, _sources(recipe), identity, tables.used(recipe.sources), prompts)
+    return Chain(run, recipe, sources_of(recipe), identity, tables.used(recipe.sources), prompts)
 
 
-def _sources(recipe: Recipe) -> dict[str, Source]:
+def sources_of(recipe: Recipe) -> dict[str, Source]:
+    """The sources that the recipe names, read from their manifests."""
     folders = [Path("manifests/sources"), MANIFESTS / "sources"]
     sources = {name: load_source(name, folders) for name in recipe.sources}
     called: dict[str, str] = {}

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipelines.durable import create_if_absent, files
+from pipelines.durable import files, replace
 
 NUMBERED = re.compile(r"([0-9]+)\..*json")
 
@@ -18,7 +18,7 @@ def keep(run: Path, record: dict[str, Any]) -> None:
     """Write the record of a call that has ended, under the run's lock."""
     number = 1 + max((_number(path) for path in files(run / "runs")), default=0)
     name = f"{number:05d}.{datetime.now(UTC):%Y%m%dT%H%M%S}.json"
-    create_if_absent(run / "runs" / name, json.dumps(record, indent=1, ensure_ascii=False, default=str).encode())
+    replace(run / "runs" / name, json.dumps(record, indent=1, ensure_ascii=False, default=str).encode())
 
 
 def newest(run: Path) -> Iterator[dict[str, Any]]:

@@ -347,6 +347,17 @@ def test_ctrl_c_and_sigterm_on_the_real_command(command, sign, tmp_path, finishe
         assert process.returncode in (0, 130)
 
 
+@pytest.mark.parametrize(
+    ("raised", "status", "said"), [("KeyboardInterrupt", 130, "stopped"), ("MemoryError", 1, "error: no memory")]
+)
+def test_a_ctrl_c_or_no_memory_while_the_command_imports_what_it_needs_is_no_traceback(raised, status, said, tmp_path):
+    """In the place of what it imports first is a module that raises, as either would anywhere among its imports."""
+    (tmp_path / "rich.py").write_text(f"raise {raised}")
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    ended = subprocess.run([FINELOOM, "plan", "demo"], env=env, capture_output=True, text=True)
+    assert ended.returncode == status and ended.stderr.strip().startswith(said) and "Traceback" not in ended.stderr
+
+
 def test_a_second_ctrl_c_does_not_leave_a_terminal_without_its_cursor(monkeypatch):
     """It comes while the run waits for the thread that asks how far it is."""
     shown, answered, started = io.StringIO(), threading.Event(), threading.Thread.start

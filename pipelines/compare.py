@@ -23,16 +23,18 @@ from typing import Any
 from uuid import uuid4
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from operators.base import ModelOperator, Reject
+from operators.base import Answer, ModelOperator, Reject
 from operators.pictures import LazyPicture, decode
 from operators.sample import rank
 from pipelines.answers import AnswerStore
 from pipelines.chain import Chain
 from pipelines.config import ConfigError, Recipe, Stage
+from pipelines.counted import counted
 from pipelines.durable import create_if_absent, read_table
 from pipelines.fingerprint import digest
 from pipelines.ledger import shard_name
@@ -46,6 +48,8 @@ from prompts.load import Prompt
 from prompts.load import load as load_prompt
 
 SIDE = 240
+WAVES = 5
+"""Draws of samples, each four times as large, until enough are found that the stage asks about: 341 times the number wanted."""
 TOKEN = re.compile(r"\s+|[A-Za-z0-9]+|.", re.S)
 
 
@@ -80,49 +84,122 @@ def compare(
             "A and B are the same: give B another prompt or setting (--b prompt=NAME), another model (--b model.name=NAME) "
             "or a folder of prompts (--prompts-b)"
         )
-    chosen = _choose(chain, stage, count, seed)
+    for side in (a, b):
+        side.operator.setup()
+    chosen = _choose(chain, stage, changed, (a, b), count, seed)
     rows: list[dict[str, Any]] = []
-    counters = asyncio.run(_ask_all(chain, stage, changed, chosen, (a, b), rows))
+    counters = asyncio.run(_ask_all(chain, stage, chosen, (a, b), rows))
     page, figures = _page(chain, stage, (a, b), rows)
     if not create_if_absent(out.absolute(), page.encode("utf-8", "replace")):
         raise ConfigError(f"{out} is there already and is not overwritten; choose another name")
     return figures | {"asked": int(counters["requests"]), "found": int(counters["from_store"])}
 
 
-def _choose(chain: Chain, stage: Stage, count: int, seed: int) -> dict[int, tuple[View, list[str]]]:
-    """The `count` samples of lowest rank among all that reach the stage: shard → its view before the stage, and their uids."""
-    views: dict[int, View] = {}
+def _choose(
+    chain: Chain, stage: Stage, changed: Stage, sides: tuple[Side, Side], count: int, seed: int
+) -> dict[int, tuple[View, list[dict[str, Any]]]]:
+    """The `count` samples of lowest rank that reach the stage and that one side or the other has a question about: shard → its view
+    before the stage, and its samples. Stages that ask about some samples only would otherwise fill the page with empty rows."""
+    views = _views_before(chain, stage)
 
     def candidates() -> Iterator[tuple[int, str, int]]:
-        for shard, (view, next_stage) in reach(chain, chain.shards()).items():
-            before = View(shard)
-            for name, fingerprint in view.entries.items():
-                if name == stage.name:
-                    break
-                entry = chain.ledger.get(name, fingerprint, shard)
-                assert entry is not None
-                before = before.after(entry)
-            else:
-                if next_stage is None or next_stage.name != stage.name:
-                    continue
-            views[shard] = before
-            for uid in read_table(chain.run / before.uid_file, columns=["uid"])["uid"].to_pylist():
+        for shard, view in views.items():
+            for uid in read_table(chain.run / view.uid_file, columns=["uid"])["uid"].to_pylist():
                 yield rank(uid, seed), uid, shard
 
-    lowest = heapq.nsmallest(count, candidates())
-    if not lowest:
+    fields = pa.schema(list({column.name: column for column in [*changed.reads(), *stage.reads()]}.values()))
+    optional = stage.optional() | changed.optional()
+    chosen: dict[int, tuple[View, list[dict[str, Any]]]] = {}
+    last, lacking, looked_at, wave = (-1, "", 0), count, 0, 0
+    while lacking and wave < WAVES:
+        drawn = heapq.nsmallest(count * 4**wave, (candidate for candidate in candidates() if candidate > last))
+        if not drawn:
+            break
+        last, looked_at, wave = drawn[-1], looked_at + len(drawn), wave + 1
+        asked: dict[str, dict[str, Any]] = {}
+        for shard in dict.fromkeys(shard for *_, shard in drawn):
+            table = read_columns(chain.run, views[shard], fields, optional)
+            mine = pa.array([uid for _, uid, of in drawn if of == shard])
+            samples = table.filter(pc.is_in(table["uid"], value_set=mine)).to_pylist()
+            asked |= asyncio.run(_asked_about(samples, sides))
+        taken = [(uid, shard) for _, uid, shard in drawn if uid in asked][:lacking]
+        lacking -= len(taken)
+        for uid, shard in taken:
+            chosen.setdefault(shard, (views[shard], []))[1].append(asked[uid])
+    if not looked_at:
         raise ConfigError(f"{chain.run}: no sample has come as far as stage {stage.name}; run the stages before it first")
-    chosen: dict[int, tuple[View, list[str]]] = {}
-    for _, uid, shard in lowest:
-        chosen.setdefault(shard, (views[shard], []))[1].append(uid)
+    if not chosen:
+        raise ConfigError(
+            f"stage {stage.name} asks the model nothing about any of {counted(looked_at, 'sample')} that reached it"
+        )
     return chosen
+
+
+def _views_before(chain: Chain, stage: Stage) -> dict[int, View]:
+    """What each shard that has come as far as the stage holds before it."""
+    views: dict[int, View] = {}
+    for shard, (view, next_stage) in reach(chain, chain.shards()).items():
+        before = View(shard)
+        for name, fingerprint in view.entries.items():
+            if name == stage.name:
+                break
+            entry = chain.ledger.get(name, fingerprint, shard)
+            assert entry is not None
+            before = before.after(entry)
+        else:
+            if next_stage is None or next_stage.name != stage.name:
+                continue
+        views[shard] = before
+    return views
+
+
+class _Asks(Exception):
+    """Raised in the place of an answer or of pixels, which an operator wants only to ask."""
+
+
+class _Question:
+    """An `ask` that only notes that it was called."""
+
+    put = False
+
+    async def __call__(
+        self,
+        prompt: str,
+        variables: dict[str, Any],
+        image: Image.Image | None = None,
+        region: tuple[int, int, int, int] | None = None,
+    ) -> Answer:
+        self.put = True
+        raise _Asks
+
+    def sent_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        return size
+
+    def pixels(self) -> Image.Image:
+        self.put = True
+        raise _Asks
+
+
+async def _asked_about(samples: list[dict[str, Any]], sides: tuple[Side, Side]) -> dict[str, dict[str, Any]]:
+    """Those of the samples, by uid, about which one side or the other would ask."""
+    asked = {}
+    for sample in samples:
+        question = _Question()
+        for side in sides:
+            picture = LazyPicture((sample["width"], sample["height"]), question.pixels) if side.operator.needs_image else None
+            try:
+                await side.operator(sample, picture, question)
+            except* _Asks:  # an operator may ask for several texts at once
+                pass
+        if question.put:
+            asked[sample["uid"]] = sample
+    return asked
 
 
 async def _ask_all(
     chain: Chain,
     stage: Stage,
-    changed: Stage,
-    chosen: dict[int, tuple[View, list[str]]],
+    chosen: dict[int, tuple[View, list[dict[str, Any]]]],
     sides: tuple[Side, Side],
     rows: list[dict[str, Any]],
 ) -> dict[str, float]:
@@ -131,13 +208,8 @@ async def _ask_all(
     clients = [first] if sides[0].model == sides[1].model else [first, ModelClient(sides[1].model)]
     for side, client in zip(sides, (clients[0], clients[-1]), strict=True):
         side.client = client
-        side.operator.setup()
-    fields = {column.name: column for column in [*changed.reads(), *stage.reads()]}
-    optional = stage.optional() | changed.optional()
     try:
-        for shard, (view, uids) in chosen.items():
-            table = read_columns(chain.run, view, pa.schema(list(fields.values())), optional)
-            samples = [sample for sample in table.to_pylist() if sample["uid"] in set(uids)]
+        for shard, (view, samples) in chosen.items():
             store = AnswerStore(chain.run / "answers" / stage.name / shard_name(shard), f"compare{uuid4().hex[:8]}")
             assert view.images is not None
             with PictureReader(chain.run / view.images) as read:

@@ -237,3 +237,25 @@ def test_two_prompts_are_compared_over_the_same_samples_and_nothing_is_asked_twi
     page = (folder / "page.html").read_text("utf-8")
     assert "<script" not in page and "data:image/jpeg;base64," in page and "Content-Security-Policy" in page
     assert "http://" not in page and "https://" not in page, "the page asks for nothing"
+
+
+def test_samples_that_neither_prompt_asks_about_are_not_compared(folder):
+    """Stage 1 has long captions made of English pairs only: two of these four pictures."""
+    chinese = folder / "chinese"
+    chinese.mkdir()
+    for name in ("0.png", "0.txt", "1.png", "1.txt"):
+        (folder / "pictures" / name).rename(chinese / name)
+    (folder / "zh.yaml").write_text(
+        yaml.safe_dump({"format": "folder", "tables": str(chinese), "language": "zh", "name": "zh"})
+    )
+    stages = {"download": {}, "long_caption_en": {"operator": "recaption_matching", "language": "en"}, "pack": {}}
+    (folder / "mixed.yaml").write_text(yaml.safe_dump({**TINY, "recipe": "mixed", "stages": stages}, sort_keys=False))
+    with ModelServer(answer) as server:
+        settings = overrides(folder, server, f"sources=[{folder / 'folder.yaml'}, {folder / 'zh.yaml'}]")
+        run_here(load_recipe("mixed.yaml", settings), folder / "runs")
+        chain = look(load_recipe("mixed.yaml", settings), folder / "runs")
+        other = load_recipe("mixed.yaml", [*settings, "stages.long_caption_en.prompt=long_caption_zh"])
+        figures = compare(chain, other, "long_caption_en", 4, folder / "page.html")
+        assert figures["samples"] == 2 and figures["a"]["samples with a result"] == "2 of 2"
+        one = compare(chain, other, "long_caption_en", 1, folder / "one.html")
+        assert one["samples"] == 1

@@ -24,9 +24,15 @@ from prompts.load import load as load_prompt
 SOURCE_VERSION = 3
 
 
+class OtherVersion(RuntimeError):
+    """A process that would make something else of a stage than was planned."""
+
+
 @dataclass
 class Chain:
     """Everything needed to say what a stage of a shard depends on. Built from plain data, so that any worker can make one.
+
+    What was said of a stage once (`made_by`) goes along to workers: there it is what the run began with.
 
     paths     index of each table in use → where its file lies now (a table may have been moved since it was registered)
     globals   global stage → wave → fingerprint, which depends on all shards of that wave and of those before; the driver computes it
@@ -49,23 +55,42 @@ class Chain:
     def made_by(self, stage: Stage) -> dict[str, Any]:
         """Operators with their versions and settings, prompts with their content, and the model: what makes a stage's output."""
         if stage.name not in self._made_by:
-            record: dict[str, Any] = {
-                "operators": {
-                    name: {"version": getattr(op, "version", 1), "settings": op.model_dump(mode="json")}
-                    for name, op in stage.operators.items()
-                }
-            }
-            names = stage.operator.prompts if stage.kind == "model" else []
-            prompts = [load_prompt(name, self.prompts).capped(self.recipe.model.max_answer_tokens) for name in names]
-            if prompts:  # without prompts it asks nothing, and the model is none of its business
-                record["prompts"] = {
-                    prompt.name: {"version": prompt.version, "content": digest(prompt.content())} for prompt in prompts
-                }
-                record["model"] = self.identity
-                pictures = ("max_pixels", "min_pixels", "picture_format")  # how a picture is sent changes what is said of it
-                record["pictures"] = {name: getattr(self.recipe.model, name) for name in pictures}
-            self._made_by[stage.name] = record
+            self._made_by[stage.name] = self._made_by_here(stage)
         return self._made_by[stage.name]
+
+    def _made_by_here(self, stage: Stage) -> dict[str, Any]:
+        record: dict[str, Any] = {
+            "operators": {
+                name: {"version": getattr(op, "version", 1), "settings": op.model_dump(mode="json")}
+                for name, op in stage.operators.items()
+            }
+        }
+        names = stage.operator.prompts if stage.kind == "model" else []
+        prompts = [load_prompt(name, self.prompts).capped(self.recipe.model.max_answer_tokens) for name in names]
+        if prompts:  # without prompts it asks nothing, and the model is none of its business
+            record["prompts"] = {
+                prompt.name: {"version": prompt.version, "content": digest(prompt.content())} for prompt in prompts
+            }
+            record["model"] = self.identity
+            pictures = ("max_pixels", "min_pixels", "picture_format")  # how a picture is sent changes what is said of it
+            record["pictures"] = {name: getattr(self.recipe.model, name) for name in pictures}
+        return record
+
+    def check_version(self, stage: Stage) -> None:
+        """Raise OtherVersion where this process has another version of the stage's operators or prompts than the one that planned: a
+        file was edited under the run, or a node has another version. What it made would stand under the wrong name.
+
+        The prompts that this reads are those that the process asks with from now on.
+        """
+        planned, here = self.made_by(stage), self._made_by_here(stage)
+        if planned != here:
+            parts = ((kind[:-1], planned.get(kind, {}), here.get(kind, {})) for kind in ("operators", "prompts"))
+            other = [f"{kind} {name}" for kind, was, now in parts for name in was if now.get(name) != was[name]]
+            raise OtherVersion(
+                f"{' and '.join(other)} of stage {stage.name} is another version here than where the run began. Was a file edited or "
+                "the program updated under the run, or has a node another version? Put it back, or run again with it everywhere; what is "
+                "committed holds"
+            )
 
     def inputs(self, stage: Stage, view: View) -> dict[str, str]:
         """Content hashes of the columns that the stage reads; a pack stage reads all there are."""

@@ -16,6 +16,8 @@ from types import FrameType
 
 import psutil
 
+from pipelines.ray_start import bring_token, lacks
+
 NAMESPACE = "fineloom"
 TRIES = 3
 """Ray gives a node 30 s to start, whatever the machine is busy with; that limit cannot be set, so the start is tried again."""
@@ -47,6 +49,10 @@ def connect(address: str | None, cpus: int | None = None) -> None:
         address = "auto"
     if address is not None:
         _knock(os.environ.get("RAY_ADDRESS", address) if address == "auto" else address)
+    else:
+        if lack := lacks():
+            raise NoCluster(f"Ray cannot start here: {lack}")
+        bring_token()
     with _ends_heard(after=address is None) as told, _native_stderr_held():
         for attempt in range(TRIES):
             before = set(psutil.Process().children())

@@ -21,7 +21,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 from ray.util.annotations import RayDeprecationWarning
 
-from pipelines.chain import Chain
+from pipelines.chain import Chain, OtherVersion
 from pipelines.config import Stage
 from pipelines.monitor import DEATHS, Failure, pieces
 from pipelines.reach import Reach
@@ -50,6 +50,8 @@ def run_flow(
     beside  stages of other flows that run at the same time and need room, too
     """
     _configure()
+    for stage in stages:
+        chain.made_by(stage)  # by which workers know whether they are of one version with this process
     ranges = [{"shards": shards[i : i + RANGE]} for i in range(0, len(shards), RANGE)]
     flow: Dataset = ray.data.from_items([{"index": i} for i in range(len(ranges))], override_num_blocks=len(ranges))
     source = _Source(chain, done, stages, ranges, monitor)
@@ -157,7 +159,8 @@ class _Base:
         except (
             Exception
         ) as error:  # kept and given as the reason of the stop: a constructor that raises would only be restarted
-            self.broken = f"stage {stage.name} cannot start: {type(error).__name__}: {error}"
+            told = "" if isinstance(error, OtherVersion) else f"stage {stage.name} cannot start: {type(error).__name__}: "
+            self.broken = f"{told}{error}"
             monitor.stop.remote(self.broken)  # now, not when the first shard gets here: the stages before this may cost hours
 
     async def step(self, batch: dict[str, Any]) -> dict[str, Any]:

@@ -63,6 +63,7 @@ def run_global(
     beside   stages of flows that are at work at the same time and need room, too
     """
     asks = stage.resources
+    chain.made_by(stage)  # by which the task knows whether it is of one version with this process
     task: Any = ray.remote(_task).options(
         name=stage.name,
         num_cpus=asks.cpus * cpu_share([stage, *beside], nodes_of_ray()),
@@ -90,6 +91,7 @@ def _task(chain: Chain, stage: Stage, done: list[Stage], shards: list[int], earl
     for _ in range(stage.attempts):
         try:
             with stopping(chain.run), no_exit():
+                chain.check_version(stage)
                 return Judged(commit_verdicts(chain, stage, done, shards, earlier, progress))
         except StopRun as stop:
             return Judged(stop=str(stop))

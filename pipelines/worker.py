@@ -24,7 +24,7 @@ from PIL import Image
 from operators.base import ModelOperator, Operator, Outcome, Reject
 from operators.pictures import BadPicture, LazyPicture, decode
 from pipelines.answers import AnswerStore
-from pipelines.chain import Chain
+from pipelines.chain import Chain, OtherVersion
 from pipelines.commit import Attempt, Made
 from pipelines.config import Stage
 from pipelines.download.reasons import NetworkDown
@@ -82,7 +82,7 @@ def stopping(run: Path) -> Iterator[None]:
         raise
     except StoreError as error:
         raise StopRun(f"the store refuses: {error}. Run again when it does not; nothing committed is lost") from error
-    except (ServerUnavailable, ModelChanged, NetworkDown) as error:
+    except (ServerUnavailable, ModelChanged, NetworkDown, OtherVersion) as error:
         raise StopRun(str(error)) from error
 
 
@@ -143,6 +143,7 @@ class Worker:
         self.chain = chain
         self.stage = stage
         self.run = chain.run
+        chain.check_version(stage)
         for operator in stage.operators.values():
             if hasattr(operator, "setup"):
                 operator.setup()

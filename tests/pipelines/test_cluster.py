@@ -7,12 +7,15 @@ import socket
 import subprocess
 import sys
 from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 import ray._private.utils as of_ray
 from PIL import Image
 
-from pipelines import cli
+from pipelines import cli, ray_start
 from pipelines.cluster import ENDS, NoCluster, connect
 
 
@@ -134,3 +137,46 @@ def test_who_joins_a_cluster_hears_at_once(monkeypatch, sign):
     start_ray_by(monkeypatch, lambda: (os.kill(os.getpid(), sign), pytest.fail("was not heard")))
     with heard(*[signal.default_int_handler] * 3), pytest.raises(KeyboardInterrupt):
         connect("ray://a-head:10001")
+
+
+@pytest.mark.parametrize(
+    ("there", "said"),
+    [
+        ({"TMPDIR": "/tmp/" + "a" * 60}, "at most 39 bytes: set RAY_TMPDIR"),
+        ({"TMPDIR": "/tmp/临时"}, "ASCII letters"),
+        ({"TMPDIR": "/tmp/" + "a" * 60, "RAY_TMPDIR": "/tmp"}, ""),
+    ],
+)
+def test_a_temporary_folder_that_ray_cannot_listen_in_is_told_before_it_starts(there, said, monkeypatch):
+    for name in ("RAY_TMPDIR", "TMPDIR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in there.items():
+        monkeypatch.setenv(name, value)
+    assert said in ray_start.lacks() and bool(said) == bool(ray_start.lacks())
+    if said:
+        monkeypatch.setattr("ray.is_initialized", lambda: False)
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+        with pytest.raises(NoCluster, match="Ray cannot start here: TMPDIR="):
+            connect(None)
+
+
+def test_a_full_disk_and_too_few_open_files_are_told_before_ray_starts(monkeypatch):
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=5e6))
+    assert ray_start.lacks().startswith("RAY_TMPDIR=/tmp: 5 MB free")
+    monkeypatch.undo()
+    monkeypatch.setattr("resource.getrlimit", lambda _: (64, 64))
+    assert "may open 64 files here" in ray_start.lacks()
+
+
+@pytest.mark.parametrize("home", ["/proc", None])
+def test_without_a_home_that_can_be_written_to_ray_gets_a_token_of_this_process(home, monkeypatch):
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.setenv(name, "")  # so that it is taken away at the end
+        monkeypatch.delenv(name)
+    if home is None:  # a user number without a name
+        monkeypatch.setattr(Path, "home", MagicMock(side_effect=RuntimeError("Could not determine home directory.")))
+    else:
+        monkeypatch.setenv("HOME", home)
+    ray_start.bring_token()
+    assert len(os.environ["RAY_AUTH_TOKEN"]) == 64

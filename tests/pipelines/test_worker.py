@@ -2,12 +2,24 @@
 
 import errno
 import os
+import pickle
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
+from in_process import ModelServer
+from picture_server import picture
 
+import prompts
+from operators.size import Size
+from pipelines.chain import OtherVersion
+from pipelines.config import load_recipe
+from pipelines.run import Options, prepare
 from pipelines.stores import StoreError, StoreFailed, place
-from pipelines.worker import StopRun, stopping
+from pipelines.worker import StopRun, Worker, stopping
+from prompts.load import load
 
 
 @pytest.fixture
@@ -59,3 +71,32 @@ def test_a_disk_with_room_and_no_place_for_one_more_file_is_told_as_that(run, mo
     monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_files=90, f_favail=0))
     with pytest.raises(StopRun, match="can hold no more files"), stopping(run):
         raise system(errno.ENOSPC, run / "size" / "1.parquet")
+
+
+def test_a_worker_of_another_version_than_the_run_began_with_does_not_begin(tmp_path, monkeypatch):
+    """A prompt is edited while pictures are downloaded; an operator is another on one node. It would be written down as the first."""
+    shutil.copytree(Path(prompts.__file__).parent, tmp_path / "prompts")
+    (tmp_path / "cat.jpg").write_bytes(picture(60, 50))
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump({"format": "folder", "tables": str(tmp_path), "language": "en"}))
+    body = {"recipe": "one", "sources": [str(tmp_path / "own.yaml")], "disk_floor_gb": 0}
+    body["stages"] = {"download": {}, "size": {}, "caption": {"operator": "recaption", "language": "en"}}
+    with ModelServer(lambda text: "a cat") as server:
+        body["model"] = {"base_url": server.url, "name": server.name}
+        (tmp_path / "one.yaml").write_text(yaml.safe_dump(body, sort_keys=False))
+        recipe = load_recipe(tmp_path / "one.yaml")
+        chain = prepare(recipe, tmp_path / "runs", Options(prompts=tmp_path / "prompts"))
+    size, caption = recipe.stage("size"), recipe.stage("caption")
+    began = [chain.made_by(stage) for stage in (size, caption)]
+    sent = pickle.dumps(chain)
+    Worker(pickle.loads(sent), caption)
+
+    prompt = tmp_path / "prompts" / "long_caption_en.yaml"
+    prompt.write_text(prompt.read_text().replace("Describe this picture.", "Describe what you see."))
+    load.cache_clear()  # another process has read nothing yet
+    with pytest.raises(OtherVersion, match="prompt long_caption_en of stage caption is another version"):
+        Worker(pickle.loads(sent), caption)
+    Worker(pickle.loads(sent), size)
+    monkeypatch.setattr(Size, "version", 99)
+    with pytest.raises(OtherVersion, match="operator size of stage size"):
+        Worker(pickle.loads(sent), size)
+    assert [pickle.loads(sent).made_by(stage) for stage in (size, caption)] == began

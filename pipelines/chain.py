@@ -88,8 +88,8 @@ class Chain:
             other = [f"{kind} {name}" for kind, was, now in parts for name in was if now.get(name) != was[name]]
             raise OtherVersion(
                 f"{' and '.join(other)} of stage {stage.name} is another version here than where the run began. Was a file edited or "
-                "the program updated under the run, or has a node another version? Put it back, or run again with it everywhere; what is "
-                "committed holds"
+                "the program updated under the run, or has a node another version? Put it back, or run again with it everywhere; what "
+                "is committed holds"
             )
 
     def inputs(self, stage: Stage, view: View) -> dict[str, str]:

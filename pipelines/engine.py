@@ -10,10 +10,12 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from pipelines import program
 from pipelines.config import Recipe, Stage
 from pipelines.metrics import ask
 from pipelines.monitor import LOST_AFTER, Limits, Monitor
 from pipelines.progress import Progress
+from pipelines.ray_start import lacks
 from pipelines.room import bundles, lacking, nodes_of_ray
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ class Engine:
         self.monitor: Any = None
         self.totals: dict[str, Any] = {}
         self._memory: Any = None
+        self._program = program.stamps()
         self._watched = False
         self._starting = threading.Lock()
 
@@ -105,6 +108,16 @@ class Engine:
             if monitor is self.monitor:
                 self.progress.say(f"lost: {str(error).splitlines()[0]} Going on with what is committed")
                 self._watch_over()
+
+    def why_lost(self) -> str:
+        """What this machine knows of why Ray lost what it had, to be put behind that it did."""
+        files = program.changed(self._program)
+        if files:
+            more = f" and {len(files) - 3} more" if len(files) > 3 else ""
+            told = f"since the run began {', '.join(files[:3])}{more} became another: run again when the program stays as it is"
+        else:
+            told = "" if self.joined else lacks()
+        return f"; {told}" if told else ""
 
     @contextmanager
     def watch(self, stages: Sequence[str], shards: int) -> Iterator[None]:

@@ -149,6 +149,7 @@ def flow(
     Returns   the shards that failed, and why the run must stop, if it must
     """
     failures: list[Failure] = []
+    last = ""  # what Ray said when it lost all workers of a stage
     names = [stage.name for stage in segment]
     before, passes, again = len(shards) + 1, 0, False
     while True:
@@ -182,12 +183,14 @@ def flow(
             snapshot = ray.get(monitor.snapshot.remote())
         except ray.exceptions.RayActorError as error:
             engine.lost(monitor, error)
+            last = str(error)
             continue
         engine.totals = snapshot["stages"]
         failures += [failure for failure in came_back if failure.error != "stopped"]
         if snapshot["stop"]:
             return failures, snapshot["stop"]
-    failures += [Failure(shard, segment[0].name, f"was lost {MAX_PASSES} times on its way", "") for shard in left]
+    told = f"was lost {MAX_PASSES} times on its way{engine.why_lost()}"
+    failures += [Failure(shard, segment[0].name, told, last if shard == left[0] else "") for shard in left]
     return failures, None
 
 
@@ -264,9 +267,12 @@ def _judge_wave(
             continue
         engine.totals = snapshot["stages"]
         if judged.error:
-            return Failure(first, name, f"over {counted(len(wave), 'shard')}: {judged.error}", judged.trace, len(wave)), None
+            lost = engine.why_lost() if judged.lost else ""
+            told = f"over {counted(len(wave), 'shard')}: {judged.error}{lost}"
+            return Failure(first, name, told, judged.trace, len(wave)), None
         return None, snapshot["stop"]
-    return Failure(first, name, f"over {counted(len(wave), 'shard')}: was lost {MAX_PASSES} times", "", len(wave)), None
+    told = f"over {counted(len(wave), 'shard')}: was lost {MAX_PASSES} times{engine.why_lost()}"
+    return Failure(first, name, told, "", len(wave)), None
 
 
 __all__ = ["flow", "go_through", "judge"]

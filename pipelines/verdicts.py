@@ -40,11 +40,15 @@ COUNTED = ("rejects", "parts", "usage")
 
 @dataclass(frozen=True)
 class Judged:
-    """How it ended: what was committed now, as `Monitor.end` takes it; or why it failed; or why the run must stop."""
+    """How it ended: what was committed now, as `Monitor.end` takes it; or why it failed; or why the run must stop.
+
+    lost    it failed because its process ended without a word
+    """
 
     counts: dict[str, Any] | None = None
     error: str = ""
     trace: str = ""
+    lost: bool = False
     stop: str | None = None
 
 
@@ -77,7 +81,7 @@ def run_global(
             return ray.get(task.remote(chain, stage, done, list(shards), list(earlier), monitor))
         except ray.exceptions.RayError as error:
             trace = f"{type(error).__name__}: {error}"
-    return Judged(error=f"killed its worker {DEATHS + 1} times", trace=trace)
+    return Judged(error=f"killed its worker {DEATHS + 1} times", trace=trace, lost=True)
 
 
 def _task(chain: Chain, stage: Stage, done: list[Stage], shards: list[int], earlier: list[int], monitor: Any) -> Judged:

@@ -54,7 +54,7 @@ def test_one_shard_that_raises_one_that_kills_and_one_flaky_leave_all_others_who
     result = run(recipe, tmp_path)
     assert not result.ok
     failed = {failure.shard: failure for failure in result.failures}
-    assert set(failed) == {1, 7}
+    assert set(failed) == {1, 7} and result.whole == result.shards - 2
     assert "row 7 is cursed" in failed[1].error and "faulty_operators.py" in failed[1].trace
     assert "SystemExit: a library" in failed[7].error
     assert sorted(packed(recipe, tmp_path).values()) == [*range(5), *range(10, 12), *range(13, 35)]
@@ -194,6 +194,21 @@ def test_a_stage_that_cannot_start_stops_the_run_before_a_shard_gets_to_it(make_
     stages = {"first": {"operator": MARK, "raise_on": 0}, "second": {"operator": "faulty_operators:Lacks"}}
     result = run(make_recipe(stages, rows=5), tmp_path)
     assert result.stopped == "stage second cannot start: FileNotFoundError: no weights in this folder"
+    assert result.whole == 0, "a shard that the stop left on its way is not whole"
+
+
+def test_workers_that_cannot_even_begin_are_told_with_what_ray_says_and_with_what_became_another(
+    make_recipe, tmp_path, monkeypatch
+):
+    """A file of the program was edited under the run: here their module is there for the command and for none of its workers."""
+    (tmp_path / "apart.py").write_text("from faulty_operators import Mark\n\n\nclass Apart(Mark):\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    recipe = make_recipe({"mark": {"operator": "apart:Apart"}}, rows=5)
+    stamps = iter([{"pipelines/worker.py": 1}])
+    monkeypatch.setattr("pipelines.program.stamps", lambda: next(stamps, {"pipelines/worker.py": 2}))
+    failed = run(recipe, tmp_path).failures[0]
+    assert failed.error.startswith("was lost 3 times on its way; since the run began pipelines/worker.py became another")
+    assert "No module named 'apart'" in failed.trace
 
 
 def test_two_runs_on_one_folder_do_not_mix(make_recipe, tmp_path):

@@ -16,6 +16,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from fgclip2_train.data.words import Words, words_of
+
 SPECIAL = ["<pad>", "<eos>", "<bos>", "<unk>"]  # ids 0 to 3, as in the Gemma tokenizer
 
 
@@ -24,6 +26,7 @@ class Texts:
 
     def __init__(self, tokenizer, lower: bool = True):
         self.tokenizer, self.lower = tokenizer, lower
+        self.words: Words | None = None
         tokenizer.padding_side = tokenizer.truncation_side = "right"
         if tokenizer.pad_token_id is None:
             raise ValueError("the tokenizer has no padding token; FG-CLIP 2 pads every text to a fixed length")
@@ -36,25 +39,34 @@ class Texts:
             raise ValueError("the tokenizer does not pad on the right; every feature would differ from the model's")
         if lower and not torch.equal(self(["A CAT"], 64)[0], ids):
             raise ValueError("the tokenizer tells upper from lower case after lower-casing")
+        self.words = words_of(tokenizer.backend_tokenizer)
 
     def __call__(self, texts: Sequence[str], length: int) -> Tensor:
         """int64 [len(texts), length]. Raises ValueError for what is no text."""
         if not texts:
             return torch.zeros(0, length, dtype=torch.int64)
         texts = [text.lower() for text in texts] if self.lower else list(texts)
-        # As the tokenizer's own call, whose lists of padded lists take most of the time.
-        core = self.tokenizer.backend_tokenizer
-        core.no_padding()
-        core.enable_truncation(length, direction="right")
-        try:
-            rows = [encoding.ids for encoding in core.encode_batch_fast(texts)]
-        except TypeError:
-            refuse_half_characters(texts)
-            raise
+        words = self.words
+        known = [words.ids(text, length) if words else None for text in texts]
+        whole = iter(self._whole([text for text, row in zip(texts, known, strict=True) if row is None], length))
+        rows = [next(whole) if row is None else row for row in known]
         filled = np.arange(length) < np.fromiter(map(len, rows), np.int64, len(rows))[:, None]
         ids = np.full(filled.shape, self.tokenizer.pad_token_id, dtype=np.int64)
         ids[filled] = np.fromiter(itertools.chain.from_iterable(rows), np.int64)
         return torch.from_numpy(ids)
+
+    def _whole(self, texts: list[str], length: int) -> list[list[int]]:
+        """As the tokenizer's own call, whose lists of padded lists take most of the time."""
+        if not texts:
+            return []
+        core = self.tokenizer.backend_tokenizer
+        core.no_padding()
+        core.enable_truncation(length, direction="right")
+        try:
+            return [encoding.ids for encoding in core.encode_batch_fast(texts)]
+        except TypeError:
+            refuse_half_characters(texts)
+            raise
 
     def __len__(self) -> int:
         return len(self.tokenizer)

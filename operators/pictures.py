@@ -77,9 +77,8 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
 def _decode(data: bytes, max_pixels: int) -> Image.Image:
     with open_picture(data, max_pixels) as image:
         load(image)
-        turn = orientation(image)
         try:
-            seen = to_rgb(image.transpose(UPRIGHT[turn]) if turn in UPRIGHT else image)
+            seen = to_rgb(upright(image))
         except MemoryError:
             raise
         except Exception as error:
@@ -143,6 +142,15 @@ def orientation(image: Image.Image) -> int:
         return 1
 
 
+def upright(image: Image.Image) -> Image.Image:
+    """A picture that was loaded, turned as its EXIF says.
+
+    Pillow's own `exif_transpose` writes the EXIF block anew, too, which a block that is broken elsewhere does not live through.
+    """
+    turn = orientation(image)
+    return image.transpose(UPRIGHT[turn]) if turn in UPRIGHT else image
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """8-bit RGB: transparency over white, 16 bits scaled down, everything else by Pillow's rule."""
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
@@ -150,7 +158,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         below = Image.new("RGBA", above.size, (255, 255, 255, 255))
         return Image.alpha_composite(below, above).convert("RGB")
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        values = np.asarray(image, np.float32)
+        values = np.nan_to_num(np.asarray(image, np.float32))  # a float may be no number, which is neither large nor small
         top = 65535.0 if image.mode != "F" or values.max(initial=0) > 255 else 1.0 if values.max(initial=0) <= 1 else 255.0
         return Image.fromarray(np.clip(values * (255.0 / top), 0, 255).astype(np.uint8)).convert("RGB")
     return image.convert("RGB") if image.mode != "RGB" else image.copy()

@@ -20,6 +20,8 @@ from typing import IO, Annotated, Any, Literal, Self
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from operators.pictures import orientation
+
 FORMAT = "fineloom/1"
 FAMILIES = ("colour", "material", "size", "pattern", "count", "state", "relation", "action")
 NEGATIVES = 10
@@ -311,10 +313,12 @@ def _check_picture(key: str, data: bytes, record: Record | None, report: Report)
         report.add(key, "jpg", f"SHA-256 of the bytes is not json.sha256, {record.sha256}")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # nothing is decoded: a large size is no danger here
+            warnings.simplefilter("ignore")  # hardly anything is decoded: a large size is no danger here
             with Image.open(io.BytesIO(data)) as picture:
                 size, kind = picture.size, picture.format
-                turned = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+                if kind == "PNG":  # its EXIF may stand behind its pixels
+                    picture.load()
+                turned = kind != "TIFF" and orientation(picture) >= 5  # a TIFF's reader tells the size of the upright picture
     except Exception as error:  # Pillow's readers raise many kinds on bytes made to break them
         report.add(key, "jpg", f"not a picture: {type(error).__name__}: {_show(str(error), quoted=False)}")
         return

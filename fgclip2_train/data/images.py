@@ -10,10 +10,10 @@ import io
 import math
 import struct
 import zlib
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from pydantic import Field
 
 from fgclip2_train.strict import Strict
@@ -32,16 +32,42 @@ BAD_PICTURE = (
     *(struct.error, zlib.error, Image.DecompressionBombError),
 )
 """What Pillow's readers raise on damaged or hostile bytes; RuntimeError is AVIF's."""
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+"""Raster formats, which are all that the data's own stages take. None that runs other programs (EPS) or refers to other files."""
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What puts a picture of this EXIF orientation upright."""
 _RUN = np.dtype((np.void, 3 * PATCH))
 """A patch's part of a row of pixels: moved as one thing, not byte by byte."""
 
 
 def decode(data: bytes) -> Image.Image:
     """The upright RGB picture. Raises one of BAD_PICTURE on a bad one."""
-    image = Image.open(io.BytesIO(data))
+    return upright_rgb(Image.open(io.BytesIO(data), formats=FORMATS))
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """The pixels of an opened picture as a person sees them.
+
+    A broken EXIF block is no fault of the pixels. Pillow's own `exif_transpose` writes the block anew, which such a one does not
+    live through. Not to be asked before the pixels are loaded: PNG's reader would load them, and tell of what is broken but once.
+    """
     image.load()
-    ImageOps.exif_transpose(image, in_place=True)  # this and convert() would otherwise copy a picture that is right already
-    return to_rgb(image)
+    try:
+        told: Any = image.getexif().get(0x0112)
+        turn = UPRIGHT.get(told)
+    except MemoryError:
+        raise
+    except Exception:
+        turn = None
+    return to_rgb(image if turn is None else image.transpose(turn))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -56,6 +82,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return seen
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         values = np.array(image, np.float32)  # changed in place: pictures may be large
+        np.nan_to_num(values, copy=False)
         whole = image.mode != "F" or values.max() > 255
         values *= 255 / (65535 if whole else 255 if values.max() > 1 else 1)
         image = Image.fromarray(values.clip(0, 255, out=values).astype(np.uint8))

@@ -10,11 +10,10 @@ from __future__ import annotations
 import io
 import warnings
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from fgclip2_train.data.images import BAD_PICTURE, to_rgb
+from fgclip2_train.data.images import BAD_PICTURE, FORMATS, upright_rgb
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 MAX_PIXELS = 64_000_000
 MAX_SIDE = 65_535
 """JPEG's. A picture one pixel wide and as long as MAX_PIXELS allows costs ten times the memory of a square one."""
@@ -42,7 +41,7 @@ def open_picture(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
                 raise BadPicture("too many pixels", f"{width} x {height}, {max_pixels} are allowed")
             if max(width, height) > MAX_SIDE:
                 raise BadPicture("too many pixels", f"{width} x {height}, {MAX_SIDE} on a side are allowed")
-            return to_rgb(ImageOps.exif_transpose(image))
+            return upright_rgb(image)
     except BadPicture:
         raise
     except UnidentifiedImageError:

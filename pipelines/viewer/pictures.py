@@ -5,11 +5,10 @@ from __future__ import annotations
 import io
 import threading
 from collections import OrderedDict
-from contextlib import suppress
 
-from PIL import Image, ImageOps
+from PIL import Image
 
-from operators.pictures import BadPicture, load, open_picture, to_rgb
+from operators.pictures import BadPicture, load, open_picture, to_rgb, upright
 
 SIDES = (480, 1400)
 """Longer side in pixels: in the gallery, and on a sample's own page."""
@@ -30,10 +29,7 @@ def thumbnail(data: bytes, side: int) -> bytes:
         if image.width * image.height > MAX_DECODED:
             raise BadPicture("too_many_pixels", f"too large to draw: {width} × {height} pixels")
         load(image)
-        upright: Image.Image = image
-        with suppress(Exception):  # a broken EXIF block: taken for upright
-            upright = ImageOps.exif_transpose(image)
-        small = to_rgb(upright)
+        small = to_rgb(upright(image))
         small.thumbnail((side, side), Image.Resampling.LANCZOS)
         buffer = io.BytesIO()
         small.save(buffer, "JPEG", quality=82)

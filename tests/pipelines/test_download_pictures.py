@@ -3,12 +3,14 @@
 import hashlib
 import io
 import random
+import re
 import struct
 import subprocess
 import sys
 import zlib
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -16,9 +18,11 @@ import pytest
 from picture_server import picture
 from PIL import Image
 
+from fgclip2_train.data import images
 from operators.pictures import BadPicture, decode
 from pipelines.download import FetchError, verify
 from pipelines.durable import Damaged
+from pipelines.shard_format import Report, _check_picture
 from pipelines.worker import DECODE_PIXELS, PictureReader, _decode_all, _decoded_at_once
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
@@ -119,6 +123,65 @@ def test_transparency_is_seen_on_white():
     palette = Image.new("P", (8, 8), 3)
     palette.putpalette([0, 0, 0, 0, 255, 0, 0, 0, 255, 255, 0, 0])
     assert decode(saved(palette, "PNG", transparency=3)).getpixel((4, 4)) == (255, 255, 255)
+
+
+def exif_jpeg(*fields):
+    """A JPEG that lies on its side, with more fields in its EXIF block: tag, type, count and four bytes each."""
+    rows = [struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0), *(struct.pack("<HHI4s", *field) for field in fields)]
+    block = b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(rows)) + b"".join(rows) + bytes(4)
+    data = picture(50, 40)
+    return data[:2] + b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block + data[2:]
+
+
+def lies(kind, **options):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return saved(Image.linear_gradient("L").resize((50, 40)).convert("RGB"), kind, exif=exif, **options)
+
+
+def floats(*odd):
+    values = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
+    values[0, : len(odd)] = odd
+    return saved(Image.fromarray(values), "TIFF")
+
+
+RAMP = Image.linear_gradient("L").resize((64, 48))
+ODD = {
+    "TIFF on its side": lies("TIFF"),
+    "TIFF on its side, packed": lies("TIFF", compression="tiff_lzw"),
+    "AVIF on its side": lies("AVIF"),
+    "EXIF with a text for a number": exif_jpeg((0x0100, 2, 4, b"abc\0")),
+    "EXIF with bytes for a fraction": exif_jpeg((0x011A, 7, 4, b"abcd")),
+    "EXIF that leads nowhere": exif_jpeg((0x8769, 4, 1, b"\xff\xff\xff\x7f")),
+    "WEBP whose EXIF is none": re.sub(rb"(?<=MM)\0\*", b"\0\x06", lies("WEBP"), count=1),
+    "floats, one of them no number": floats(float("nan"), float("inf")),
+    "YCCK and CMYK": saved(Image.merge("CMYK", [RAMP, RAMP.rotate(180), RAMP, RAMP]), "JPEG"),
+    "LAB": saved(RAMP.convert("RGB").convert("LAB"), "TIFF"),
+    "grey of 16 bits with a transparent value": saved(Image.fromarray(np.full((8, 8), 900, np.uint16)), "PNG"),
+    "one bit": saved(RAMP.convert("1"), "TIFF", compression="group4"),
+    "several pages": saved(RAMP, "TIFF", save_all=True, append_images=[RAMP.rotate(180)]),
+    "several pictures": saved(RAMP, "MPO", save_all=True, append_images=[RAMP.rotate(180)]),
+    "rubbish behind it": saved(RAMP, "JPEG") + b"rubbish" * 99 + saved(RAMP.rotate(180), "JPEG"),
+}
+
+
+@pytest.mark.parametrize("data", ODD.values(), ids=ODD.keys())
+def test_what_the_download_takes_the_stages_the_trainer_and_the_check_of_shards_see_alike(data):
+    found = verify(data, LIMIT)
+    seen, trained = (np.asarray(picture, np.int16) for picture in (decode(data), images.decode(data)))
+    assert seen.shape == (found.height, found.width, 3) and np.array_equal(seen, trained)
+    told = Report("0.tar")
+    record = SimpleNamespace(sha256=found.sha256, image_format=found.format, width=found.width, height=found.height)
+    _check_picture("uid", data, record, told)
+    assert told.ok, told.errors
+
+
+@pytest.mark.parametrize("kind", ["ICO", "TGA", "PPM", "JPEG2000", "EPS"])
+def test_what_the_download_refuses_the_trainer_refuses(kind):
+    data = saved(RAMP.convert("RGB"), kind)
+    assert refusal(data) == "not_an_image"
+    with pytest.raises(images.BAD_PICTURE):
+        images.decode(data)
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])

@@ -266,6 +266,11 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"override {override!r}: expected key.sub=value, for example shard_size=500")
+    if not text.strip():  # as a variable of the shell leaves it that is not set
+        raise ConfigError(
+            f"override {override!r}: nothing stands behind the `=`: null is no value, {{}} a stage with its defaults, "
+            "'\"\"' an empty text"
+        )
     parts = key.split(".")
     if parts[0] not in RecipeFile.model_fields:
         stages = raw.get("stages") or {}
@@ -289,7 +294,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         if not isinstance(at, dict):
             raise ConfigError(f"override {override!r}: {'.'.join(parts[: i + 1])} is {at!r}, which has no parts")
     try:
-        at[parts[-1]] = yaml.safe_load(text) if text else None
+        at[parts[-1]] = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"override {override!r}: the value is not valid YAML: {error}") from error
 

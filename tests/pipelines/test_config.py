@@ -157,6 +157,8 @@ def test_overrides_reach_every_level_and_are_checked_like_the_file(write):
     assert "no stage 'grond'. Did you mean ground?" in wrong(path, "stages.grond.max_regions=3")
     assert "no setting or stage 'grond'. Did you mean ground?" in wrong(path, "grond.max_regions=3")
     assert "expected key.sub=value" in wrong(path, "shard_size")
+    for nothing in ("stages.download=", "ground.max_regions= "):  # which would be the defaults
+        assert "nothing stands behind the `=`: null is no value" in wrong(path, nothing)
 
 
 def test_yaml_traps_vanish_because_settings_are_typed(write):

@@ -1,4 +1,4 @@
-"""What is said of each thing: an attribute or a number that only another thing has by right.
+"""What is said of each thing: an attribute or a number that it has not by right, mostly another thing's.
 
 All words of such a translation may be in both texts, as in 两个红色杯子和一个红色玻璃碗 for "two red cups and a blue glass bowl".
 Things are compared kind by kind: all bowls of the English with all 碗 of the Chinese, each in the phrase that describes it. One is
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import zip_longest
@@ -25,6 +25,9 @@ SURFACE = frozenset(("material", "pattern"))
 """Families of which a translation may give one for another: a glass cup, a checkered cup."""
 PART_OF_PHRASE = "nabzgiljmq"
 """First letters of the tagger's flags of what may stand between a Chinese numeral and its noun."""
+ANOTHER = re.compile(r"\b(?:ones?|others?|another)\b", re.IGNORECASE)
+AGAIN = re.compile(r"\b(?:its?|he|she|his|hers?|him|they|them|their|who|whom|whose|which|that|each|both|own)\b", re.IGNORECASE)
+"""Words for a thing that the Chinese may name again."""
 BELONGS = frozenset(("with", "in", "of", "wearing"))
 SIZES = "大小"
 SPLIT = "ag"
@@ -33,12 +36,17 @@ SPLIT = "ag"
 
 @dataclass(frozen=True)
 class Mention:
-    """An English noun, the attribute words before it, and all words that describe it. count: None where none is said."""
+    """An English noun, the attribute words before it, and all words that describe it.
+
+    count: None where none is said; single: no plural; known: told by "the".
+    """
 
     noun: Any
     words: tuple[str, ...]
     described: frozenset[str]
     count: float | None
+    single: bool
+    known: bool
 
 
 @dataclass(frozen=True)
@@ -53,9 +61,10 @@ class Place:
 
 
 def changed(english: str, chinese: str) -> Finding | None:
-    """A thing with an attribute or a number that the English gives to others only, or another thing in its place."""
+    """A thing with an attribute or a number that the English gives to others only, or another thing in its place, or once too often."""
     own, theirs = sentences.split(english), sentences.split(chinese)
     aligned = len(own) == len(theirs)
+    told: set[str] = set()
     for en, zh in zip(own, theirs, strict=True) if aligned else [(english, chinese)]:
         doc, tokens = syntax.parsed(en), _tokens(zh)
         mentions = _by_kind(doc)
@@ -71,26 +80,37 @@ def changed(english: str, chinese: str) -> Finding | None:
             finding = _compared(things, places, english, chinese)
             if finding:
                 return finding
-            holder = matched(
-                [
-                    [k for k, place in enumerate(places) if not _against(thing, place, english, chinese, False)]
-                    for thing in things
-                ]
-            )
+            holder = matched([_fitting(thing, places, english, chinese) for thing in things])
             missing += [thing for i, thing in enumerate(things) if i not in holder.values()]
             spare += [place for k, place in enumerate(places) if k not in holder]
         strange = [_place(span, "", tokens, heads, zh) for span in _of_no_kind(tokens, doc)]
         for thing in missing:
             for place in (*spare, *strange):
-                if _stands_for(place, thing, all if place in strange else any):
+                if _stands_for(place, thing, place in strange, dictionary.stem(thing.noun.text) in told):
                     return "attributes", f"{place.phrase} for “{' '.join((*reversed(thing.words), thing.noun.text))}”"
+        told |= {kind for kind in mentions if spans[kind]}
     return None
 
 
-def _stands_for(place: Place, thing: Mention, enough: Callable[[Iterable[bool]], bool]) -> bool:
-    """Whether a phrase without a thing has the number of a thing without a phrase, and enough of its attributes."""
-    same = thing.words and thing.count is not None and thing.count == place.count
-    return bool(same) and enough(any(_renders(one, word) for one in place.all) for word in thing.words)
+def _fitting(thing: Mention, places: Sequence[Place], english: str, chinese: str) -> list[int]:
+    """Numbers of the phrases that may be this thing, those first that keep most of what is said of it."""
+    fit = [k for k, place in enumerate(places) if not _against(thing, place, english, chinese, False)]
+    return sorted(fit, key=lambda k: -_kept(thing, places[k]))
+
+
+def _kept(thing: Mention, place: Place) -> int:
+    return sum(any(_renders(one, word) for one in place.all) for word in thing.words)
+
+
+def _stands_for(place: Place, thing: Mention, strange: bool, told: bool) -> bool:
+    """Whether a phrase without a thing has the number of a thing without a phrase, and enough of its attributes: half where the
+    phrase names nothing that the English names (strange), a third where the thing was named before by its own word (told)."""
+    if not thing.words or thing.count != place.count:
+        return False
+    kept = _kept(thing, place)
+    if thing.count is not None:
+        return kept >= (len(thing.words) / 2 if strange else 1)
+    return thing.known and kept >= (len(thing.words) / 3 if told else max(2, len(thing.words)))
 
 
 def _compared(things: Sequence[Mention], places: Sequence[Place], english: str, chinese: str) -> Finding | None:
@@ -98,11 +118,14 @@ def _compared(things: Sequence[Mention], places: Sequence[Place], english: str, 
     why = [[_against(thing, place, english, chinese, even) for place in places] for thing in things]
     if even and len(matched([[k for k, one in enumerate(row) if not one] for row in why])) < len(things):
         return "attributes", next(one for row in why for one in row if one)
-    english_again = re.search(r"\b(?:ones?|others?|another)\b", english, re.IGNORECASE)
-    counted = [place for place in places if place.count is not None and not place.definite]
-    if len(counted) > len(things) and not english_again:
-        return "attributes", f"{counted[-1].phrase}: once more than in the English"
-    more = len(places) > len(things) and not english_again
+    more = len(places) > len(things) and not ANOTHER.search(english)
+    counted = [k for k, place in enumerate(places) if place.count is not None and not place.definite]
+    if more and len(matched([[i for i, row in enumerate(why) if not row[k]] for k in counted])) < len(counted):
+        return "attributes", f"{places[counted[-1]].phrase}: once more than in the English"
+    if more and not any(AGAIN.search(thing.noun.sent.text) for thing in things):
+        for k, place in enumerate(places):
+            if place.words and any(one.all == place.all for one in places[:k]):
+                return "attributes", f"{place.phrase}: once more than in the English"
     for k, place in enumerate(places):
         if more and all(row[k] for row in why):
             return "attributes", f"{place.phrase}: {why[0][k]}"
@@ -114,19 +137,19 @@ def _compared(things: Sequence[Mention], places: Sequence[Place], english: str, 
 
 def _against(thing: Mention, place: Place, english: str, chinese: str, even: bool) -> str | None:
     """Why the Chinese phrase cannot be this thing. even: there are as many in both texts, so that what it lacks counts too."""
-    if None not in (thing.count, place.count) and thing.count != place.count:
-        return f"{thing.count:g} in the English, {place.count:g} in the Chinese"
+    count = 1.0 if thing.count is None and thing.single and thing.words else thing.count
+    if count is not None and place.count is not None and count != place.count:
+        return f"{count:g} in the English, {place.count:g} in the Chinese"
     lost = [word for word in thing.words if not any(_renders(one, word) for one in place.all)]
     return _gained(thing, place, lost, english) or (_lost(thing, lost, english, chinese) if even else None)
 
 
 def _gained(thing: Mention, place: Place, lost: Sequence[str], english: str) -> str | None:
-    """An attribute of the phrase that rules out one of the thing's, stands in the place of a lost one, or is said of others."""
+    """An attribute of the phrase that rules out one of the thing's, stands in the place of a lost one, or is said of others; a material
+    or pattern, or 大, that is said of none."""
     name = thing.noun.text
     surface = [word for word in lost if any(value.family in SURFACE for value in _values(word))]
-    for gained in (
-        one for one in (*place.words, *SIZES) if one in place.all and not any(_renders(one, word) for word in thing.described)
-    ):
+    for gained in (one for one in (*place.words, *SIZES) if one in place.all and not _is_said(one, thing)):
         for family in _families(gained):
             meant, rivals = _meant(gained, family), lexicon.load("en").families[family].rivals
             own = [value.id for word in thing.words for value in _values(word) if value.family == family]
@@ -136,12 +159,25 @@ def _gained(thing: Mention, place: Place, lost: Sequence[str], english: str) -> 
                 return f"{gained} for “{surface[0]} {name}”"
             if (
                 meant
-                and not own
+                and all(word in lost for word in thing.words if any(value.family == family for value in _values(word)))
                 and gained in place.words
                 and any(value.id in meant for word in re.findall(r"\w+", english) for value in _values(word))
             ):
                 return f"{gained}: the English says it of others than “{name}”"
+            told = family in SURFACE or gained == SIZES[0]
+            if told and meant and thing.words and not own and gained in place.words and not _is_anywhere(gained, english):
+                return f"{gained} for “{name}”: nothing in the English is that"
     return None
+
+
+def _is_anywhere(attribute: str, english: str) -> bool:
+    return any(_renders(attribute, word) for word in re.findall(r"\w+", english.lower()))
+
+
+def _is_said(attribute: str, thing: Mention) -> bool:
+    """A noun does not account for a pattern: 方格 is also a box that is ticked."""
+    words = thing.described - {thing.noun.lower_} if "pattern" in _families(attribute) else thing.described
+    return any(_renders(attribute, word) for word in words)
 
 
 def _lost(thing: Mention, lost: Sequence[str], english: str, chinese: str) -> str | None:
@@ -186,7 +222,12 @@ def _mention(noun: Any) -> Mention:
     described = {*words, noun.lower_, *(word.lower_ for word in _said_of(noun))}
     if before is None or before.pos_ not in ("DET", "NUM"):
         described |= {word.lower_ for other in _listed_before(noun) for word in other.lefts}  # "red shirts and hats"
-    return Mention(noun, tuple(word for word in words if _values(word)), frozenset(described), _count(noun, before))
+    said = tuple(word for word in words if _values(word))
+    return Mention(noun, said, frozenset(described), _count(noun, before), noun.tag_ in ("NN", "NNP"), _is_known(noun))
+
+
+def _is_known(noun: Any) -> bool:
+    return any(child.lower_ == "the" for child in noun.lefts)
 
 
 def _may_describe(word: Any) -> bool:
@@ -232,7 +273,7 @@ def _count(noun: Any, before: Any) -> float | None:
             first = first.nbor(-1)
         numbers = translation.english_numbers(noun.doc[first.i : before.i + 1].text)
         return numbers[0] if len(numbers) == 1 else None
-    return 1.0 if before.lower_ in ("a", "an") and noun.tag_ == "NN" else None
+    return 1.0 if before.lower_ in ("a", "an") and noun.tag_ in ("NN", "NNP") else None
 
 
 @lru_cache(maxsize=20_000)
@@ -307,7 +348,8 @@ def _rank(word: str, kind: str) -> tuple[int, int] | None:
 
 def _of_no_kind(tokens: list[Token], doc: Any) -> list[Token]:
     """Nouns that the dictionary knows and that mean no word of this sentence."""
-    here = dictionary.widened(dictionary.stem(token.text) for token in doc if token.is_alpha)
+    said = (token for token in doc if token.is_alpha and not (_values(token.lower_) and _describes(token)))
+    here = dictionary.widened(dictionary.stem(token.text) for token in said)
     return [
         token
         for token, after in zip_longest(tokens, tokens[1:])
@@ -380,10 +422,11 @@ def _renders(chinese: str, english: str) -> bool:
     colours, mine = translation.colours_of_english(english), _colours(chinese)
     if colours and mine:
         return bool(mine & set(colours))
-    synonyms = {english, *(word for value in _values(english) for word in value.words)}
+    families = lexicon.load("en").families
+    wider = [kind for value in _values(english) for kind in families[value.family].chain(value)]  # cardboard is paper
+    synonyms = {english, *(word for value in wider for word in value.words)}
     if dictionary.means(chinese, dictionary.widened(dictionary.stem(part) for word in synonyms for part in word.split())):
         return True
-    families = lexicon.load("en").families
     kinds = (
         kind
         for value in _values(english)
@@ -415,5 +458,9 @@ def _meant(chinese: str, family: str) -> frozenset[str]:
             return bool(colours & set(translation.colours_of_english(word)))
         return " " not in word and dictionary.alike(dictionary.stem(word), known)
 
-    values = lexicon.load("en").families[family].values.values()
-    return frozenset(value.id for value in values if not value.vague and any(map(means, value.words)))
+    values = [value for value in lexicon.load("en").families[family].values.values() if not value.vague]
+    meant = {value.id: [word for word in value.words if means(word)] for value in values}
+    if family != "size":
+        return frozenset(id for id, words in meant.items() if words)
+    ranks = {id: min(dictionary.rank(chinese, dictionary.stem(word)) for word in words) for id, words in meant.items() if words}
+    return frozenset(id for id, rank in ranks.items() if rank == min(ranks.values()))  # large more plainly than deep

@@ -36,7 +36,8 @@ EMPTY_EN = frozenset(
         "stands right clear set sets "
         "picture image photo photograph scene shows show seen visible several many few lot side part kind type style "
         "but pale dark lying "
-        "no nor none neither never nobody nothing one two three four five six seven eight nine ten eleven twelve first second third",
+        "no nor none neither never nobody nothing one two three four five six seven eight nine ten eleven twelve first second third "
+        "thirds fourth fourths fifth fifths sixth sixths seventh sevenths eighth eighths ninth ninths tenth tenths",
     )
 )
 LIGHT = frozenset(
@@ -66,6 +67,7 @@ SPELLINGS = {
         "ride": "rode ridden", "drive": "drove driven",
         "break": "broke broken", "write": "wrote written", "eat": "ate eaten", "fly": "flew flown",
         "sit": "sat", "hang": "hung", "build": "built", "throw": "threw thrown", "tooth": "teeth", "foot": "feet", "leaf": "leaves",
+        "gaze": "stare stares stared staring",
         "woman": "women", "man": "men", "child": "children", "knife": "knives", "shelf": "shelves", "mouse": "mice", "goose": "geese",
     }.items()
     for form in forms.split()
@@ -232,14 +234,23 @@ def is_english(word: str) -> bool:
     return own in _spoken() or (own.endswith(("er", "or")) and stem(own[:-2]) in _spoken())
 
 
+PREFIXES = frozenset(("grand", "over", "under", "after", "inter", "super"))
+"""What words share that have nothing else in common: overalls are not over anything."""
+
+
 def alike(word: str, known: frozenset[str] | set[str]) -> bool:
     """Whether a stem is among others, endings aside: of two words of four letters or more, one begins the other or five are shared."""
     if word in known:
         return True
     if word.endswith(("er", "or")) and word[:-2] in known:  # who skis
         return True
-    return len(word) > 3 and any(
-        len(k) > 3 and (k[:5] == word[:5] != "grand" or k.startswith(word) or word.startswith(k)) for k in known
+    if len(word) < 4 or word in PREFIXES:
+        return False
+    start = word[:5]
+    return any(
+        len(k) > 3
+        and ((k[:5] == start and start not in PREFIXES) or k.startswith(word) or (word.startswith(k) and k not in PREFIXES))
+        for k in known
     )
 
 

@@ -122,8 +122,10 @@ def is_thing(token: Any) -> bool:
     """A noun, what the parser has in a noun's place with an article ("the waitress" as an adjective), or "the taller one"."""
     if token.text.lower() in ("one", "ones"):
         return any(child.dep_ == "amod" for child in token.lefts)
-    mistaken = token.dep_ in ("nsubj", "nsubjpass", "dobj", "pobj") and any(child.dep_ == "det" for child in token.lefts)
-    return token.pos_ in NOUN or (mistaken and token.pos_ in ("ADJ", "VERB", "ADV", "PRON"))
+    if token.pos_ in NOUN or not any(child.dep_ == "det" for child in token.lefts):
+        return token.pos_ in NOUN
+    mistaken = token.dep_ in ("nsubj", "nsubjpass", "dobj", "pobj") and token.pos_ in ("ADJ", "VERB", "ADV", "PRON")
+    return mistaken or (token.dep_ in ("appos", "conj", "ROOT") and token.pos_ == "ADJ")  # "a ring, a large pink cross"
 
 
 def pair(doc: Any, chinese: str) -> dict[int, Pairing]:

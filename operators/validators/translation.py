@@ -10,7 +10,6 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
-from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from operators.validators import Finding, sentences
 from operators.validators.clock import without_times
 from operators.validators.form import length_of
 from operators.validators.sentences import QUOTED, outside_quotes
+from operators.validators.shares import without_shares
 
 # Colours.
 
@@ -245,28 +245,14 @@ def _split(text: str) -> Iterator[tuple[float, tuple[int, int]]]:
         yield value + 0.5, match.span()
 
 
-PARTS = ("half", "third", "quarter", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
-FRACTION = re.compile(rf"\b(a|{'|'.join(list(ONES)[:10])})[ -]({'|'.join(PARTS[1:])})s?\b|\bhalf\b", re.IGNORECASE)
-FRACTION_ZH = re.compile("([二三四五六七八九十])分之([一二三四五六七八九])")
-
-
-def _fractions(english: str) -> set[Fraction]:
-    """Half, two thirds, a quarter; "a third" may be one more, and then the Chinese has no fraction."""
-    found = FRACTION.finditer(english)
-    return {Fraction(int(ONES.get((m[1] or "a").lower(), 1)), PARTS.index((m[2] or "half").lower()) + 2) for m in found}
-
-
 def numbers(english: str, chinese: str) -> Finding | None:
     """Every number of the English is in the Chinese, and the Chinese counts nothing that the English does not count."""
     english, chinese, finding = without_times(english, chinese, chinese_number)
     if finding:
         return finding
-    parts = _fractions(english)
-    said = {
-        Fraction(int(chinese_number(above)[0]), int(chinese_number(below)[0])) for below, above in FRACTION_ZH.findall(chinese)
-    }
-    if parts and not said <= parts:
-        return "numbers", f"{', '.join(map(str, said - parts))} is not in the English"
+    english, chinese, finding = without_shares(english, chinese, chinese_number)
+    if finding:
+        return finding
     wanted = english_numbers(ANOTHER.sub("another", english))
     # "400 万" and "400万" are one number.
     text = VAGUE.sub(" ", re.sub(r"(?<=\d) (?=[^\x00-\xff])", "", chinese))

@@ -79,6 +79,14 @@ def test_a_number_of_another_thing_is_told(english, right, wrong):
             "once more",
         ),
         ("A small blue boat lies beside a pier.", "码头旁停着一艘蓝色的小船。", "码头旁停着一辆蓝色的小汽车。", "boat"),
+        ("A small blue striped boat lies beside a pier.", "码头旁停着一艘蓝色条纹小船。", "码头旁停着一辆蓝色小汽车。", "boat"),
+        (
+            "There are a green bottle and a small red box on the shelf. A cat sits below the small red box.",
+            "架子上放着一个绿色瓶子和一个红色小盒子。一只猫坐在红色小盒子的下面。",
+            "架子上放着一个绿色瓶子和一个红色小盒子。一只猫坐在红色瓶子的下面。",
+            "box",
+        ),
+        ("A cat sits beside the white wooden chair.", "一只猫坐在白色木制椅子旁边。", "一只猫坐在白色木制汽车旁边。", "chair"),
     ],
 )
 def test_another_thing_in_the_place_of_one_is_told(english, right, wrong, why):
@@ -87,8 +95,30 @@ def test_another_thing_in_the_place_of_one_is_told(english, right, wrong, why):
 
 
 @pytest.mark.parametrize(
+    ("english", "right", "wrong"),
+    [
+        ("A red cup stands on the table.", "桌上放着一个红色杯子。", "桌上放着一个红色杯子，在红色杯子的右边。"),
+        (
+            "A black cat sleeps. A large white dog barks at a small white dog.",
+            "一只黑猫在睡觉。一只白色的大狗对着一只白色的小狗叫。",
+            "一只黑猫在睡觉。一只白色的大狗对着一只白色的小狗叫。一只白色的大狗在叫。",
+        ),
+        ("Three red cups and a blue bowl.", "三个红色杯子和一个蓝色碗。", "三个红色杯子和一个蓝色条纹碗。"),
+        ("Two dogs look at the brown horse.", "两只狗看着那匹棕色的马。", "两只狗看着那两匹棕色的马。"),
+        ("a pink ball and two orange balls", "一个粉色的球和两个橙色的球", "一个粉色的球和两个橙色的大球"),
+    ],
+)
+def test_what_the_english_does_not_say_is_told(english, right, wrong):
+    assert told(english, right) == ""
+    assert told(english, wrong)
+
+
+@pytest.mark.parametrize(
     ("english", "chinese"),
     [
+        ("A cardboard box stands beside the door.", "门边放着一个纸盒。"),
+        ("A brown dog wags its tail.", "一只棕色的狗摇着棕色的狗的尾巴。"),
+        ("A jockey in pink silks rides.", "一名身穿粉色赛服的骑师在骑马。"),
         (
             "A girl in a red dress holds a doll. The doll wears a red dress too.",
             "一个穿红裙子的女孩抱着一个玩偶。玩偶也穿着红裙子。",

@@ -333,3 +333,10 @@ def test_a_noun_that_the_parser_takes_for_a_deed_is_no_thing_beside_its_material
         )
         is None
     )
+
+
+@pytest.mark.parametrize(
+    ("word", "other", "are"), [("overall", "over", False), ("photograph", "photo", True), ("sun", "sunn", False)]
+)
+def test_words_that_share_a_preposition_are_not_alike(word, other, are):
+    assert dictionary.alike(word, {other}) is are

@@ -77,10 +77,11 @@ class Options:
 
 @dataclass
 class Result:
-    """How a run ended. `ok` only if every shard went all the way."""
+    """How a run ended. `ok` only if every shard went all the way; `whole` counts those that did."""
 
     run: Path
     shards: int
+    whole: int = 0
     failures: list[Failure] = field(default_factory=list)
     stopped: str | None = None
     nothing_to_do: bool = False
@@ -252,6 +253,7 @@ def execute(recipe: Recipe, root: Path, options: Options, progress: Progress) ->
                 progress.say(f"figures for Prometheus at port {port}, /metrics")
             go_through(chain, shards, engine, result)
         result.seconds = time.monotonic() - began
+        result.whole = result.shards if result.ok else len(reach(chain, shards).finished())
         result.nothing_to_do = result.ok and not engine.started
         result.stages = engine.totals
         if not result.nothing_to_do or not _handed_over(chain):

@@ -87,7 +87,7 @@ def run(
     elif result.nothing_to_do:
         say(f"everything is done: {counted(result.shards, 'shard')} in {result.run}")
     else:
-        say(f"{_whole(result):,} of {counted(result.shards, 'shard')} whole after {result.seconds:,.0f} s · {result.run}")
+        say(f"{result.whole:,} of {counted(result.shards, 'shard')} whole after {result.seconds:,.0f} s · {result.run}")
     for failure in result.failures:
         warn(f"failed: shard {failure.shard}, stage {failure.stage}: {failure.error}")
         if failure.trace:
@@ -111,11 +111,7 @@ def _summary(result: Any) -> dict[str, Any]:
         }
         for name, count in result.stages.items()
     }
-    return {"ok": result.ok, "whole": _whole(result), **about}
-
-
-def _whole(result: Any) -> int:
-    return result.shards - sum(failure.shards for failure in result.failures)
+    return {"ok": result.ok, **about}
 
 
 def plan(

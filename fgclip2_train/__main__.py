@@ -34,17 +34,22 @@ def parity(
     folder: Annotated[Path, typer.Argument(help="a folder of reference numbers in the golden format")],
     verbose: Annotated[bool, typer.Option(help="list every quantity, not only the worst")] = False,
 ) -> None:
-    """Compare this package with reference numbers. Exit status 1 if anything is beyond tolerance.
+    """Compare this package with reference numbers. Exit status 1 if anything is beyond tolerance. What a folder holds beside the
+    quantities of the format is listed as not compared.
 
     \b
     Examples:
       python -m fgclip2_train parity golden/public
       python -m fgclip2_train parity golden/public --verbose
     """
-    from fgclip2_train.parity.run import check_folder, table
+    from fgclip2_train.parity.run import FILES, check_folder, table
+    from fgclip2_train.parity.unknown import not_compared
 
     findings = check_folder(folder)
     typer.echo(table(findings, verbose))
+    unknown = not_compared(folder, FILES, findings)
+    if unknown:
+        typer.echo(f"{len(unknown)} more that this command does not know, so not compared:\n  " + "\n  ".join(unknown))
     raise typer.Exit(0 if all(item.ok for item in findings) else 1)
 
 

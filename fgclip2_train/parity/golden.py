@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -21,6 +22,8 @@ from fgclip2_train.data.images import BAD_PICTURE, ENLARGED_SIDE, batch_patches,
 from fgclip2_train.model import Fgclip2Config, Fgclip2Model
 from fgclip2_train.objective import LossSettings, Weights
 
+LOSS_NAMES = {"hard_batch": "hard_A", "hard_group": "hard_G", "hard_rank": "hard_C"}
+"""What the folder calls the weights of our losses that are called otherwise here."""
 PADDING = 16
 """Regions and groups are padded to this multiple here too, so that the masks are part of what is checked."""
 
@@ -101,14 +104,20 @@ class Golden:
     @cached_property
     def settings(self) -> LossSettings:
         config = self.json("config")
-        names = {"hard_batch": "hard_A", "hard_group": "hard_G", "hard_rank": "hard_C"}
-        return LossSettings(
-            weights=Weights(**{name: config["loss_weights"].number(names.get(name, name)) for name in Weights.model_fields}),
-            tic_remove_above=config["tic_removal_above"],
-            tic_hardest=config["tic_k"],
-            threshold_clamp=tuple(config["threshold_clamp"]),
-            chunk=2,  # several chunks even in a toy batch
-        )
+        try:
+            return LossSettings(
+                weights=Weights(
+                    **{name: config["loss_weights"].number(LOSS_NAMES.get(name, name)) for name in Weights.model_fields}
+                ),
+                tic_remove_above=config["tic_removal_above"],
+                tic_hardest=config["tic_k"],
+                threshold_clamp=tuple(config["threshold_clamp"]),
+                chunk=2,  # several chunks even in a toy batch
+            )
+        except ValidationError as error:
+            first = error.errors()[0]
+            said = f"{'.'.join(map(str, first['loc']))}: {first['msg']}, not {first['input']!r}"
+            raise ValueError(f"{config.file}: {said}") from None
 
     def model(self, dtype: torch.dtype) -> Fgclip2Model:
         config = self.json("config")

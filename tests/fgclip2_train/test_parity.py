@@ -12,9 +12,10 @@ from typer.testing import CliRunner
 
 from fgclip2_train.__main__ import app
 from fgclip2_train.parity.features import check_images, check_initialisation
-from fgclip2_train.parity.golden import Golden
-from fgclip2_train.parity.run import check_folder
+from fgclip2_train.parity.golden import Finding, Golden
+from fgclip2_train.parity.run import FILES, check_folder
 from fgclip2_train.parity.steps import check_edges, check_step, check_synthetic, check_two_ranks, compare_norms
+from fgclip2_train.parity.unknown import not_compared
 
 GOLDEN = Path(__file__).parents[3] / "shared/reference/golden/public"
 needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no reference numbers at {GOLDEN}")
@@ -150,6 +151,37 @@ def test_a_folder_without_a_step_is_refused(tmp_path):
 def test_a_weight_that_a_folder_leaves_out_is_not_the_released_one(tmp_path):
     golden = changed(tmp_path / "golden", "config.json", lambda config: config["loss_weights"].pop("hard_A"))
     with pytest.raises(ValueError, match=r"config\.json: no 'hard_A'"):
+        _ = golden.settings
+
+
+@needs_golden
+def test_what_no_check_knows_is_listed(tmp_path):
+    def change(expected):
+        expected["four_rank"] = {}
+        expected["threshold_0"] |= {"L_new": 0.5, "note": "a remark"}
+        expected["threshold_0"]["grad_norms"]["new.weight"] = 1.0
+        expected["edge_cases"][1]["expected"]["L_new"] = 0.5
+        expected["two_rank"]["all_terms"]["per_rank"][1]["L_new"] = 0.5
+
+    golden = changed(tmp_path / "golden", "expected.json", change)
+    (golden.folder / "stage1.safetensors").touch()
+    seen = [Finding("", name, 0.0, 0.0) for name in golden.tensors("expected") if name != "dense.3"]
+    assert not_compared(golden.folder, FILES, seen) == [
+        "stage1.safetensors",
+        "expected.safetensors: dense.3",
+        "expected.json: four_rank",
+        "expected.json: threshold_0 L_new",
+        "expected.json: threshold_0 grad_norms new.weight",
+        "expected.json: no_boxes_hard L_new",
+        "expected.json: all_terms rank 1 L_new",
+    ]
+    assert not not_compared(GOLDEN, FILES, [*seen, Finding("", "dense.3", 0.0, 0.0)])
+
+
+@needs_golden
+def test_a_setting_of_the_losses_that_is_none_is_one_line(tmp_path):
+    golden = changed(tmp_path / "golden", "config.json", lambda config: config.update(tic_k="x"))
+    with pytest.raises(ValueError, match=r"config\.json: tic_hardest: Input should be a valid integer.*, not 'x'$"):
         _ = golden.settings
 
 

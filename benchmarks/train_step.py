@@ -6,8 +6,9 @@ The plain step is what one writes first, in its own words: the vision tower pool
 image after image, pools boxes image after image (once for captions, once for hard groups), the dense head is a
 MultiheadAttention with a full mask per head that also returns its weights, every one of four box slots is encoded
 whether it holds a box or not (`--regions` says how many do), the positive of a hard group is encoded once more,
-padding masks are full [T, T] ones, heads run text after text, and the sigmoid loss keeps its logits, labels and
-log-sigmoids. Layers of the towers are transformers' own in both. `--plain-precision fp32` beside `--precision bf16`
+padding masks are full [T, T] ones, long texts go through their tower apart from the others, heads run text after text, and the
+sigmoid loss keeps its logits, labels and log-sigmoids. Layers of the towers are transformers' own in both, but for attention
+and GELU in ours. `--plain-precision fp32` beside `--precision bf16`
 asks what autocast and all the rest are worth together; else both sides have the same.
 
 Each side is a process of its own, ours with its memory kept as `train` keeps it on a CPU. Both take turns; two rounds are
@@ -31,7 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import roi_align
-from transformers.models.siglip2.modeling_siglip2 import Siglip2EncoderLayer
+from transformers.models.siglip2.modeling_siglip2 import Siglip2EncoderLayer, Siglip2MLP
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -267,6 +268,9 @@ def build(side: str, arguments: argparse.Namespace) -> tuple[Callable[[], float]
         "plain": plain_flops(model.config, batch, hard),
     }
     if side == "plain":
+        for block in model.modules():
+            if isinstance(block, Siglip2MLP):
+                block.activation_fn = torch.nn.GELU("tanh")
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=1e-6, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.001)
         return Plain(model, batch, captions.to(device), hard.to(device), optimizer, arguments.plain_precision), known

@@ -33,6 +33,17 @@ class Padding(NamedTuple):
     ends: Tensor
 
 
+class Row(NamedTuple):
+    """Texts one after another in one row of tokens [1, T, …]: pairs of how many and how long, as (100, 64), (20, 196)."""
+
+    pieces: tuple[tuple[int, int], ...]
+
+    def split(self, row: Tensor) -> list[Tensor]:
+        """[1, T, …] -> of each length [count, length, …]"""
+        parts = row[0].split([count * length for count, length in self.pieces])
+        return [part.unflatten(0, piece) for part, piece in zip(parts, self.pieces, strict=True)]
+
+
 def padding(valid: Tensor) -> Padding:
     """valid [B, T], true for the first tokens of every row."""
     batch, tokens = valid.shape
@@ -42,10 +53,18 @@ def padding(valid: Tensor) -> Padding:
 
 
 def layer_attention(
-    module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Padding | None, **_
+    module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Padding | Row | None, **_
 ) -> tuple[Tensor, None]:
     """What transformers' encoder layers call: query, key, value [B, heads, T, d] -> [B, T, heads, d]."""
+    if isinstance(attention_mask, Row):
+        parts = zip(*(attention_mask.split(part.transpose(1, 2)) for part in (query, key, value)), strict=True)
+        return torch.cat([attend_texts(*part).flatten(0, 1) for part in parts])[None], None
     return attend(query, key, value, attention_mask).transpose(1, 2), None
+
+
+def attend_texts(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """[B, T, heads, d], every token over its own text."""
+    return attend(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), None).transpose(1, 2)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, pad: Padding | None) -> Tensor:

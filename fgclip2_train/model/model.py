@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Siglip2PreTrainedModel
+from transformers.models.siglip2.modeling_siglip2 import Siglip2MLP
 
 from fgclip2_train.batch import Batch
 from fgclip2_train.model.attention import NAME, Padding
 from fgclip2_train.model.configuration import Fgclip2Config
+from fgclip2_train.model.gelu import TANH_GELU, Gelu
 from fgclip2_train.model.geometry import Places, region_weights
 from fgclip2_train.model.towers import AttentionHead, TextTower, VisionTower
 
@@ -63,6 +65,9 @@ class Fgclip2Model(Siglip2PreTrainedModel):
         self.logit_scale_finegraind = nn.Parameter(torch.tensor(TEMPERATURE))
         self.logit_scale_hardneg = nn.Parameter(torch.tensor(TEMPERATURE))
         self.register_buffer("rank_threshold", torch.zeros(()))
+        for block in self.modules():
+            if isinstance(block, Siglip2MLP) and block.config.hidden_act == TANH_GELU:
+                block.activation_fn = Gelu()
         self.post_init()
 
     @torch.no_grad()
@@ -102,7 +107,7 @@ class Fgclip2Model(Siglip2PreTrainedModel):
         heads = {"short": self.text_model.head, "long": self.longtext_head, "box": self.boxtext_head}
         if walk not in heads:
             raise ValueError(f"no such text walk: {walk}. Use one of {', '.join(heads)}")
-        return heads[walk](self.text_model(ids, long=walk == "long"))
+        return heads[walk](self.text_model(**{"long" if walk == "long" else "short": ids}))
 
     def regions(self, dense: Tensor, boxes: Tensor, grid: Tensor, places: Places, extent: int) -> Tensor:
         """Region vectors of all slots [B, S, D], not normalised; an empty slot (zero box) gives zeros. Pooled in at least float32, as
@@ -156,20 +161,17 @@ class Fgclip2Model(Siglip2PreTrainedModel):
         """
         tokens, places, pad = self.vision(batch.patches, batch.grid)
         image = self.vision_model.head(tokens, pad)
-        long = self.longtext_head(self.text_model(batch.long, long=True))
+        said = [batch.short, batch.phrases] if regional else [batch.short]
+        *pooled, long = self.text_model(torch.cat(said), batch.long).split([*map(len, said), len(batch.long)])
+        features = Features(image=unit(image), short=unit(self.text_model.head(pooled[0])), long=unit(self.longtext_head(long)))
         if not regional:
-            return Features(image=unit(image), short=unit(self.encode_text(batch.short, "short")), long=unit(long))
-
-        pooled = self.text_model(torch.cat([batch.short, batch.phrases]))
-        short, phrase = pooled.split([len(batch.short), len(batch.phrases)])
-        phrase = unit(self.boxtext_head(phrase))
+            return features
+        phrase = unit(self.boxtext_head(pooled[1]))
         dense = self.dense_feature_head.dense(tokens, pad)
         slots = self.regions(dense, batch.boxes, batch.grid, places, batch.extent)
         region = unit(slots.flatten(0, 1))
-        return Features(
-            image=unit(image),
-            short=unit(self.text_model.head(short)),
-            long=unit(long),
+        return replace(
+            features,
             region=region[batch.region_slot],
             region_text=phrase[batch.region_phrase],
             hard_region=region[batch.hard_slot],

@@ -27,6 +27,7 @@ CODE = {
     "model": "modeling_fgclip2",
     "towers": "towers",
     "attention": "attention",
+    "gelu": "gelu",
     "geometry": "geometry",
 }
 """Modules of this folder that the model consists of, and their names beside a checkpoint."""

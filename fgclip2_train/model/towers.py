@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.models.siglip2 import modeling_siglip2 as siglip2
 
-from fgclip2_train.model.attention import Padding, attend, padding
+from fgclip2_train.model.attention import Padding, Row, attend, attend_texts, padding
 from fgclip2_train.model.configuration import Fgclip2TextConfig, Fgclip2VisionConfig
 from fgclip2_train.model.geometry import Places, resize_positions, token_places
 
@@ -93,22 +93,24 @@ class TextEmbeddings(siglip2.Siglip2TextEmbeddings):
 
 
 class LastTextLayer(siglip2.Siglip2EncoderLayer):
-    """The text encoder's last layer, for the last position alone: nothing else of it is ever read.
+    """The text encoder's last layer, for each text's last position alone: nothing else of it is ever read.
 
     Keys and values of all positions, everything else of one: a sixth of a layer's work. Same parameters as any other layer.
     """
 
-    def forward(self, hidden_states: Tensor, attention_mask=None, **_) -> Tensor:  # type: ignore[override]
-        """[B, L, D] -> [B, 1, D]"""
-        attention, last = self.self_attn, hidden_states[:, -1:]
+    def forward(self, hidden_states: Tensor, attention_mask: Row, **_) -> Tensor:  # type: ignore[override]
+        """[1, T, D] -> [1, N, D] of N texts."""
+        attention, row = self.self_attn, attention_mask
         normed = self.layer_norm1(hidden_states)
-        query, key, value = (
-            part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
-            for part in (attention.q_proj(normed[:, -1:]), attention.k_proj(normed), attention.v_proj(normed))
-        )
-        mixed = attend(query, key, value, None)
-        last = last + attention.out_proj(mixed.transpose(1, 2).flatten(2))
-        return last + self.mlp(self.layer_norm2(last))
+        last, queries = (torch.cat([texts[:, -1] for texts in row.split(tokens)]) for tokens in (hidden_states, normed))
+        query = attention.q_proj(queries).split([count for count, _ in row.pieces])
+        key, value = (row.split(part) for part in (attention.k_proj(normed), attention.v_proj(normed)))
+        mixed = [
+            attend_texts(*(part.unflatten(-1, (attention.num_heads, -1)) for part in (one[:, None], keys, values)))
+            for one, keys, values in zip(query, key, value, strict=True)
+        ]
+        last = last + attention.out_proj(torch.cat(mixed)[:, 0].flatten(1))
+        return (last + self.mlp(self.layer_norm2(last)))[None]
 
 
 class TextTower(nn.Module):
@@ -120,7 +122,14 @@ class TextTower(nn.Module):
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.head = nn.Linear(config.hidden_size, config.projection_size or config.hidden_size)
 
-    def forward(self, ids: Tensor, long: bool = False) -> Tensor:
-        """Hidden state of the last position, before any head: [B, L] -> [B, D]. Not causal, no mask, as FG-CLIP 2 is trained."""
-        hidden = self.encoder(self.embeddings(ids, long), attention_mask=None).last_hidden_state
-        return self.final_layer_norm(hidden[:, -1])
+    def forward(self, short: Tensor | None = None, long: Tensor | None = None) -> Tensor:
+        """Hidden state of each text's last position, before any head: ids [N, 64], [M, 196] -> [N + M, D], the short ones first.
+
+        Not causal, no mask, as FG-CLIP 2 is trained. Both lengths go through the layers in one row, so that weights are fetched once
+        and their gradients summed within one product.
+        """
+        walks = [(ids, walk) for ids, walk in ((short, False), (long, True)) if ids is not None]
+        row = Row(tuple((ids.shape[0], ids.shape[1]) for ids, _ in walks))
+        hidden = torch.cat([self.embeddings(ids, walk).flatten(0, 1) for ids, walk in walks])[None]
+        hidden = self.encoder(hidden, attention_mask=row).last_hidden_state  # type: ignore[arg-type]
+        return self.final_layer_norm(hidden[0])

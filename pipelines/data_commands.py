@@ -37,7 +37,8 @@ def export_command(
     overrides: Overrides = None,
     shards: Annotated[Path | None, typer.Option(help="Folder of shards, in the place of a recipe's.")] = None,
     language: Annotated[
-        Literal["en", "zh", "both"], typer.Option(help="Texts and regions to take, where a layout holds one language a record.")
+        Literal["en", "zh", "both"],
+        typer.Option(help="Texts and regions to take; for finehard and url2key, whose records are of one language."),
     ] = "both",
     pictures: Annotated[bool, typer.Option(help="Write the pictures too, not only addresses and annotations.")] = True,
     title: Annotated[str, typer.Option(help="Name of the data set, for its card.")] = "",

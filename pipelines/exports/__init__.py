@@ -25,7 +25,7 @@ __all__ = ["LAYOUTS", "About", "ExportSettings", "Tally", "export", "layout_name
 LAYOUTS: dict[str, type[Layout]] = {
     layout.name: layout for layout in (LitCn, DciCn, FineHard, Url2Key, BoxClassCn, Grit, HuggingFace, Croissant)
 }
-VERSION = 4
+VERSION = 5
 """Raised when a layout's files change: a begun export of another version is not gone on with."""
 
 
@@ -50,6 +50,8 @@ def export(
     in one step. Memory: one sample (huggingface, croissant: 64) and, while joining, what the layout's docstring says.
     """
     layout = layout_named(layout_name)(settings)
+    if settings.language not in layout.languages:
+        raise ConfigError(f"layout {layout_name} knows no language {settings.language}, only {' and '.join(layout.languages)}")
     if not shards:
         raise ConfigError("there are no shards to export")
     known = [Shard(path, index) for index, path in enumerate(shards)]

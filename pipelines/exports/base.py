@@ -83,6 +83,8 @@ class Layout:
     name: ClassVar[str]
     about: ClassVar[str]
     """One line for the command's help."""
+    languages: ClassVar[tuple[str, ...]] = ("both",)
+    """What the setting `language` may be: "both" is what the layout holds anyway."""
     tags: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, settings: ExportSettings) -> None:

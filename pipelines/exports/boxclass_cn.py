@@ -27,6 +27,7 @@ from pipelines.exports.tally import Tally
 class BoxClassCn(Layout):
     name = "boxclass-cn"
     about = "images/NNNNNN.jpg and jsonfile/valid_category_data_total_zh.json in COCO's form"
+    languages = ("both", "zh")
     tags = ("zero-shot-image-classification",)
 
     def part(self, shard: Shard, samples: Iterable[Sample], folder: Path, pieces: Path, tally: Tally) -> dict[str, Any]:

@@ -58,24 +58,22 @@ def write_card(folder: Path, layout: Layout, about: About, tally: Tally) -> None
         "tags": ["fineloom", layout.name],
     }
     if isinstance(layout, HuggingFace):
-        front |= _configs(layout)
+        front |= _configs(layout, tally)
     header = yaml.safe_dump(json.loads(json.dumps(front)), sort_keys=False, allow_unicode=True)
     replace(folder / "README.md", f"---\n{header}---\n\n{_text(layout, about, tally)}".encode())
 
 
-def _configs(layout: HuggingFace) -> dict[str, Any]:
-    def files(folder: str) -> list[dict[str, str]]:
-        return [{"split": "train", "path": f"{folder}/*.parquet"}]
-
+def _configs(layout: HuggingFace, tally: Tally) -> dict[str, Any]:
+    schemas = {"default": ("data", layout.schema)}
+    if tally.counts["regions"]:  # `datasets` loads no table without rows
+        schemas["regions"] = ("regions", REGION)
+    configs = [
+        {"config_name": name, "data_files": [{"split": "train", "path": f"{folder}/*.parquet"}]}
+        for name, (folder, _) in schemas.items()
+    ]
     return {
-        "configs": [
-            {"config_name": "default", "data_files": files("data"), "default": True},
-            {"config_name": "regions", "data_files": files("regions")},
-        ],
-        "dataset_info": [
-            {"config_name": "default", "features": features(layout.schema)},
-            {"config_name": "regions", "features": features(REGION)},
-        ],
+        "configs": [configs[0] | {"default": True}, *configs[1:]],
+        "dataset_info": [{"config_name": name, "features": features(schema)} for name, (_, schema) in schemas.items()],
     }
 
 

@@ -33,6 +33,7 @@ TABLE = pa.schema({"url": pa.string(), "caption": pa.string(), "key": pa.string(
 class FineHard(Layout):
     name = "finehard"
     about = "jsonfiles/, url2key_jsons/, coyo_image_N/*.parquet and images/, as FineHARD's reader takes them"
+    languages = ("both", "en", "zh")
     tags = ("zero-shot-object-detection", "zero-shot-image-classification")
 
     def part(self, shard: Shard, samples: Iterable[Sample], folder: Path, pieces: Path, tally: Tally) -> dict[str, Any]:
@@ -133,6 +134,7 @@ def write_url2key(tables: list[Path], folder: Path, tally: Tally) -> None:
 
 class Url2Key(Layout):
     name = "url2key"
+    languages = FineHard.languages
     about = "url2key_jsons/ and coyo_image_N/*.parquet alone: addresses and keys, to fetch the pictures with img2dataset"
 
     def part(self, shard: Shard, samples: Iterable[Sample], folder: Path, pieces: Path, tally: Tally) -> dict[str, Any]:

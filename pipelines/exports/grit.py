@@ -39,6 +39,7 @@ TABLE = pa.schema(
 class Grit(Layout):
     name = "grit"
     about = "grit/*.parquet: url, caption, noun_chunks and ref_exps as [start, end, x1, y1, x2, y2, score]"
+    languages = ("both", "en")
     tags = ("zero-shot-object-detection",)
 
     def part(self, shard: Shard, samples: Iterable[Sample], folder: Path, pieces: Path, tally: Tally) -> dict[str, Any]:

@@ -48,10 +48,10 @@ class HuggingFace(Layout):
         with pq.ParquetWriter(paths[0], schema) as data, pq.ParquetWriter(paths[1], tables.REGION) as regions:
 
             def flush() -> None:
-                data.write_table(pa.Table.from_pylist(rows, schema=schema))
-                regions.write_table(pa.Table.from_pylist(boxes, schema=tables.REGION))
-                rows.clear()
-                boxes.clear()
+                for file, held in ((data, rows), (regions, boxes)):
+                    if held:  # `datasets` reads a file without row groups, and fails at a row group without rows
+                        file.write_table(pa.Table.from_pylist(held, schema=file.schema))
+                        held.clear()
 
             for sample in samples:
                 row = tables.sample_row(sample)

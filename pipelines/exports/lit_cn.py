@@ -19,6 +19,7 @@ from pipelines.exports.tally import Tally
 class LitCn(Layout):
     name = "lit-cn"
     about = "images/ and image_caption_long_cn.txt: image_path<TAB>caption"
+    languages = ("both", "zh")
     file = "image_caption_long_cn.txt"
     tags = ("image-to-text",)
 

@@ -264,6 +264,30 @@ def test_a_hugging_face_folder_is_loaded_by_datasets(shards, tmp_path, monkeypat
         assert expected in card, expected
 
 
+@pytest.mark.parametrize(("boxes", "tables"), [([], {"default": 2}), ([region()], {"default": 2, "regions": 1})])
+def test_datasets_loads_a_hugging_face_folder_with_shards_without_boxes(tmp_path, monkeypatch, boxes, tables):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    import datasets
+
+    picture = jpeg()
+    (tmp_path / "shards").mkdir()
+    both = [
+        shard(tmp_path / "shards" / f"{n}.tar", (record(n, picture, regions=regions), picture))
+        for n, regions in enumerate(([], boxes))
+    ]
+    out, _ = made(both, "huggingface", tmp_path)
+    assert datasets.get_dataset_config_names(str(out)) == list(tables)
+    for name, rows in tables.items():
+        assert len(datasets.load_dataset(str(out), name, split="train", cache_dir=str(tmp_path / "cache"))) == rows
+
+
+@pytest.mark.parametrize(("layout", "language"), [("huggingface", "zh"), ("croissant", "en"), ("lit-cn", "en"), ("grit", "zh")])
+def test_a_language_that_a_layout_cannot_be_limited_to_is_refused(shards, tmp_path, layout, language):
+    with pytest.raises(ConfigError, match=f"layout {layout} knows no language {language}"):
+        made(shards, layout, tmp_path, language=language)
+
+
 @pytest.mark.parametrize("layout", ["huggingface", "croissant"])
 def test_croissant_is_valid_and_its_records_can_be_read(shards, tmp_path, layout):
     import mlcroissant

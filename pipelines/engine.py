@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -15,6 +15,7 @@ from pipelines.config import Recipe, Stage
 from pipelines.metrics import ask
 from pipelines.monitor import LOST_AFTER, Limits, Monitor
 from pipelines.progress import Progress
+from pipelines.ray_alive import watched
 from pipelines.ray_start import lacks
 from pipelines.room import bundles, lacking, nodes_of_ray
 
@@ -42,6 +43,7 @@ class Engine:
         self._memory: Any = None
         self._program = program.stamps()
         self._watched = False
+        self._looked_after = ExitStack()
         self._starting = threading.Lock()
 
     def start(self) -> None:
@@ -54,8 +56,17 @@ class Engine:
 
             self.own_ray = not ray.is_initialized()
             connect(self.options.address, self.options.cpus)
+            if self.own_ray:  # else it is the caller's
+                self._looked_after.enter_context(watched(not self.joined, self._gone))
             self._watch_over()
             self.started = True
+
+    def _gone(self, what: str) -> None:
+        """End this process: Ray would, without a word, and whoever waits for an answer of it waits until then."""
+        self.progress.console.show_cursor()
+        self.progress.say(f"stopped: {what}. Everything committed is kept; call this again to go on")
+        self.progress.console.file.flush()
+        os._exit(1)
 
     def _watch_over(self) -> None:
         """Start the monitor, on the driver's own node: it need not outlive the driver, and other nodes come and go.
@@ -146,6 +157,7 @@ class Engine:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Leave Ray. After a Ctrl-C a Ray of our own is left to end with this process: threads of Ray Data are in its native code
         still, and a shutdown beneath them can crash."""
+        self._looked_after.close()
         if not (self.own_ray or self.started):
             return  # nothing was to be done, and Ray was not even imported
         import ray

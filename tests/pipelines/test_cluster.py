@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +17,7 @@ import pytest
 import ray._private.utils as of_ray
 from PIL import Image
 
-from pipelines import cli, ray_start
+from pipelines import cli, ray_alive, ray_start
 from pipelines.cluster import ENDS, NoCluster, connect
 
 
@@ -180,3 +182,27 @@ def test_without_a_home_that_can_be_written_to_ray_gets_a_token_of_this_process(
         monkeypatch.setenv("HOME", home)
     ray_start.bring_token()
     assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_ray_that_is_gone_is_told_before_its_native_code_ends_the_process(own, tmp_path, monkeypatch):
+    """One of its processes here was killed, or nobody answers any more where the cluster's head was."""
+    monkeypatch.setattr(ray_alive, "LOOK", 0.05)
+    monkeypatch.setattr(ray_alive, "SILENT", 0.2)
+    shutil.copy(shutil.which("sleep"), tmp_path / "raylet")
+    raylet = subprocess.Popen([tmp_path / "raylet", "600"])
+    head = socket.create_server(("127.0.0.1", 0))
+    address = f"127.0.0.1:{head.getsockname()[1]}"
+    monkeypatch.setattr("ray.get_runtime_context", lambda: SimpleNamespace(gcs_address=address))
+    told, heard = [], threading.Event()
+    with ray_alive.watched(own, lambda what: (told.append(what), heard.set())):
+        assert not heard.wait(1)
+        raylet.kill()
+        head.close()
+        assert heard.wait(60)
+    raylet.wait()
+    assert told == [
+        "Ray's own raylet has ended, as when it is killed for want of memory"
+        if own
+        else f"the Ray cluster at {address} has not answered for 0 s"
+    ]

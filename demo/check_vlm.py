@@ -79,24 +79,32 @@ class Server:
 
 def claims(text: str, language: str) -> list[Claim]:
     """The things that a text names in full ("a small red striped ball"); those named again with "the" are left out."""
+    return [claim for claim, known in named(text, language) if not known]
+
+
+def named(text: str, language: str) -> list[tuple[Claim, bool]]:
+    """All things that a text names, and whether as known: with "the" or 那, or without a number, which is then one."""
     if language == "en":
         counts = {word: number for number, (word, _) in COUNTS.items()} | {"an": 1}
         nouns = {noun: shape for shape, (plural, _, _) in SHAPES.items() for noun in (shape, plural)}
         pattern = (
-            rf"(?<!\bthe )\b({'|'.join(counts)}) (?:(small|large) )?({'|'.join(COLOURS)}) "
+            rf"\b(the )?(?:({'|'.join(counts)}) )?(?:(small|large) )?({'|'.join(COLOURS)}) "
             rf"(?:({'|'.join(list(SURFACES)[1:])}) )?({'|'.join(nouns)})\b"
         )
         found = re.findall(pattern, text.lower())
-        return [Claim(nouns[n], c, s or "plain", z or "medium", counts[q]) for q, z, c, s, n in found]
+        return [
+            (Claim(nouns[n], c, s or "plain", z or "medium", counts.get(q, 1)), bool(the or not q))
+            for the, q, z, c, s, n in found
+        ]
     counts = {zh: number for number, (_, zh) in COUNTS.items()}
     colours = {zh: name for name, (zh, _) in COLOURS.items()}
     surfaces = {zh: name for name, (_, zh) in SURFACES.items() if zh}
     sizes = {zh: name for name, (zh, _) in SIZES.items() if zh}
     nouns = {zh: name for name, (_, zh, _) in SHAPES.items()}
-    pattern = rf"(?<!那)([{''.join(counts)}])[个颗]({'|'.join(colours)})({'|'.join(surfaces)})?([{''.join(sizes)}])?({'|'.join(nouns)})"
+    pattern = rf"(那)?(?:([{''.join(counts)}])[个颗])?({'|'.join(colours)})({'|'.join(surfaces)})?([{''.join(sizes)}])?({'|'.join(nouns)})"
     return [
-        Claim(nouns[n], colours[c], surfaces.get(s, "plain"), sizes.get(z, "medium"), counts[q])
-        for q, c, s, z, n in re.findall(pattern, text)
+        (Claim(nouns[n], colours[c], surfaces.get(s, "plain"), sizes.get(z, "medium"), counts.get(q, 1)), bool(the or not q))
+        for the, q, c, s, z, n in re.findall(pattern, text)
     ]
 
 

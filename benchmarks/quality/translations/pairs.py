@@ -47,9 +47,10 @@ class Pair:
     def zh(self) -> str:
         return "".join(segment.zh for segment in self.segments)
 
-    def for_looking_at(self, seed: int) -> bool:
-        """Half of the pairs may be looked at while the checks are worked on; the other half gives the figure."""
-        return hashlib.sha256(f"{seed} {self.uid}".encode()).digest()[0] < 128
+    @property
+    def for_looking_at(self) -> bool:
+        """Half of the pairs, always the same, may be looked at while the checks are worked on; the other half gives the figure."""
+        return hashlib.sha256(f"0 {self.uid}".encode()).digest()[0] < 128
 
 
 def parse(en: str, marked: str) -> Segment:

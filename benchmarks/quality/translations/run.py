@@ -36,7 +36,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="override of the recipe, e.g. stages.translate.dictionary=true",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the planter, the forms and the halves")
+    parser.add_argument("--seed", type=int, default=0, help="of the planter, the forms and the model's texts")
     parser.add_argument("--per-kind", type=int, default=400, help="faults planted of each kind, at most")
     parser.add_argument("--photos", type=Path, help="index of photographs with human pairs (text_en, text_zh_tw)")
     parser.add_argument("--categories", type=Path, help="list of categories (en, zh)")
@@ -99,7 +99,7 @@ def run(report: Report, given: argparse.Namespace) -> None:
     for looked, half in ((False, "the half that gives the figure"), (True, "the half that was looked at")):
         report.section(f"Planted faults caught, {half}")
         for kind in [*KINDS, "dropped sentence"]:
-            mine = [f for f in faults if f.kind == kind and f.pair.for_looking_at(given.seed) == looked]
+            mine = [f for f in faults if f.kind == kind and f.pair.for_looking_at == looked]
             found = [chain.refusal(f.pair, f.parts) for f in mine]
             cases += len(mine)
             report.share(kind + (" (held out)" if kind == HELD_OUT else ""), sum(map(bool, found)), len(mine), "≥ 95 %")
@@ -107,7 +107,7 @@ def run(report: Report, given: argparse.Namespace) -> None:
                 _show_missed([f for f, why in zip(mine, found, strict=True) if not why])
         report.section(f"Right pairs refused, {half}")
         for origin in ("written", "forms"):
-            some = [p for p in pairs if p.origin == origin and p.for_looking_at(given.seed) == looked]
+            some = [p for p in pairs if p.origin == origin and p.for_looking_at == looked]
             cases += len(some)
             _alarms(report, chain, some, origin, given.show and looked)
     seconds = time.process_time() - seconds
@@ -129,17 +129,18 @@ def _natural(report: Report, chain: Chain, given: argparse.Namespace) -> None:
         report.note("not measured", "no --base-url")
         return
     server = Server(given.base_url, given.model, given.temperature)
-    found = [(pair, right, chain.refusal(pair)) for pair, right in translated(server, given.texts, given.seed)]
-    wrong = [(pair, why) for pair, right, why in found if right is False]
-    report.share("wrong ones caught", sum(why is not None for _, why in wrong), len(wrong), "≥ 95 %")
-    right_ones = [why for _, right, why in found if right]
+    found = [(pair, verdict, chain.refusal(pair)) for pair, verdict in translated(server, given.texts, given.seed)]
+    for name, kind in (("wrong ones caught", "wrong"), ("caught where only a thing named again is another", "again")):
+        wrong = [(pair, why) for pair, verdict, why in found if verdict == kind]
+        report.share(name, sum(why is not None for _, why in wrong), len(wrong), "≥ 95 %")
+        if given.show:
+            for pair in (pair for pair, why in wrong if why is None):
+                print(f"      {pair.en}\n        {pair.zh}")
+    right_ones = [why for _, verdict, why in found if verdict == "right"]
     report.share("right ones refused", sum(why is not None for why in right_ones), len(right_ones), "< 5 %")
-    report.note("neither: other words of the same claims", sum(right is None for _, right, _ in found))
+    report.note("neither: other words of the same claims", sum(verdict is None for _, verdict, _ in found))
     for reason, count in Counter(why[0] for _, _, why in found if why).most_common():
         report.note(f"  refused: {reason}", count)
-    if given.show:
-        for pair in (pair for pair, why in wrong if why is None):
-            print(f"      {pair.en}\n        {pair.zh}")
 
 
 def _alarms(report: Report, chain: Chain, pairs: Sequence[Pair], name: str, show: bool) -> None:

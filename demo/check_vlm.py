@@ -101,7 +101,10 @@ def named(text: str, language: str) -> list[tuple[Claim, bool]]:
     surfaces = {zh: name for name, (_, zh) in SURFACES.items() if zh}
     sizes = {zh: name for name, (zh, _) in SIZES.items() if zh}
     nouns = {zh: name for name, (_, zh, _) in SHAPES.items()}
-    pattern = rf"(那)?(?:([{''.join(counts)}])[个颗])?({'|'.join(colours)})({'|'.join(surfaces)})?([{''.join(sizes)}])?({'|'.join(nouns)})"
+    pattern = (
+        rf"(那)?(?:([{''.join(counts)}])[个颗])?({'|'.join(colours)})({'|'.join(surfaces)})?"
+        rf"([{''.join(sizes)}])?({'|'.join(nouns)})"
+    )
     return [
         (Claim(nouns[n], colours[c], surfaces.get(s, "plain"), sizes.get(z, "medium"), counts.get(q, 1)), bool(the or not q))
         for the, q, c, s, z, n in re.findall(pattern, text)

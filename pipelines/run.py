@@ -187,7 +187,7 @@ async def _ask_identity(settings: Any) -> dict[str, Any]:
 
 def warnings(chain: Chain) -> list[str]:
     """What is to be known of the settings before work begins."""
-    return [word for word in (*recipe_warnings(chain.recipe), _cut_otherwise(chain)) if word]
+    return [word for word in (*recipe_warnings(chain.recipe), _cut_otherwise(chain), _left_out(chain)) if word]
 
 
 def recipe_warnings(recipe: Recipe) -> list[str]:
@@ -209,6 +209,18 @@ def _cut_otherwise(chain: Chain) -> str:
         else f"{len(other):,} tables cut before keep theirs"
     )
     return f"shard_size={size:,} is for new tables: {kept} (of {cut[other[0]]:,} rows). Another root cuts all of them anew"
+
+
+def _left_out(chain: Chain) -> str:
+    """Samples are rows of a table's very content: of another content they are others, and nothing that was made is theirs."""
+    now = {path: index for index, path in chain.paths.items()}
+    mine = (table for table in chain.tables.all if table.source in chain.recipe.sources and table.index not in chain.paths)
+    gone = [table for table in mine if table.index < now.get(table.path, len(chain.tables.all))]  # a later one was taken back
+    if not gone:
+        return ""
+    shards = counted(sum(table.shards for table in gone), "shard")
+    more = f" and {len(gone) - 1:,} more" if len(gone) > 1 else ""
+    return f"{gone[0].path}{more}: changed, gone or read another way since an earlier run, and left out with {shards} of then"
 
 
 def chosen_shards(chain: Chain, options: Options) -> list[int]:

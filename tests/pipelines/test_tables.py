@@ -6,7 +6,7 @@ import yaml
 
 from pipelines.config import load_recipe
 from pipelines.durable import Damaged
-from pipelines.run import Options, look, prepare
+from pipelines.run import Options, look, prepare, warnings
 from pipelines.tables import Tables
 
 
@@ -185,6 +185,20 @@ def test_a_table_that_was_changed_and_changed_back_is_the_first_one_for_whoever_
     first, other = "u,t\nhttp://example.org/1.jpg,a cat\n", "u,t\nhttp://example.org/1.jpg,a dog\n"
     assert [prepared(content) for content in (first, other, first)] == [[0], [1], [0]]
     assert look(recipe(), tmp_path / "runs").shards() == [0]
+
+
+def test_a_table_that_became_another_is_told_with_the_shards_that_are_left_out(tmp_path, recipe):
+    def told(content):
+        (tmp_path / "t.csv").write_text(content)
+        return warnings(prepare(recipe(), tmp_path / "runs", Options()))
+
+    first, other = "u,t\nhttp://example.org/1.jpg,a cat\n", "u,t\nhttp://example.org/1.jpg,a dog\n"
+    assert told(first) == []
+    (word,) = told(other)
+    assert word.startswith(f"{tmp_path / 't.csv'}: changed, gone or read another way") and word.endswith(
+        "left out with 1 shard of then"
+    )
+    assert told(first) == []
 
 
 def test_what_is_known_already_is_prepared_without_writing_anything(tmp_path, recipe):

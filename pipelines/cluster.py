@@ -71,7 +71,8 @@ def connect(address: str | None, cpus: int | None = None) -> None:
             except ConnectionError as error:
                 if address is None:
                     raise
-                raise NoCluster(f"{address}: no Ray cluster to join: {error}") from error
+                token = "If it asks for a token: RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN unless ~/.ray/auth_token is its"
+                raise NoCluster(f"{address}: no Ray cluster to join: {str(error).rstrip('.')}. {token}") from error
             except Exception as error:  # Ray has no type of its own for this
                 if "timed out during startup" not in str(error):
                     raise

@@ -174,7 +174,7 @@ def review_export(
     recipe: RecipeName,
     out: Annotated[Path, typer.Option(help="New file of JSON lines for the reviewers.")],
     overrides: Overrides = None,
-    stage: Annotated[str, typer.Option(help="Stage that translates.")] = "translate",
+    stage: Annotated[str | None, typer.Option(help="Stage that translates, where the recipe has several.")] = None,
     doubtful: Annotated[
         str | None,
         typer.Option(help="Which accepted pairs to show, over judge, back and chars; refused ones are always shown."),

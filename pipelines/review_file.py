@@ -41,18 +41,22 @@ COLUMNS = pa.schema({"judge": pa.float32(), "back": pa.float32(), "chars": pa.in
 
 
 def export_doubtful(
-    chain: Chain, stage_name: str, out: Path, doubtful: str = DOUBTFUL, limit: int | None = None
+    chain: Chain, stage_name: str | None, out: Path, doubtful: str = DOUBTFUL, limit: int | None = None
 ) -> tuple[int, int]:
     """Write the pairs; returns how many, and how many of them were refused. Refuses to write over a file.
 
+    stage_name None: the recipe's only stage that translates
     doubtful   over judge, back (null where they were not asked for), chars (of the translation) and refused; refused pairs are
                always in
     """
+    theirs = _translations(chain)
+    if stage_name is None and len(theirs) == 1:
+        stage_name = theirs[0]
+    elif stage_name is None:
+        raise ConfigError(f"--stage is needed: this recipe's translations are: {', '.join(theirs) or 'none'}")
     stage = chain.recipe.stage(stage_name)
-    if stage.kind != "model" or not isinstance(stage.operator, Translate):
-        raise ConfigError(
-            f"stage {stage_name} is no translation; this recipe's are: {', '.join(_translations(chain)) or 'none'}"
-        )
+    if stage_name not in theirs:
+        raise ConfigError(f"stage {stage_name} is no translation; this recipe's are: {', '.join(theirs) or 'none'}")
     try:
         expression = Expression(doubtful)
         expression.check(COLUMNS)
@@ -106,7 +110,7 @@ def _committed(chain: Chain, stage: Stage) -> Iterator[tuple[View, Entry]]:
                 break
             before = before.after(entry)
     if not found:
-        raise ConfigError(f"{chain.run}: stage {stage.name} has not been run yet")
+        raise ConfigError(f"{chain.run}: stage {stage.name} has not been run with these settings yet")
 
 
 def pairs_of(chain: Chain, stage: Stage, before: View, entry: Entry) -> list[dict[str, Any]]:

@@ -164,7 +164,7 @@ def test_what_reviewers_say_of_doubtful_pairs_is_honoured_by_the_next_run(folder
         pairs, refused = export_doubtful(chain, "translate", folder / "doubtful.jsonl")
         assert pairs == refused == 4
         with pytest.raises(ConfigError, match="not overwritten"):
-            export_doubtful(chain, "translate", folder / "doubtful.jsonl")
+            export_doubtful(chain, None, folder / "doubtful.jsonl")  # the recipe's only translation
         lines = [json.loads(line) for line in (folder / "doubtful.jsonl").read_text("utf-8").splitlines()]
         assert lines[0]["translation"] == "两只白色的小猫。" and lines[0]["why"] and lines[0]["verdict"] is None
         said = [("correct", "一只黑色的小狗。"), ("reject", None), ("accept", None)]

@@ -8,8 +8,8 @@ MultiheadAttention with a full mask per head that also returns its weights, ever
 whether it holds a box or not (`--regions` says how many do), the positive of a hard group is encoded once more,
 padding masks are full [T, T] ones, long texts go through their tower apart from the others, heads run text after text, and the
 sigmoid loss keeps its logits, labels and log-sigmoids. Layers of the towers are transformers' own in both, but for attention
-and GELU in ours. `--plain-precision fp32` beside `--precision bf16`
-asks what autocast and all the rest are worth together; else both sides have the same.
+and GELU in ours. `--plain-precision fp32` beside `--precision bf16` asks what autocast and all the rest are worth together;
+else both sides have the same.
 
 Each side is a process of its own, ours with its memory kept as `train` keeps it on a CPU. Both take turns; two rounds are
 not counted, for in the first ones the optimizer's state is made and memory is asked of the system. Memory is what the

@@ -139,14 +139,14 @@ def make(folder: Path, recipe_file: Path, shards: int, loose_at_most: int | None
     from pipelines.config import load_recipe
     from pipelines.ledger import Ledger
     from pipelines.reach import Reach
-    from pipelines.run import Options, prepare
+    from pipelines.run import Options, prepare, sources_of
     from pipelines.sources import index_table
     from pipelines.tables import Tables
 
     recipe = load_recipe(recipe_file)
     run = folder / "runs" / recipe.name
     table = folder / "table.jsonl"
-    prepare_source = next(iter(_sources(recipe).items()))
+    prepare_source = next(iter(sources_of(recipe).items()))
     digest = index_table(prepare_source[1], str(table), ROWS).digest
     slices = [{"first_row": i * ROWS, "rows": ROWS, "offset": 0, "end": 0, "check": ""} for i in range(shards)]
     Tables(run).register(prepare_source[0], table, digest, shards * ROWS, slices)
@@ -186,12 +186,6 @@ def make(folder: Path, recipe_file: Path, shards: int, loose_at_most: int | None
     print(
         f"{entries:,} entries made in {time.monotonic() - began:.0f} s; compacted {size / 1e6:,.0f} MB, {loose:,} of them not compacted"
     )
-
-
-def _sources(recipe: object) -> dict:
-    from pipelines.run import sources_of as load
-
-    return load(recipe)  # type: ignore[arg-type]
 
 
 def _around_global(recipe: object) -> tuple[list, list]:

@@ -220,7 +220,9 @@ def _left_out(chain: Chain) -> str:
         return ""
     shards = counted(sum(table.shards for table in gone), "shard")
     more = f" and {len(gone) - 1:,} more" if len(gone) > 1 else ""
-    return f"{gone[0].path}{more}: changed, gone or read another way since an earlier run, and left out with {shards} of then"
+    return (
+        f"{gone[0].path}{more}: changed, gone or read another way since an earlier run, and left out with {shards} of its own"
+    )
 
 
 def chosen_shards(chain: Chain, options: Options) -> list[int]:

@@ -63,9 +63,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     try:
         told: Any = image.getexif().get(0x0112)
         turn = UPRIGHT.get(told)
-    except MemoryError:
-        raise
-    except Exception:
+    except BAD_PICTURE:
         turn = None
     return to_rgb(image if turn is None else image.transpose(turn))
 

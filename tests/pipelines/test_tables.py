@@ -196,7 +196,7 @@ def test_a_table_that_became_another_is_told_with_the_shards_that_are_left_out(t
     assert told(first) == []
     (word,) = told(other)
     assert word.startswith(f"{tmp_path / 't.csv'}: changed, gone or read another way") and word.endswith(
-        "left out with 1 shard of then"
+        "left out with 1 shard of its own"
     )
     assert told(first) == []
 

@@ -71,6 +71,7 @@ class StopRequests:
             self.asked = max(self.asked, TERMINATED)
             return
         self.asked = INTERRUPTED
+        signal.raise_signal(signal.SIGTERM)  # with it goes one that came just before: Python would complain of it below
         for other in (signal.SIGTERM, signal.SIGINT):  # by the system: Python would wait for the end of a product of matrices
             signal.signal(other, signal.SIG_DFL)
         if rank() == 0:  # print is not to be called from within itself

@@ -218,7 +218,16 @@ def test_a_second_ctrl_c_ends_the_process_at_once(second):
     assert "saved first; Ctrl-C again" in process.stderr.readline()
     process.send_signal(second)
     assert process.wait(120) == -second
-    process.communicate()
+    assert process.communicate()[1] == ""
+
+
+def test_a_sigterm_and_a_ctrl_c_at_the_same_instant_are_one_request():
+    code = "import signal\nfrom fgclip2_train.stopping import INTERRUPTED, StopRequests\nboth = {signal.SIGTERM, signal.SIGINT}\n"
+    code += "with StopRequests() as requests:\n signal.pthread_sigmask(signal.SIG_BLOCK, both)\n"
+    code += " for each in both: signal.raise_signal(each)\n"
+    code += " signal.pthread_sigmask(signal.SIG_UNBLOCK, both)\n assert requests.asked == INTERRUPTED"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr.count("\n")) == (0, 1), ended.stderr
 
 
 def test_the_batch_that_is_to_blame_is_named_however_late_the_log_looks(shards, stage1, tmp_path, monkeypatch):

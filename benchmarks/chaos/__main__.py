@@ -67,6 +67,7 @@ def carry_out(folder: Path, seeds: list[int], quick: bool = False) -> Any:
                 steps[key] = taps.steps(world.control)
                 expected.setdefault(report.recipe, found)
                 if calm.wrong:
+                    print(*_last_words(folder / "logs" / f"{calm.seed}.log"), sep="\n", file=sys.stderr)
                     raise SystemExit(f"without any fault: {calm.line()}")
                 told = f"{len(found['stages'])} commits, {len(found['shards'])} tars, {steps[key]} steps"
                 print(f"undisturbed: {report.recipe} in {key[1]} · {told} · {time.monotonic() - began:.0f} s", flush=True)
@@ -77,7 +78,7 @@ def carry_out(folder: Path, seeds: list[int], quick: bool = False) -> Any:
 
 def _last_words(log: Path) -> list[str]:
     """The end of what the calls of the run said."""
-    return log.read_text(errors="replace").splitlines()[-40:] if log.exists() else []
+    return log.read_text(errors="replace").splitlines()[-400:] if log.exists() else []
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

@@ -179,6 +179,8 @@ class Carried:
                     moved, step = time.monotonic(), now
                 if time.monotonic() - moved > STILL:
                     self.report.wrong.append(f"call {self.report.calls} hung for {STILL:.0f} s at step {step}")
+                    with self.log.open("a") as log:
+                        log.write(self.world.stacks())
                     call.kill()
                     call.ended(10)
                     self._take_back(after_call=True)

@@ -19,6 +19,7 @@ What can be done at a step:
 from __future__ import annotations
 
 import errno
+import faulthandler
 import fcntl
 import functools
 import json
@@ -34,6 +35,8 @@ from typing import Any
 CONTROL = "FINELOOM_CHAOS"
 FLUSH = 2
 """Answers that make a segment: with 64 no shard of these recipes would ever flush one before its end."""
+STACKS = signal.SIGUSR2
+"""Asks a process for where its threads are: it says so at the end of the file `stacks`."""
 PUBLISH = ("late", "twice")
 """Done at the publication of a commit: the first one at or after the step."""
 
@@ -45,6 +48,7 @@ def install() -> None:
     for name in ("fsync", "link", "replace", "unlink"):
         setattr(os, name, _tapped(getattr(os, name), name, Path(folder)))
     shutil.disk_usage = _disk_usage(shutil.disk_usage, Path(folder))
+    faulthandler.register(STACKS, os.open(Path(folder).parent / "stacks", os.O_WRONLY | os.O_CREAT | os.O_APPEND))
     import botocore.client
 
     from pipelines import answers

@@ -180,6 +180,18 @@ class World:
                         found.append(process)
         return sorted(found, key=lambda process: process.pid)
 
+    def stacks(self) -> str:
+        """Where the threads of all forked processes are, of a run's and of Ray's: for a run that does not move any more."""
+        told = self.folder / "stacks"
+        forked = psutil.Process(self.zygote.pid).children()
+        for process in [one for one in forked if one.pid != self._model_pid]:  # which has no taps
+            with contextlib.suppress(psutil.Error, OSError, IndexError):
+                with told.open("a") as out:
+                    out.write(f"\n--- {process.pid} {process.cmdline()[0]}\n")
+                process.send_signal(taps.STACKS)
+                time.sleep(0.3)
+        return told.read_text(errors="replace") if told.exists() else ""
+
     # The run's own processes.
 
     def call(self, recipe: Path, root: str, log: Path) -> Call:

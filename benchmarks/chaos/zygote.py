@@ -10,6 +10,7 @@ are shared. A request is a line of JSON {argv, environ, cwd, run} with the files
 from __future__ import annotations
 
 import array
+import contextlib
 import ctypes
 import gc
 import importlib
@@ -20,8 +21,10 @@ import signal
 import socket
 import struct
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 PRELOAD = """
 ray._private.workers.default_worker ray.data pipelines.cli pipelines.run pipelines.flow pipelines.download pipelines.pack
@@ -37,8 +40,9 @@ STAND_INS = {"RAY_JOB_ID": "5e4e71e1", "RAY_RAYLET_PID": "7301934"}
 
 def serve(path: str) -> None:
     os.environ.update(STAND_INS)
-    for name in PRELOAD.split():
-        importlib.import_module(name)
+    with _nothing_drawn():
+        for name in PRELOAD.split():
+            importlib.import_module(name)
     importlib.import_module("pipelines.download.engine")._downloader()
     gc.collect()
     gc.freeze()  # pages that no collector touches stay shared
@@ -71,6 +75,22 @@ def serve(path: str) -> None:
             node = next((text[10:] for text in request["argv"] if text.startswith("--node-id=")), "-")
             os.write(told, f"{pid} {node}\n".encode())
             client.sendall(f"{pid}\n".encode())
+
+
+@contextlib.contextmanager
+def _nothing_drawn() -> Iterator[None]:
+    """Ray's native code draws the names of what it makes, and each fork of a process that has begun to would draw the same ones: of
+    two workers that begin on a node at the same instant one finds its first object taken, and dies. Classes of actors are named while
+    they are imported."""
+    import ray.actor
+
+    class Drawn(ray.ActorClassID):
+        @classmethod
+        def from_random(cls) -> ray.ActorClassID:
+            return ray.ActorClassID(os.urandom(ray.ActorClassID.size()))
+
+    with mock.patch.object(ray.actor, "ActorClassID", Drawn):
+        yield
 
 
 def _receive(client: socket.socket) -> tuple[dict[str, Any], list[int]]:

@@ -6,11 +6,12 @@ import logging
 import os
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from types import FrameType
 
@@ -23,6 +24,13 @@ TRIES = 3
 """Ray gives a node 30 s to start, whatever the machine is busy with; that limit cannot be set, so the start is tried again."""
 KNOCK = 20.0
 """Seconds that a cluster's head has to take a connection."""
+LET_IN = 300.0
+"""Seconds that a cluster has to let a run in."""
+WATCHER = """import os, select, sys
+if not select.select([0], [], [], float(sys.argv[2]))[0]:
+    os.write(2, sys.argv[3].encode())
+    os.kill(int(sys.argv[1]), 9)
+"""
 ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """What ends a run: Ctrl-C; Slurm, Kubernetes, `ray job stop`; a terminal that is closed."""
 
@@ -35,10 +43,12 @@ def connect(address: str | None, cpus: int | None = None) -> None:
     """Connect to `address` ("auto" inside a Ray job), or start Ray here.
 
     `address="local"` starts a cluster of its own: a head that was killed leaves state that a plain `ray.init()` would attach to.
-    Raises NoCluster.
+    Raises NoCluster. A cluster that does not let the run in at all ends the process.
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # Ray lets a driver in when its first workers have begun; were one of them killed before, it would wait for ever.
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
     import ray
 
     if ray.is_initialized():
@@ -53,7 +63,8 @@ def connect(address: str | None, cpus: int | None = None) -> None:
         if lack := lacks():
             raise NoCluster(f"Ray cannot start here: {lack}")
         bring_token()
-    with _ends_heard(after=address is None) as told, _native_stderr_held():
+    let_in = _let_in(address) if address else nullcontext()
+    with let_in, _ends_heard(after=address is None) as told, _native_stderr_held():
         for attempt in range(TRIES):
             before = set(psutil.Process().children())
             try:
@@ -96,6 +107,17 @@ def _knock(address: str) -> None:
             socket.create_connection((host.strip("[]"), int(port)), KNOCK).close()
         except OSError as error:
             raise NoCluster(f"{address}: no Ray cluster answers there: {error.strerror or error}") from error
+
+
+@contextmanager
+def _let_in(address: str) -> Iterator[None]:
+    """End this process when the body lasts longer than LET_IN. Ray waits in native code that keeps Python's lock, so no thread of this
+    process could."""
+    told = f"stopped: the Ray cluster at {address} has not let this run in for {LET_IN:.0f} s: do its workers begin? Its logs say, in "
+    told += "/tmp/ray/session_latest/logs there. Everything committed is kept; call this again to go on\n"
+    command = [sys.executable, "-ISc", WATCHER, str(os.getpid()), str(LET_IN), told]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True):  # ends with its input, so with this process
+        yield
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from pipelines.config import Recipe, Stage
 from pipelines.metrics import ask
 from pipelines.monitor import LOST_AFTER, Limits, Monitor
 from pipelines.progress import Progress
-from pipelines.ray_alive import watched
+from pipelines.ray_alive import begins, watched
 from pipelines.ray_start import lacks
 from pipelines.room import bundles, lacking, nodes_of_ray
 
@@ -59,6 +59,8 @@ class Engine:
             if self.own_ray:  # else it is the caller's
                 self._looked_after.enter_context(watched(not self.joined, self._gone))
             self._watch_over()
+            if self.own_ray:
+                self._looked_after.enter_context(begins(self.monitor.__ray_ready__.remote(), self._gone))
             self.started = True
 
     def _gone(self, what: str) -> None:

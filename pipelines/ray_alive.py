@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import psutil
 
@@ -15,6 +16,8 @@ LOOK = 2.0
 SILENT = 45.0
 """Seconds that the head of a cluster may be silent. After 60 Ray gives it up."""
 KNOCK = 5.0
+BEGIN = 300.0
+"""Seconds that Ray has for a run's first worker. It gives up one that does not report after 60, and starts another, without end."""
 PARTS = ("raylet", "gcs_server")
 
 
@@ -47,6 +50,31 @@ def watched(own: bool, end: Callable[[str], None]) -> Iterator[None]:
         yield
     finally:
         over.set()
+
+
+@contextmanager
+def begins(first: Any, end: Callable[[str], None]) -> Iterator[None]:
+    """Wait for a run's first worker while the body runs.
+
+    first   the answer of an actor that asks for nothing, so has room everywhere
+    end     is told that there is none
+    """
+    import ray
+
+    over, began = threading.Event(), time.monotonic()
+
+    def look() -> None:
+        while not over.wait(LOOK) and not ray.wait([first], timeout=0)[0]:
+            if time.monotonic() - began > BEGIN:
+                return end(f"no worker of Ray has begun in {BEGIN:.0f} s; its logs, in /tmp/ray/session_latest/logs, say why")
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()  # Ray's native code may crash when it is shut down beneath one who asks it something
 
 
 def _ended(part: psutil.Process) -> bool:

@@ -222,7 +222,9 @@ def test_a_second_ctrl_c_ends_the_process_at_once(second):
 
 
 def test_a_sigterm_and_a_ctrl_c_at_the_same_instant_are_one_request():
-    code = "import signal\nfrom fgclip2_train.stopping import INTERRUPTED, StopRequests\nboth = {signal.SIGTERM, signal.SIGINT}\n"
+    code = (
+        "import signal\nfrom fgclip2_train.stopping import INTERRUPTED, StopRequests\nboth = {signal.SIGTERM, signal.SIGINT}\n"
+    )
     code += "with StopRequests() as requests:\n signal.pthread_sigmask(signal.SIG_BLOCK, both)\n"
     code += " for each in both: signal.raise_signal(each)\n"
     code += " signal.pthread_sigmask(signal.SIG_UNBLOCK, both)\n assert requests.asked == INTERRUPTED"

@@ -206,3 +206,49 @@ def test_a_ray_that_is_gone_is_told_before_its_native_code_ends_the_process(own,
         if own
         else f"the Ray cluster at {address} has not answered for 0 s"
     ]
+
+
+def dying_workers(folder, how_many):
+    """The environment in which so many of Ray's workers end before they have begun."""
+    (folder / "sitecustomize.py").write_text(
+        "import os, sys\nif any('default_worker' in text for text in sys.orig_argv):\n"
+        f" died = os.open({str(folder / 'died')!r}, os.O_CREAT | os.O_RDWR | os.O_APPEND)\n"
+        f" os.fstat(died).st_size < {how_many} and (os.write(died, b'.'), os._exit(1))\n"
+    )
+    path = os.pathsep.join([str(folder), str(Path(cli.__file__).parents[1])])
+    return os.environ | {"PYTHONPATH": path, "RAY_worker_register_timeout_seconds": "3"}  # after which Ray starts another
+
+
+def test_the_first_worker_of_a_ray_here_may_die_before_it_begins(tmp_path):
+    """Ray waits for ever for the workers that it starts ahead of the first driver, if one of them never reports."""
+    code = "from pipelines.cluster import connect\nconnect(None, 1)\nimport ray\n"
+    code += "print(ray.get(ray.remote(lambda: 'begun').remote()))"
+    env = dying_workers(tmp_path, 1)
+    ended = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=400)
+    assert ended.stdout.strip() == "begun" and (tmp_path / "died").read_text() == ".", ended.stderr
+
+
+def test_a_ray_whose_workers_never_begin_ends_the_run_with_a_line(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "cat.png")
+    (tmp_path / "own.yaml").write_text(json.dumps({"format": "folder", "tables": str(tmp_path), "language": "en"}))
+    recipe = {"recipe": "tiny", "sources": ["own.yaml"], "disk_floor_gb": 0, "stages": {"download": {}}}
+    (tmp_path / "tiny.yaml").write_text(json.dumps(recipe))
+    code = "import sys\nfrom pipelines import cli, ray_alive\nray_alive.BEGIN = 12\n"
+    code += "sys.argv = ['fineloom', 'run', 'tiny.yaml']\ncli.main()"
+    env = dying_workers(tmp_path, 1_000_000)
+    ended = subprocess.run([sys.executable, "-c", code], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=400)
+    assert ended.returncode == 1
+    told = [line for line in (ended.stdout + ended.stderr).splitlines() if line.startswith("stopped: ")]
+    assert len(told) == 1 and told[0].startswith("stopped: no worker of Ray has begun in 12 s; its logs, in "), ended
+
+
+def test_a_cluster_that_lets_nobody_in_ends_the_process_with_a_line():
+    """Also while native code keeps Python's lock, as Ray's does when it joins."""
+    code = "import ctypes, ray\nfrom pipelines import cluster\ncluster.LET_IN = 0.5\n"
+    code += "ray.init = lambda **_: ctypes.PyDLL(None).sleep(300)\ncluster.connect('10.1.2.3')"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=Path(cli.__file__).parents[1], capture_output=True, text=True)
+    assert ended.returncode == -signal.SIGKILL
+    assert ended.stderr.startswith(
+        "stopped: the Ray cluster at 10.1.2.3 has not let this run in for 0 s: do its workers begin?"
+    )
+    assert ended.stderr.count("\n") == 1

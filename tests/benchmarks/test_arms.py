@@ -12,7 +12,7 @@ from benchmarks.arms import data
 from benchmarks.arms.figures import NONE, PARTS, Hits, in_words, result, table
 from benchmarks.arms.score import METRICS, retrieval
 from benchmarks.arms.train import ARMS, COMPARED, needed
-from fgclip2_train.__main__ import app
+from fgclip2_train.cli import app
 from fgclip2_train.evaluation.pictures import Words
 
 WORLD = data.World(scenes=12, tests=6, misread=0.3, true_negatives=0.5)

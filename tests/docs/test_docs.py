@@ -68,7 +68,7 @@ def trouble(command, words):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_and_options_exist(page):
-    from fgclip2_train.__main__ import app as trainer
+    from fgclip2_train.cli import app as trainer
     from pipelines.cli import app
 
     wrong = []

@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from fgclip2_train.__main__ import app
+from fgclip2_train.cli import app
 
 COMMANDS = sorted(typer.main.get_group(app).commands)
 
@@ -32,5 +32,14 @@ def test_no_line_of_the_list_of_commands_is_cut() -> None:
 
 
 def test_help_does_not_wait_for_torch() -> None:
-    code = "import sys, fgclip2_train.__main__; sys.exit('torch' in sys.modules)"
+    code = "import sys, fgclip2_train.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_ctrl_c_while_it_imports_what_it_needs_ends_it_with_a_line() -> None:
+    code = "import signal, sys\nfrom fgclip2_train import __main__\n"
+    code += (
+        "sys.meta_path.insert(0, type('F', (), {'find_spec': lambda *_: signal.raise_signal(signal.SIGINT)}))\n__main__.main()"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (130, "\nstopped\n")

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch.multiprocessing import ProcessRaisedException
 from typer.testing import CliRunner
 
-from fgclip2_train.__main__ import app
+from fgclip2_train.cli import app
 from fgclip2_train.parity.features import check_images, check_initialisation
 from fgclip2_train.parity.golden import Finding, Golden
 from fgclip2_train.parity.run import FILES, check_folder

@@ -17,8 +17,8 @@ from make_shards import write_scenes, write_shard
 from safetensors.torch import load_file, save_file
 
 from fgclip2_train import counting, loop
-from fgclip2_train.__main__ import main
 from fgclip2_train.checkpoint import latest, resolve
+from fgclip2_train.cli import main
 from fgclip2_train.config import load_settings
 from fgclip2_train.data.loader import Loader, Reader
 from fgclip2_train.data.shards import read_shard

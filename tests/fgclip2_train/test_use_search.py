@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 from use_kit import encoded, make_checkpoint, picture, write_pictures
 
-from fgclip2_train.__main__ import app
+from fgclip2_train.cli import app
 from fgclip2_train.files import publish
 from fgclip2_train.use.cache import Cache, Writer
 from fgclip2_train.use.search import Searcher

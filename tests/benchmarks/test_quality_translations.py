@@ -51,6 +51,8 @@ def test_marks_that_do_not_fit_are_refused(broken):
 @pytest.mark.parametrize(
     ("kind", "zh", "wrong"),
     [
+        ("dropped size", "一艘红色的大船。", "一艘红色的船。"),
+        ("dropped size", "一只大狗在船上。", None),
         ("dropped colour", "他穿着深红色的毛衣。", "他穿着毛衣。"),
         ("dropped colour", "墙是红色的。", None),
         ("dropped colour", "红色、白色和蓝色的旗。", None),
@@ -62,7 +64,7 @@ def test_marks_that_do_not_fit_are_refused(broken):
     ],
 )
 def test_faults_stand_where_they_fit_the_grammar(kind, zh, wrong):
-    found = list(planter._of_pair(pairs.Pair("1", "written", (pairs.parse("x", zh),)), kind, random.Random(0)))
+    found = list(planter._of_pair(pairs.Pair("1", "written", (pairs.parse("A large red boat.", zh),)), kind, random.Random(0)))
     assert [fault.zh for fault in found] == ([wrong] if wrong else [])
 
 

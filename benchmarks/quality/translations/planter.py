@@ -57,6 +57,11 @@ def words() -> dict[str, Any]:
     numerals = "|".join(sorted(read["numerals"], key=len, reverse=True))
     measures = "|".join(sorted(read["measures"], key=len, reverse=True))
     read["number"] = re.compile(rf"(?<![另每同这那第几十百二一])({numerals}|一)(?=({measures}))")
+    things = sorted(read["sized"], key=len, reverse=True)
+    read["size"] = [
+        (re.compile(rf"({'|'.join(pole['zh'])})(?=[^，。、的大小]{{0,4}}?({'|'.join(things)}))"), "|".join(pole["en"]))
+        for pole in read["sizes"]
+    ]
     read["denial"] = [(re.compile(pattern), by) for pattern, by in read["denials"]]
     return read
 
@@ -88,6 +93,14 @@ def changed_colour(segment: Segment, draw: random.Random) -> Iterator[Change]:
         new, old = draw.choice(fit), segment.zh[first:end]
         shade = old[0] if old[0] in "深浅" and new in "红绿蓝紫灰棕" else ""
         yield first, end, shade + new + old[len(colour) :]
+
+
+def dropped_size(segment: Segment, draw: random.Random) -> Iterator[Change]:
+    for chinese, english in words()["size"]:
+        for found in chinese.finditer(segment.zh):
+            thing = words()["sized"][found[2]]
+            if re.search(rf"\b({english}),?( [\w,-]+){{0,3}}? {thing}", segment.en, re.IGNORECASE):
+                yield found.start(), found.end(), ""
 
 
 def changed_number(segment: Segment, draw: random.Random) -> Iterator[Change]:
@@ -147,6 +160,7 @@ def swapped_arguments(segment: Segment, draw: random.Random) -> Iterator[Change]
 KINDS: dict[str, Callable[[Segment, random.Random], Iterator[Change]]] = {
     "dropped colour": dropped_colour,
     "changed colour": changed_colour,
+    "dropped size": dropped_size,
     "changed number": changed_number,
     "lost negation": lost_negation,
     "added negation": added_negation,

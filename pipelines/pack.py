@@ -30,6 +30,7 @@ from pydantic import Field
 from operators.base import Outcome, Reject, Settings, schema
 from operators.columns import BOX
 from operators.pictures import BadPicture
+from operators.validators.language import belied
 from pipelines import blur, shard_card
 from pipelines.blur import blurred
 from pipelines.public_url import public
@@ -69,12 +70,13 @@ class Pack(Settings):
     blur: str | None = None
     """Column of boxes that are hidden in the packed pictures, such as `faces`; a picture without any is packed as it came."""
 
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     reasons: ClassVar[dict[str, str]] = {
         "no_text": "the sample has fewer texts than `min_texts`",
         "blank": "the text is empty",
         "text_too_long": f"the text has more than {MAX_TEXT_CHARS} characters",
         "unknown_language": "the text is neither English nor Chinese by its source, by its measured language or by its script",
+        "other_language": "a text of the source's own, or of its box, is plainly not in the language that the source says",
         "repeated_text": "the sample has this text already",
         "bad_box": "the box has no area or does not lie in the picture",
         "bad_region": "the region lacks an expression, a language or an origin that the format knows",
@@ -236,6 +238,8 @@ class _Maker:
                 elif language is None:
                     measured = row.get("caption_language")
                     refuse("unknown_language", f"source says {row.get('language')}, measured {measured}", item)
+                elif kind.origin == "source" and (why := belied(text, language)):
+                    refuse("other_language", f"{language}: {why}", item)
                 elif text in seen:
                     refuse("repeated_text", f"{len(text)} characters that came before", item)
                 else:
@@ -331,6 +335,9 @@ def _region(region: dict[str, Any] | None, item: str, refuse: _Refusals) -> dict
     language, origin = region.get("language"), region.get("origin")
     if not short or language not in ("en", "zh") or origin not in ("source", "model", "lexical", "human"):
         refuse("bad_region", f"{len(short)} characters, language {language}, origin {origin}", item)
+        return None
+    if origin == "source" and (why := belied(short, language)):
+        refuse("other_language", f"{language}: {why}", item)
         return None
     score = _number(region.get("score"))
     return {"box": box, "score": score, "language": language, "short": short, "long": long, "origin": origin}

@@ -7,6 +7,7 @@ process.
 from __future__ import annotations
 
 import re
+import unicodedata
 from functools import lru_cache
 from typing import Any
 
@@ -15,7 +16,19 @@ from operators.validators.sentences import QUOTED, outside_quotes
 
 HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 LATIN_WORD = re.compile(r"[A-Za-zÀ-ɏ]+(?:['’-][A-Za-zÀ-ɏ]+)*")
+LATIN_LETTER = re.compile(r"[A-Za-zÀ-ɏḀ-ỿ]")
 OTHER_LETTER = re.compile(r"[^\W\d_A-Za-zÀ-ɏ\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+HAN_LETTERS = 4
+"""Letters that a Chinese character is worth, about."""
+LEAST_LATIN, LEAST_HAN = 0.4, 0.2
+"""Of a stranger's text, the share of its letters in the script of its language. Chinese captions are full of brands in Latin letters;
+English ones quote other scripts rarely, and briefly."""
+MOST_OTHER = 0.25
+"""Of the letters of a Chinese text that are not Latin: kana in a brand's name are fewer, those of a Japanese sentence more."""
+LEAST_ENGLISH = 0.05
+"""Of 17,479 English texts by people with six such words the least had 0.08; sentences in other languages have mostly less than 0.03."""
+HEAD = 2000
+"""Characters of a stranger's text that are looked at."""
 NAMES = {"ENGLISH": "en", "CHINESE": "zh"}
 
 
@@ -90,12 +103,40 @@ def foreign(sentence: str, language: str) -> Finding | None:
             return finding
     if language == "en" and han and not WRITING.search(bare):
         return "language", f"Chinese among English words: “{sentence[:60]}”"
-    small = [word for word in LATIN_WORD.findall(bare) if word.islower()]  # names may be of any language
-    if language == "en" and len(small) >= 6:
-        values = detector().compute_language_confidence_values(" ".join(small))
-        if sum(value.value for value in values if value.language.name in NAMES) < 0.01:
-            return "language", f"looks like {values[0].language.name.title()}: “{sentence[:60]}”"
-    return None
+    tongue = _of_words(bare, 0.01) if language == "en" else ""
+    return ("language", f"looks like {tongue}: “{sentence[:60]}”") if tongue else None
+
+
+def _of_words(text: str, least: float) -> str:
+    """The language that the text's Latin words are of, where English is less likely than `least`; empty where they are few."""
+    small = [word for word in LATIN_WORD.findall(text) if word.islower()]  # names may be of any language
+    if len(small) < 6:
+        return ""
+    values = detector().compute_language_confidence_values(" ".join(small))
+    english = sum(value.value for value in values if value.language.name in NAMES)
+    return values[0].language.name.title() if english < least else ""
+
+
+def belied(text: str, language: str) -> str:
+    """What speaks against a stranger's text being in the language that it is said to be in; empty where nothing does.
+
+    A caption may be a file's name, a brand or a year, of which nobody can tell the language: its script alone can speak against it.
+    Words are asked only where an English text has six that may be no names.
+    """
+    head = unicodedata.normalize("NFKC", text[:HEAD])
+    han, latin = len(HAN.findall(head)), len(LATIN_LETTER.findall(head))
+    other = sum(not LATIN_LETTER.match(letter) for letter in OTHER_LETTER.findall(head))
+    total = latin + HAN_LETTERS * han + other
+    if not total:
+        return "" if any(map(str.isdigit, head)) else "neither a letter nor a digit"
+    if language == "zh":
+        fits = HAN_LETTERS * han >= LEAST_HAN * total and other <= MOST_OTHER * (han + other)
+    else:
+        fits = latin >= LEAST_LATIN * total
+    if not fits:
+        return f"{han} Han, {latin} Latin and {other} other letters"
+    tongue = _of_words(head, LEAST_ENGLISH) if language == "en" else ""
+    return f"looks like {tongue}" if tongue else ""
 
 
 def identified(text: str, language: str, least_chars: int = 16) -> Finding | None:

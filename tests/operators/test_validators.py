@@ -127,6 +127,28 @@ def test_foreign_words_in_a_sentence_make_it_no_foreign_one(sentence, asked):
     assert language.foreign(sentence, asked) is None
 
 
+@pytest.mark.parametrize(
+    ("asked", "texts"),
+    [
+        ("en", "IMG_2034|NYC|NIKE|1984|Zoë's café|ＮＹＣ|β-carotene|Beijing 北京|Tokyo Tower 東京タワー|Agia (Αγία)"),
+        ("zh", "一只猫|T恤|2020年|iPhone 15 手机|Louis Vuitton Neverfull MM Monogram 女包|優の良品|二〇二四年|β受体阻滞剂"),
+    ],
+)  # fmt: skip
+def test_a_short_text_of_a_stranger_is_believed_unless_its_script_speaks_against_it(asked, texts):
+    assert {text: language.belied(text, asked) for text in texts.split("|") if language.belied(text, asked)} == {}
+
+
+@pytest.mark.parametrize(
+    ("asked", "texts"),
+    [
+        ("en", "صورة جميلة|Привет|Ελλάδα|一只猫|😀😀|!!!|صورة هاتف iPhone جديد|een zwarte kat slaapt op een houten stoel"),
+        ("zh", "a cat|NIKE|😀|صورة|每日のおやつ|日本の美しい景色|한국 여행 서울 首爾|Beautiful sunset over the Bund in Shanghai 上海"),
+    ],
+)  # fmt: skip
+def test_a_strangers_text_in_another_language_is_found(asked, texts):
+    assert [text for text in texts.split("|") if not language.belied(text, asked)] == []
+
+
 # form
 
 

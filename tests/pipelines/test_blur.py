@@ -84,12 +84,12 @@ def test_only_pictures_with_faces_are_written_anew_and_they_say_so(tmp_path):
     assert same == also == jpeg and hidden != png
     assert (record["sha256"], record["image_format"]) == (hashlib.sha256(hidden).hexdigest(), "JPEG")
     assert record["provenance"]["pack"] == {
-        "operators": ["blur@1", "pack@5"],
+        "operators": ["blur@1", "pack@6"],
         "prompt": None,
         "model": None,
         "fingerprint": "f7",
     }
-    assert plain["provenance"]["pack"]["operators"] == ["pack@5"], "the same keys in every sample"
+    assert plain["provenance"]["pack"]["operators"] == ["pack@6"], "the same keys in every sample"
     assert (plain["sha256"], plain["image_format"]) == (rows[1]["sha256"], "JPEG")
 
 

@@ -211,7 +211,7 @@ def test_bad_parts_are_refused_and_the_sample_stays(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "language"),
     [
-        ({"language": "zh", "captions": ["abc"]}, "zh"),
+        ({"language": "zh", "captions": ["LOUIS VUITTON 女包"]}, "zh"),
         ({"language": None, "caption_language": "zh", "captions": ["iPhone 15 手机"]}, "zh"),
         ({"language": None, "captions": ["一只小狗 dog"]}, "zh"),
         ({"language": None, "captions": ["a dog named 狗 in the park"]}, "en"),
@@ -235,13 +235,49 @@ def test_a_text_in_neither_language_is_refused(tmp_path, columns):
     assert reject.reason == "no_text" and "unknown_language" in reject.detail
 
 
+@pytest.mark.parametrize(
+    ("language", "right", "wrong"),
+    [
+        ("en", ["a cat", "IMG_2034", "Zoë's café", "1984"], ["صورة قطة", "😀😀", "一只猫"]),
+        ("zh", ["一只猫", "iPhone 15 手机"], ["a cat", "😀", "美しい夜景と東京タワー"]),
+        (None, ["a cat", "一只猫"], ["Красная площадь"]),
+    ],
+)
+def test_of_the_sources_texts_only_those_of_its_language_are_packed(tmp_path, language, right, wrong):
+    mixed = row(0, language=language, captions=[wrong[0], *right, *wrong[1:]], caption_language=None)
+    only_wrong = row(1, language=language, captions=wrong, long_caption_en="a model's text")
+    outcome = write(tmp_path / "t.tar", mixed, only_wrong)
+    first, second = records(tmp_path / "t.tar")
+    assert [text["text"] for text in first["texts"]] == right
+    assert [text["text"] for text in second["texts"]] == ["a model's text"]
+    reason = "other_language" if language else "unknown_language"
+    assert {reject.reason for reject in outcome.rejects} == {reason}
+    assert [reject.item for reject in outcome.rejects if reject.uid == uid(1)] == [f"captions[{i}]" for i in range(len(wrong))]
+
+
+def test_a_measure_of_all_captions_together_is_not_that_of_one_in_another_script(tmp_path):
+    (reject,) = write(
+        tmp_path / "t.tar", row(0, language=None, caption_language="en", captions=["a red ball", "كرة حمراء"])
+    ).rejects
+    assert (reject.reason, reject.item) == ("other_language", "captions[1]")
+    assert reject.detail == "en: 0 Han, 0 Latin and 8 other letters"
+
+
+def test_a_model_s_texts_are_judged_where_they_are_made(tmp_path):
+    assert write(tmp_path / "t.tar", row(0, language="zh", captions=["一只猫"], long_caption_en="一只猫。")).rejects == []
+
+
 def test_source_boxes_are_packed_where_nothing_was_grounded(tmp_path):
-    boxes = [{"box": [0.25, 0, 1, 1], "text": "a dog", "score": 0.9}, {"box": [0, 0, 1, 1], "text": None, "score": None}]
+    boxes = [
+        {"box": [0.25, 0, 1, 1], "text": "a dog", "score": 0.9},
+        {"box": [0, 0, 1, 1], "text": None, "score": None},
+        {"box": [0, 0, 1, 1], "text": "собака", "score": None},
+    ]
     outcome = write(tmp_path / "t.tar", row(0, source_regions=boxes), row(1, source_regions=None))
     first, second = records(tmp_path / "t.tar")
     assert [(r["short"], r["long"], r["origin"], r["score"]) for r in first["regions"]] == [("a dog", "a dog", "source", 0.9)]
     assert second["regions"] == []
-    assert [r.reason for r in outcome.rejects] == ["bad_region"]
+    assert [(r.item, r.reason) for r in outcome.rejects] == [("regions[1]", "bad_region"), ("regions[2]", "other_language")]
     write(tmp_path / "t.tar", row(0, source_regions=boxes, regions=[]))
     assert records(tmp_path / "t.tar")[0]["regions"] == []
 

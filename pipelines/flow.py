@@ -50,6 +50,7 @@ def run_flow(
     beside  stages of other flows that run at the same time and need room, too
     """
     _configure()
+    ray_says.last = ""
     for stage in stages:
         chain.made_by(stage)  # by which workers know whether they are of one version with this process
     ranges = [{"shards": shards[i : i + RANGE]} for i in range(0, len(shards), RANGE)]
@@ -96,16 +97,23 @@ def _configure() -> None:
     context.target_max_block_size = context.target_min_block_size = 1
     context.max_errored_blocks = -1
     context.print_on_execution_start = False
-    logging.getLogger("ray.data._internal.execution.streaming_executor_state").addFilter(_without_frames)
+    logging.getLogger("ray.data._internal.execution.streaming_executor_state").addFilter(ray_says)
 
 
-def _without_frames(record: logging.LogRecord) -> bool:
+class _RaySays(logging.Filter):
     """Ray Data logs what a task raised. Who keeps the record would keep the frames of its traceback, and with them the handles of this
-    flow's workers: they would never end, and the next flow would wait for their room for ever."""
-    if record.exc_info:
-        record.exc_text = logging.Formatter().formatException(record.exc_info)
-        record.exc_info = None
-    return True
+    flow's workers: they would never end, and the next flow would wait for their room for ever. Its text alone is kept."""
+
+    last = ""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info:
+            self.last = record.exc_text = logging.Formatter().formatException(record.exc_info)
+            record.exc_info = None
+        return True
+
+
+ray_says = _RaySays()
 
 
 class _Source:

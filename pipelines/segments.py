@@ -149,7 +149,7 @@ def flow(
     Returns   the shards that failed, and why the run must stop, if it must
     """
     failures: list[Failure] = []
-    last = ""  # what Ray said when it lost all workers of a stage
+    last = ""  # what Ray said of a pass from which shards did not come back
     names = [stage.name for stage in segment]
     before, passes, again = len(shards) + 1, 0, False
     while True:
@@ -168,7 +168,7 @@ def flow(
             return failures, no_room
         import ray
 
-        from pipelines.flow import run_flow
+        from pipelines.flow import ray_says, run_flow
 
         monitor = engine.monitor
         try:
@@ -181,6 +181,7 @@ def flow(
                 if beside is None:
                     ray.get(monitor.end_of_flow.remote())
             snapshot = ray.get(monitor.snapshot.remote())
+            last = ray_says.last
         except ray.exceptions.RayActorError as error:
             engine.lost(monitor, error)
             last = str(error)

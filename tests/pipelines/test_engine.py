@@ -1,5 +1,6 @@
 """The engine with a real Ray: shards that raise, kill and flicker; runs that are killed, repeated, bounded and locked."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import ray
 from in_process import run_here
 
 from pipelines.config import load_recipe
+from pipelines.flow import ray_says
 from pipelines.progress import Progress
 from pipelines.rejects import count, entries_in_force
 from pipelines.run import Options, RunBusy, execute, lock, look, reach
@@ -209,6 +211,16 @@ def test_workers_that_cannot_even_begin_are_told_with_what_ray_says_and_with_wha
     failed = run(recipe, tmp_path).failures[0]
     assert failed.error.startswith("was lost 3 times on its way; since the run began pipelines/worker.py became another")
     assert "No module named 'apart'" in failed.trace
+
+
+def test_of_what_a_task_raised_its_text_alone_is_kept():
+    """It is a source that cannot begin, as often as a worker of a stage; what is raised then Ray Data tells to its log only."""
+    try:
+        raise ModuleNotFoundError("No module named 'apart'")
+    except ModuleNotFoundError:
+        record = logging.LogRecord("ray.data", logging.ERROR, "", 0, "a task raised", (), sys.exc_info())
+    assert ray_says.filter(record) and "No module named 'apart'" in ray_says.last
+    assert record.exc_info is None and ray_says.last in logging.Formatter().format(record)
 
 
 def test_two_runs_on_one_folder_do_not_mix(make_recipe, tmp_path):

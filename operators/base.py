@@ -23,6 +23,18 @@ DETAIL_LENGTH = 900
 """Characters of a refusal's detail that are kept."""
 
 
+class OtherVersion(RuntimeError):
+    """A process that would make something else of a stage than was planned."""
+
+
+def other_version(what: str) -> OtherVersion:
+    """The error, with what to do. what: the operator, prompt or file that is another one here."""
+    return OtherVersion(
+        f"{what} is another version here than where the run began. Was a file edited or the program updated under the run, or has a "
+        "node another version? Put it back, or run again with it everywhere; what is committed holds"
+    )
+
+
 @dataclass(frozen=True)
 class Reject:
     """One refusal. With `item` None the whole sample leaves; otherwise only the named part of it was refused.

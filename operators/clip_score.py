@@ -35,7 +35,7 @@ class ClipScore(Operator):
     model: str = "ViT-B-16-SigLIP2"
     pretrained: str = "webli"
     device: str = "auto"
-    aesthetic_head: str | None = None
+    aesthetic_head: str | None = Field(None, exclude=True)
     min_clip_score: float | None = None
     min_aesthetic: float | None = None
     content: str = Field("", description="filled in: SHA-256 of the head's file")

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -27,6 +26,7 @@ from pydantic import Field, model_validator
 
 from operators.base import Operator, Outcome, keep, schema
 from operators.columns import BOX
+from operators.own_file import content_of, read_planned
 
 SIDE = 1024
 """Pixels to which the longer side is reduced."""
@@ -56,13 +56,15 @@ def _yunet(file: str, content: str) -> Any:
     import cv2
 
     try:
-        return cv2.FaceDetectorYN.create(file, "", (320, 320))
+        return cv2.FaceDetectorYN.create(
+            "onnx", np.frombuffer(read_planned(file, content), np.uint8), np.zeros(0, np.uint8), (320, 320)
+        )
     except cv2.error as error:
         raise ValueError(f"model: OpenCV cannot read {file}: {str(error).strip().splitlines()[-1][:200]}") from None
 
 
 class Faces(Operator):
-    model: str | None = None
+    model: str | None = Field(None, exclude=True)
     min_confidence: float = Field(0.7, gt=0, le=1, description="of a YuNet model's boxes")
     max_faces: int | None = Field(None, ge=0)
     max_area: float | None = Field(None, ge=0, le=1)
@@ -78,10 +80,7 @@ class Faces(Operator):
     @model_validator(mode="after")
     def _read(self) -> Self:
         if self.model is not None:
-            file = Path(self.model)
-            if not file.is_file():
-                raise ValueError(f"model: no such file {self.model}")
-            object.__setattr__(self, "content", sha256(file.read_bytes()).hexdigest())
+            object.__setattr__(self, "content", content_of("model", self.model))
         return self
 
     @property

@@ -8,8 +8,8 @@ Source   the user's model: nothing is downloaded. Run by OpenCV's DNN module on 
          score does not depend on its neighbours
 
 The picture is squeezed to `size` (width = height); each channel becomes (value · scale − mean) / std, value 0-255. Yahoo's open NSFW
-model, for one: `layout: nhwc, channels: bgr, scale: 1, mean: [104, 117, 123], std: [1, 1, 1], output: 1`. The file's content is part of
-what the stage was made from.
+model, for one: `layout: nhwc, channels: bgr, scale: 1, mean: [104, 117, 123], std: [1, 1, 1], output: 1`. The file's content, not its
+place, is part of what the stage was made from.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from hashlib import sha256
-from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -27,6 +25,7 @@ from PIL import Image
 from pydantic import Field, model_validator
 
 from operators.base import Operator, Outcome, keep
+from operators.own_file import content_of, read_planned
 
 Triple = tuple[float, float, float]
 
@@ -37,13 +36,13 @@ def _net(file: str, content: str) -> Any:
 
     cv2.setNumThreads(1)  # the machine's cores belong to the workers, not to one of them
     try:
-        return cv2.dnn.readNetFromONNX(file)
+        return cv2.dnn.readNetFromONNX(np.frombuffer(read_planned(file, content), np.uint8))
     except cv2.error as error:
         raise ValueError(f"model: OpenCV cannot read {file}: {str(error).strip().splitlines()[-1][:200]}") from None
 
 
 class OnnxScore(Operator):
-    model: str
+    model: str = Field(exclude=True)
     column: str = Field("onnx_score", pattern=r"^[a-z][a-z0-9_]*$")
     size: int = Field(224, ge=8, le=2048)
     layout: Literal["nchw", "nhwc"] = "nchw"
@@ -66,12 +65,9 @@ class OnnxScore(Operator):
 
     @model_validator(mode="after")
     def _read(self) -> Self:
-        file = Path(self.model)
-        if not file.is_file():
-            raise ValueError(f"model: no such file {self.model}")
         if min(self.std) <= 0:
             raise ValueError("std: must be above zero")
-        object.__setattr__(self, "content", sha256(file.read_bytes()).hexdigest())
+        object.__setattr__(self, "content", content_of("model", self.model))
         return self
 
     @property

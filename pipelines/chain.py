@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from operators.base import other_version
 from pipelines.config import Recipe, Stage
 from pipelines.durable import canonical_json
 from pipelines.fingerprint import digest
@@ -22,10 +23,6 @@ from pipelines.withheld import Withheld
 from prompts.load import load as load_prompt
 
 SOURCE_VERSION = 3
-
-
-class OtherVersion(RuntimeError):
-    """A process that would make something else of a stage than was planned."""
 
 
 @dataclass
@@ -86,11 +83,7 @@ class Chain:
         if planned != here:
             parts = ((kind[:-1], planned.get(kind, {}), here.get(kind, {})) for kind in ("operators", "prompts"))
             other = [f"{kind} {name}" for kind, was, now in parts for name in was if now.get(name) != was[name]]
-            raise OtherVersion(
-                f"{' and '.join(other)} of stage {stage.name} is another version here than where the run began. Was a file edited or "
-                "the program updated under the run, or has a node another version? Put it back, or run again with it everywhere; what "
-                "is committed holds"
-            )
+            raise other_version(f"{' and '.join(other)} of stage {stage.name}")
 
     def inputs(self, stage: Stage, view: View) -> dict[str, str]:
         """Content hashes of the columns that the stage reads; a pack stage reads all there are."""

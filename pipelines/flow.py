@@ -21,7 +21,8 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 from ray.util.annotations import RayDeprecationWarning
 
-from pipelines.chain import Chain, OtherVersion
+from operators.base import OtherVersion
+from pipelines.chain import Chain
 from pipelines.config import Stage
 from pipelines.monitor import DEATHS, Failure, pieces
 from pipelines.reach import Reach

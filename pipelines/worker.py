@@ -21,10 +21,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from operators.base import ModelOperator, Operator, Outcome, Reject
+from operators.base import ModelOperator, Operator, OtherVersion, Outcome, Reject
 from operators.pictures import BadPicture, LazyPicture, decode
 from pipelines.answers import AnswerStore
-from pipelines.chain import Chain, OtherVersion
+from pipelines.chain import Chain
 from pipelines.commit import Attempt, Made
 from pipelines.config import Stage
 from pipelines.download.reasons import NetworkDown

@@ -39,7 +39,8 @@ def test_the_aesthetic_head_is_a_row_of_weights_over_the_pictures_vector(clip, t
     save_file({"weight": weight, "bias": np.array([5], np.float32)}, tmp_path / "head.safetensors")
     operator = ClipScore(**clip, aesthetic_head=str(tmp_path / "head.safetensors"))
     looks = run(operator).kept["aesthetic"].to_pylist()
-    assert looks[0] == pytest.approx(float(weight[0] @ vector) + 5, rel=1e-5) and None not in looks and operator.content
+    assert looks[0] == pytest.approx(float(weight[0] @ vector) + 5, rel=1e-5) and None not in looks
+    assert operator.content and "aesthetic_head" not in operator.model_dump(), "the file's content counts, not its place"
     refused = run(operator.model_copy(update={"min_aesthetic": max(looks) - 1e-4})).rejects
     assert {r.reason for r in refused} == {"low_aesthetic"} and len(refused) == 2
 

@@ -4,6 +4,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
+from operators.base import OtherVersion
 from operators.faces import Faces, covered
 
 
@@ -77,8 +78,16 @@ def test_a_model_that_is_none_is_named(tmp_path):
         Faces(model=str(tmp_path / "yunet.onnx")).setup()
 
 
-def test_another_model_is_another_result(tmp_path):
-    (tmp_path / "a.onnx").write_bytes(b"one")
-    (tmp_path / "b.onnx").write_bytes(b"two")
-    first, second = (Faces(model=str(tmp_path / name)).content for name in ("a.onnx", "b.onnx"))
-    assert first != second != Faces().content
+def test_another_model_is_another_result_and_another_place_of_it_is_not(tmp_path):
+    for name, content in (("a.onnx", b"one"), ("b.onnx", b"two"), ("c.onnx", b"one")):
+        (tmp_path / name).write_bytes(content)
+    first, second, moved = (Faces(model=str(tmp_path / name)).model_dump() for name in ("a.onnx", "b.onnx", "c.onnx"))
+    assert first == moved and first != second and Faces().model_dump() not in (first, second)
+
+
+def test_a_model_that_is_another_than_the_one_planned_with_is_not_taken(tmp_path):
+    (tmp_path / "yunet.onnx").write_bytes(b"one")
+    planned = Faces(model=str(tmp_path / "yunet.onnx"))
+    (tmp_path / "yunet.onnx").write_bytes(b"two")
+    with pytest.raises(OtherVersion, match=r"yunet\.onnx is another version"):
+        planned.setup()

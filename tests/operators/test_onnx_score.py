@@ -1,8 +1,11 @@
+import pickle
+
 import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
 
+from operators.base import OtherVersion
 from operators.onnx_score import OnnxScore
 from tests.kit.tiny_onnx import make_tiny_onnx
 
@@ -41,11 +44,19 @@ def test_limits(model):
     assert [(r.uid, r.reason) for r in outcome.rejects] == [("2", "score_high"), ("0", "score_low")]
 
 
-def test_the_files_content_is_part_of_the_settings(model, tmp_path):
+def test_the_files_content_is_part_of_the_settings_and_its_place_is_not(model, tmp_path):
     again = make_tiny_onnx(tmp_path / "again.onnx")
     other = make_tiny_onnx(tmp_path / "other.onnx", side=16)
-    contents = [OnnxScore(model=file).content for file in (model, again, other)]
-    assert contents[0] == contents[1] != contents[2]
+    settings = [OnnxScore(model=file).model_dump() for file in (model, again, other)]
+    assert settings[0] == settings[1] != settings[2]
+
+
+def test_a_file_that_is_another_than_the_one_planned_with_is_not_taken(tmp_path):
+    planned = OnnxScore(model=make_tiny_onnx(tmp_path / "means.onnx"), **PLAIN)
+    arrived = pickle.loads(pickle.dumps(planned))  # as on another node: nothing is validated again
+    make_tiny_onnx(tmp_path / "means.onnx", side=16)
+    with pytest.raises(OtherVersion, match=r"file \S+means\.onnx is another version here than where the run began"):
+        arrived.setup()
 
 
 def test_what_is_no_model_is_named(tmp_path):

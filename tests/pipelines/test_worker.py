@@ -11,10 +11,11 @@ import pytest
 import yaml
 from in_process import ModelServer
 from picture_server import picture
+from tiny_onnx import make_tiny_onnx
 
 import prompts
+from operators.base import OtherVersion
 from operators.size import Size
-from pipelines.chain import OtherVersion
 from pipelines.config import load_recipe
 from pipelines.run import Options, prepare
 from pipelines.stores import StoreError, StoreFailed, place
@@ -100,3 +101,20 @@ def test_a_worker_of_another_version_than_the_run_began_with_does_not_begin(tmp_
     with pytest.raises(OtherVersion, match="operator size of stage size"):
         Worker(pickle.loads(sent), size)
     assert [pickle.loads(sent).made_by(stage) for stage in (size, caption)] == began
+
+
+def test_a_worker_whose_model_file_is_another_does_not_begin(tmp_path):
+    """The settings that arrive hold the hash of the file that the run was planned with; the file is the node's own."""
+    model = make_tiny_onnx(tmp_path / "nsfw.onnx")
+    (tmp_path / "cat.jpg").write_bytes(picture(60, 50))
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump({"format": "folder", "tables": str(tmp_path), "language": "en"}))
+    body = {"recipe": "one", "sources": [str(tmp_path / "own.yaml")], "disk_floor_gb": 0}
+    body["stages"] = {"download": {}, "nsfw": {"operator": "onnx_score", "model": model, "size": 8}}
+    (tmp_path / "one.yaml").write_text(yaml.safe_dump(body, sort_keys=False))
+    recipe = load_recipe(tmp_path / "one.yaml")
+    sent = pickle.dumps((prepare(recipe, tmp_path / "runs", Options()), recipe.stage("nsfw")))
+    make_tiny_onnx(Path(model), side=16)
+    with pytest.raises(OtherVersion, match=r"file \S+nsfw\.onnx is another version here"):
+        Worker(*pickle.loads(sent))
+    make_tiny_onnx(Path(model))
+    Worker(*pickle.loads(sent))

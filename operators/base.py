@@ -19,6 +19,8 @@ import pyarrow as pa
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
+from operators.needs import Need
+
 DETAIL_LENGTH = 900
 """Characters of a refusal's detail that are kept."""
 
@@ -101,6 +103,10 @@ class OperatorBase(Settings):
     def warning(self) -> str:
         """What a run says once when it starts, where these settings leave out what one would expect; empty for most."""
         return ""
+
+    def needs(self) -> list[Need]:
+        """What `setup` must find on the machine of a worker (weights, packages, files), looked for here and now and not loaded."""
+        return []
 
     def setup(self) -> None:
         """Make heavy things (models, spaCy pipelines) once per worker. Keep them in a module-level cache or private attribute."""

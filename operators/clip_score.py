@@ -27,6 +27,7 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from operators.base import Operator, Outcome, keep, schema
 from operators.columns import BASE
+from operators.needs import Need, open_clip_model
 from operators.picture_text import encoder
 
 
@@ -78,6 +79,9 @@ class ClipScore(Operator):
     @property
     def writes(self) -> pa.Schema:
         return schema(clip_score=pa.float32(), aesthetic=pa.float32())
+
+    def needs(self) -> list[Need]:
+        return open_clip_model(self.model, self.pretrained)
 
     def setup(self) -> None:
         encoder(self.model, self.pretrained, self.device)

@@ -23,6 +23,7 @@ from operators import boxes
 from operators.base import Operator, Outcome, Reject, keep, schema
 from operators.columns import PHRASE, REGIONS
 from operators.ground import Candidate, Ground, expression
+from operators.needs import CONFIG, PROCESSOR, WEIGHTS, Need, hub_model
 from operators.validators import characters
 
 Found = tuple[int, float, boxes.Box]
@@ -60,6 +61,9 @@ class Detect(Operator):
     @property
     def writes(self) -> pa.Schema:
         return schema(regions=REGIONS)
+
+    def needs(self) -> list[Need]:
+        return [hub_model("model", "detector", self.model, CONFIG, WEIGHTS, PROCESSOR)]
 
     def setup(self) -> None:
         load(self.model, self.device)

@@ -18,6 +18,7 @@ import pyarrow as pa
 from PIL import Image
 
 from operators.base import Operator, Outcome, keep, schema
+from operators.needs import Need, open_clip_model
 from operators.picture_text import encoder
 
 
@@ -36,6 +37,9 @@ class Embed(Operator):
     @property
     def writes(self) -> pa.Schema:
         return schema(embedding=pa.binary())
+
+    def needs(self) -> list[Need]:
+        return open_clip_model(self.model, self.pretrained)
 
     def setup(self) -> None:
         encoder(self.model, self.pretrained, self.device)

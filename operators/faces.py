@@ -26,6 +26,7 @@ from pydantic import Field, model_validator
 
 from operators.base import Operator, Outcome, keep, schema
 from operators.columns import BOX
+from operators.needs import Need, file_at
 from operators.own_file import content_of, read_planned
 
 SIDE = 1024
@@ -90,6 +91,9 @@ class Faces(Operator):
     @property
     def writes(self) -> pa.Schema:
         return schema(faces=pa.list_(BOX), face_area=pa.float32())
+
+    def needs(self) -> list[Need]:
+        return [] if self.model is None else [file_at("model", self.model)]
 
     def setup(self) -> None:
         import cv2

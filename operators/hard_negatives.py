@@ -26,6 +26,7 @@ from pydantic import Field
 
 from operators.base import Operator, Outcome, Reject, keep
 from operators.columns import NEGATIVES, REGIONS
+from operators.needs import Need, chinese_tagger, english_parser
 from operators.perturb import addition, chinese, english, regions
 from operators.perturb.group import SIZE, Plan, Sampler, build
 from operators.perturb.negation import denials
@@ -67,6 +68,9 @@ class HardNegatives(Words, Operator):
     @property
     def writes(self) -> pa.Schema:
         return pa.schema({"negatives": NEGATIVES})
+
+    def needs(self) -> list[Need]:
+        return [english_parser(), chinese_tagger()]
 
     def setup(self) -> None:
         english.nlp()

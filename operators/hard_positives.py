@@ -20,6 +20,7 @@ from pydantic import Field
 
 from operators.base import Operator, Outcome, Reject, keep
 from operators.columns import POSITIVES, REGIONS
+from operators.needs import Need, chinese_tagger, english_parser
 from operators.perturb import chinese, english, regions
 from operators.perturb.negation import contrasts
 from operators.perturb.paraphrase import paraphrases
@@ -48,6 +49,9 @@ class HardPositives(Operator):
     @property
     def writes(self) -> pa.Schema:
         return pa.schema({"positives": POSITIVES})
+
+    def needs(self) -> list[Need]:
+        return [english_parser(), chinese_tagger()]
 
     def setup(self) -> None:
         english.nlp()

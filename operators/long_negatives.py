@@ -26,6 +26,7 @@ from pydantic import Field
 from operators.base import Operator, Outcome, Reject, keep
 from operators.columns import LONG_NEGATIVES, REGIONS
 from operators.lexicon import load
+from operators.needs import Need, chinese_tagger, english_parser
 from operators.perturb import chinese, english
 from operators.perturb.diff import diff_span
 from operators.perturb.phrase import Option, Phrase, Slot
@@ -64,6 +65,9 @@ class LongNegatives(Words, Operator):
     @property
     def writes(self) -> pa.Schema:
         return pa.schema({"long_negatives": LONG_NEGATIVES})
+
+    def needs(self) -> list[Need]:
+        return [english_parser(), chinese_tagger()]
 
     def setup(self) -> None:
         english.nlp()

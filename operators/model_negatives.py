@@ -27,6 +27,7 @@ from operators import answers
 from operators.base import Answer, Ask, ModelOperator, Reject, schema
 from operators.columns import NEGATIVES, REGIONS
 from operators.hard_negatives import HardNegatives
+from operators.needs import Need, chinese_tagger, english_parser
 from operators.perturb import chinese, english, regions
 from operators.perturb.group import SIZE
 from operators.perturb.inflect import mend_articles
@@ -106,6 +107,9 @@ class ModelNegatives(Words, ModelOperator):
     @property
     def prompts(self) -> list[str]:
         return [self.prompt, self.correct_prompt] if self.corrections else [self.prompt]
+
+    def needs(self) -> list[Need]:
+        return [english_parser(), chinese_tagger()]
 
     def setup(self) -> None:
         english.nlp()

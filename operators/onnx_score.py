@@ -25,6 +25,7 @@ from PIL import Image
 from pydantic import Field, model_validator
 
 from operators.base import Operator, Outcome, keep
+from operators.needs import Need, file_at
 from operators.own_file import content_of, read_planned
 
 Triple = tuple[float, float, float]
@@ -77,6 +78,9 @@ class OnnxScore(Operator):
     @property
     def writes(self) -> pa.Schema:
         return pa.schema([(self.column, pa.float32())])
+
+    def needs(self) -> list[Need]:
+        return [file_at("model", self.model)]
 
     def setup(self) -> None:
         _net(self.model, self.content)

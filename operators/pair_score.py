@@ -25,6 +25,7 @@ from PIL import Image
 from pydantic import Field, model_validator
 
 from operators.base import Operator, Outcome, keep
+from operators.needs import CONFIG, TOKENIZER, WEIGHTS, Need, file_at, hub_model, program
 from operators.pair_models import measure
 from operators.validators import sentences
 
@@ -73,19 +74,31 @@ class PairScore(Operator):
             return pa.schema([(name, pa.float32())])
         return pa.schema([(name, pa.list_(pa.float32())), (f"{name}_worst", pa.float32())])
 
+    def needs(self) -> list[Need]:
+        model, tokenizer = self._names
+        if self.metric == "xcomet":
+            assert self.python is not None  # by `_complete`
+            checkpoint = file_at("model", model)
+            if checkpoint.lacks:
+                checkpoint = hub_model("model", "xCOMET", model, ("checkpoints/model.ckpt",))
+            return [program("python", self.python), checkpoint]
+        if self.metric == "metricx":
+            return [
+                hub_model("tokenizer", "tokenizer", tokenizer, TOKENIZER),
+                hub_model("model", "MetricX", model, CONFIG, WEIGHTS),
+            ]
+        return [hub_model("model", "encoder of sentences", model, CONFIG, WEIGHTS, TOKENIZER)]
+
     def setup(self) -> None:
         self._measure()
 
+    @property
+    def _names(self) -> tuple[str, str]:
+        """Of the model and its tokenizer."""
+        return self.model or MODELS[self.metric], self.tokenizer or TOKENIZERS.get(self.metric, "")
+
     def _measure(self) -> Any:
-        return measure(
-            self.metric,
-            self.model or MODELS[self.metric],
-            self.tokenizer or TOKENIZERS.get(self.metric, ""),
-            self.pooling,
-            self.prefix,
-            str(self.python or ""),
-            self.device,
-        )
+        return measure(self.metric, *self._names, self.pooling, self.prefix, str(self.python or ""), self.device)
 
     def __call__(self, batch: pa.Table, images: Sequence[Image.Image] | None = None) -> Outcome:
         english, chinese = (batch[name].to_pylist() for name in (self.source, self.column))

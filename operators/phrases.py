@@ -21,6 +21,7 @@ from pydantic import Field
 
 from operators.base import Operator, Outcome, Reject, keep
 from operators.columns import BASE, PHRASE
+from operators.needs import Need, chinese_tagger, english_parser
 from operators.phrasing import Phrase, chinese, chinese_words, english
 
 HAN, LATIN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]"), re.compile(r"[A-Za-z]")
@@ -61,6 +62,9 @@ class Phrases(Operator):
     @property
     def writes(self) -> pa.Schema:
         return pa.schema([(f"phrases_{self.language}", pa.list_(PHRASE))])
+
+    def needs(self) -> list[Need]:
+        return [english_parser() if self.language == "en" else chinese_tagger()]
 
     def setup(self) -> None:
         (english.pipeline if self.language == "en" else chinese_words.tagger)()

@@ -25,7 +25,10 @@ class Encoder:
 
         self._torch = torch
         self._device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        made, _, self._transform = open_clip.create_model_and_transforms(model, pretrained=pretrained or None)
+        # Where it finds no weights open_clip begins with random ones, and scores would be numbers like any others.
+        made, _, self._transform = open_clip.create_model_and_transforms(
+            model, pretrained=pretrained or None, require_pretrained=True
+        )
         self._model: Any = made.eval().to(self._device)
         self._tokenizer = open_clip.get_tokenizer(model)
 

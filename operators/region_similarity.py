@@ -20,6 +20,7 @@ from pydantic import Field
 from operators import boxes
 from operators.base import Operator, Outcome, Reject, keep, schema
 from operators.columns import REGIONS
+from operators.needs import Need, open_clip_model
 from operators.picture_text import encoder
 
 
@@ -41,6 +42,9 @@ class RegionSimilarity(Operator):
     @property
     def writes(self) -> pa.Schema:
         return schema(regions=REGIONS, region_similarity=pa.list_(pa.float32()))
+
+    def needs(self) -> list[Need]:
+        return open_clip_model(self.model, self.pretrained)
 
     def setup(self) -> None:
         encoder(self.model, self.pretrained, self.device)

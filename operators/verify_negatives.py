@@ -27,6 +27,7 @@ from pydantic import Field
 from operators import answers, boxes
 from operators.base import Ask, ModelOperator, Reject, schema
 from operators.columns import NEGATIVES, REGIONS
+from operators.needs import Need, chinese_tagger, english_parser
 from operators.perturb import chinese, english, regions
 from operators.perturb.group import SIZE
 from operators.perturb.judge import judge
@@ -121,6 +122,9 @@ class VerifyNegatives(Words, ModelOperator):
     @property
     def prompts(self) -> list[str]:
         return [self.prompt]
+
+    def needs(self) -> list[Need]:
+        return [english_parser(), chinese_tagger()]
 
     def setup(self) -> None:
         english.nlp()

@@ -7,6 +7,7 @@ probe that is written into the root and removed again.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import importlib.metadata
 import importlib.util
@@ -26,6 +27,7 @@ from uuid import uuid4
 import psutil
 
 from pipelines.counted import counted
+from pipelines.needs import may_need, needs_of
 from pipelines.stores import Place, StoreError, place
 
 PYTHONS = ((3, 11), (3, 12))
@@ -80,8 +82,9 @@ def examine(root: Path, recipe: Any = None, server: str | None = None, ray: bool
         ("disk", lambda: _disk(root, recipe)),
         ("root", lambda: _rights(root)),
         *([("sources", lambda: _sources(recipe))] if recipe is not None else []),
-        ("English", lambda: _english(recipe)),
-        ("Chinese", lambda: _chinese(recipe)),
+        ("English", _english),
+        ("Chinese", _chinese),
+        *_of_stages(recipe),
         ("model server", lambda: _server(recipe, server)),
         ("vLLM", _vllm),
     ]
@@ -234,12 +237,22 @@ def _sources(recipe: Any) -> Check:
     return Check("sources", "ok", ", ".join(f"{name} {counted(count, 'table')}" for name, count in found.items()))
 
 
-def _needs(recipe: Any, *names: str) -> bool:
-    """Whether a stage of the recipe runs one of these operators."""
-    return recipe is not None and any(name in stage.operators for stage in recipe.stages for name in names)
+def _of_stages(recipe: Any) -> list[tuple[str, Callable[[], Check]]]:
+    """A check for each stage whose operators need something of the machine of a worker."""
+    stages = [] if recipe is None else [stage for stage in recipe.stages if may_need(stage)]
+    return [(f"stages.{stage.name}", functools.partial(_stage, stage)) for stage in stages]
 
 
-def _english(recipe: Any) -> Check:
+def _stage(stage: Any) -> Check:
+    needs = needs_of(stage)
+    lacking = [need for _, need in needs if need.lacks]
+    there = [f"{need.what}: {need.found}" for _, need in needs if not need.lacks]
+    found = "; ".join([f"{need.what}: {need.lacks}" for need in lacking] + there)
+    do = "; ".join(dict.fromkeys(f"{key}: {need.do}" for key, need in needs if need.lacks))
+    return Check(f"stages.{stage.name}", "fail" if lacking else "ok", found or "nothing with these settings", do)
+
+
+def _english() -> Check:
     import spacy
 
     from operators.phrasing.english import MODELS
@@ -252,18 +265,16 @@ def _english(recipe: Any) -> Check:
             return Check("English", "ok", f"spaCy {spacy.__version__} with {name}")
         return Check("English", "warn", f"{name} finds {chunks}", "`make setup` installs the model that was tried")
     do = "`make setup`, or `python -m spacy download en_core_web_sm`"
-    state: State = "fail" if _needs(recipe, "phrases", "hard_negatives") else "warn"
-    return Check("English", state, "no spaCy model: no English phrases and negatives", do)
+    return Check("English", "warn", "no spaCy model: no English phrases and negatives", do)
 
 
-def _chinese(recipe: Any) -> Check:
-    state: State = "fail" if _needs(recipe, "phrases", "hard_negatives", "translate") else "warn"
+def _chinese() -> Check:
     try:
         import logging
 
         import jieba.posseg
     except ImportError:
-        return Check("Chinese", state, "jieba is missing: no Chinese phrases and negatives", "`make setup`")
+        return Check("Chinese", "warn", "jieba is missing: no Chinese phrases and negatives", "`make setup`")
     jieba.setLogLevel(logging.ERROR)
     words = [(word.word, word.flag) for word in jieba.posseg.cut("一只黑色的猫")]
     if ("猫", "n") not in words:

@@ -14,6 +14,7 @@ from pipelines import program
 from pipelines.config import Recipe, Stage
 from pipelines.metrics import ask
 from pipelines.monitor import LOST_AFTER, Limits, Monitor
+from pipelines.needs import look_at_workers, look_here
 from pipelines.progress import Progress
 from pipelines.ray_alive import begins, watched
 from pipelines.ray_start import lacks
@@ -47,9 +48,12 @@ class Engine:
         self._starting = threading.Lock()
 
     def start(self) -> None:
+        """Raises ConfigError where a machine lacks what a stage's workers need, of the later stages, too."""
         with self._starting:
             if self.started:
                 return
+            if not self.joined:
+                look_here(self.recipe)
             import ray
 
             from pipelines.cluster import connect
@@ -61,6 +65,8 @@ class Engine:
             self._watch_over()
             if self.own_ray:
                 self._looked_after.enter_context(begins(self.monitor.__ray_ready__.remote(), self._gone))
+            if self.joined:
+                look_at_workers(self.recipe, ROOM_SECONDS, self.progress.say)
             self.started = True
 
     def _gone(self, what: str) -> None:
@@ -95,12 +101,14 @@ class Engine:
         self.monitor = actor.remote(self.recipe.window, limits, self._memory, LOST_AFTER)
 
     def no_room(self, stages: Sequence[Stage]) -> str | None:
-        """Why these stages cannot begin, or None. A cluster of others may grow: it is asked to, and waited for."""
+        """Why these stages cannot begin, or None. A cluster of others may grow: it is asked to, and waited for. A machine does not, so
+        what a later stage will lack of it is told with the first ones."""
         import ray
         from ray.autoscaler.sdk import request_resources
 
         began, asked = time.monotonic(), False
-        while (lack := lacking(stages, nodes_of_ray())) is not None:
+        together = [stages] if self.joined else [stages, *self.recipe.segments()]
+        while (lack := _lacking(together)) is not None:
             if not self.joined or time.monotonic() - began > ROOM_SECONDS:
                 waited = f"after {ROOM_SECONDS / 60:.0f} minutes" if self.joined else "on this machine"
                 return f"no room {waited}: {lack}. Ask for less, or for a larger cluster, and run again"
@@ -169,6 +177,12 @@ class Engine:
             self._memory.forget()
         if self.own_ray and kind is not KeyboardInterrupt:
             ray.shutdown()
+
+
+def _lacking(together: Sequence[Sequence[Stage]]) -> str | None:
+    """What the first of these groups lacks whose stages have no room at the same time."""
+    nodes = nodes_of_ray()
+    return next((lack for stages in together if (lack := lacking(stages, nodes)) is not None), None)
 
 
 __all__ = ["Engine"]

@@ -55,8 +55,8 @@ def doctor(
     ray: Annotated[bool, typer.Option(help="Start a Ray for a moment too.")] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Look at this machine: Python, GPU, memory, disk, rights in the root, a recipe's tables, language models, model server, Ray; and
-    what to do.
+    """Look at this machine: Python, GPU, memory, disk, rights in the root, language models, model server, Ray; of a recipe its tables
+    and what each stage loads (weights, tokenizers, files); and what to do.
 
     The root is tried with a small probe that is removed again. Exit status: 0 a run can start, 1 something is missing.
 
@@ -71,11 +71,15 @@ def doctor(
 
     loaded = load_recipe(recipe, overrides or []) if recipe else None
     checks = []
+    width = max(
+        len(name) for name in ["model server", *(f"stages.{stage.name}" for stage in (loaded.stages if loaded else []))]
+    )
     for check in examine(root, loaded, server, ray):
         checks.append(check)
         if not as_json:
             console.print(
-                Text.assemble((f"{check.state:<4}", STYLES[check.state]), f"  {check.name:<13}", check.found), soft_wrap=True
+                Text.assemble((f"{check.state:<4}", STYLES[check.state]), f"  {check.name:<{width}} ", check.found),
+                soft_wrap=True,
             )
             if check.do:
                 console.print(Text(f"      → {check.do}"), soft_wrap=True)

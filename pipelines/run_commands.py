@@ -141,6 +141,7 @@ def plan(
     """
     from dataclasses import asdict
 
+    from pipelines.needs import missing_here
     from pipelines.plan import make_plan
     from pipelines.run import Options, chosen_shards, prepare, warnings
 
@@ -153,6 +154,9 @@ def plan(
         warn(f"warning: {word}")
     prices = _prices(price or [])
     made = make_plan(chain, chosen_shards(chain, options), tokens_per_second=tokens_per_second, gpus=gpus, prices=prices)
+    if any(stage.shards_to_do for stage in made.stages):
+        for word in missing_here(loaded):
+            warn(f"warning: a run on this machine stops at once: {word}")
     if as_json:
         print_json(asdict(made))
         return

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from operators.base import GlobalOperator, Operator, Outcome, keep, schema
+from operators.needs import Need
 
 
 class Mark(Operator):
@@ -52,6 +53,18 @@ class Mark(Operator):
                 raise ConnectionError("only the first time")
         refused = [row >= self.refuse_from for row in rows]
         return keep(batch, {"mark": pa.array(rows, pa.int64())}, {"too_far": (refused, lambda i: f"row {rows[i]}")})
+
+
+class Needy(Mark):
+    """Needs something that only the process `there_in` has, or that only `not_in` has not."""
+
+    there_in: int = 0
+    not_in: int = 0
+
+    def needs(self) -> list[Need]:
+        if os.getpid() == self.there_in or self.not_in not in (0, os.getpid()):
+            return [Need("weights", "weights w", found="there")]
+        return [Need("weights", "weights w", lacks="no such file", do="put them there")]
 
 
 class Lacks(Mark):

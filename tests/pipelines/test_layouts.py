@@ -76,7 +76,7 @@ HOSTILE = [
         is_cn=True,
     ),
     row(caption="长" * 19_999, short=None, is_cn=True, bbox_info=[box(short="红色的汽车", long="", short_expr_negs=None)]),
-    row(caption=None, short="مرحبا, عالم"),
+    row(caption=None, short="a sign that says مرحبا, عالم"),
     row(bbox_info=[box((0, 0, 1, 1), flag_short_neg=0), box()]),
 ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -32,8 +32,10 @@ ROOM_LOOK = 5.0
 class Engine:
     """Segments that work at the same time share one engine, each from a thread of its own."""
 
-    def __init__(self, recipe: Recipe, options: Options, progress: Progress) -> None:
+    def __init__(self, recipe: Recipe, options: Options, progress: Progress, due: Callable[[], Collection[str]]) -> None:
+        """due: which stages have work left when the run begins; of the others nothing is asked of a machine."""
         self.recipe = recipe
+        self.due = due
         self.options = options
         self.progress = progress
         self.started = False
@@ -53,7 +55,7 @@ class Engine:
             if self.started:
                 return
             if not self.joined:
-                look_here(self.recipe)
+                look_here(self.recipe, self.due)
             import ray
 
             from pipelines.cluster import connect
@@ -66,7 +68,7 @@ class Engine:
             if self.own_ray:
                 self._looked_after.enter_context(begins(self.monitor.__ray_ready__.remote(), self._gone))
             if self.joined:
-                look_at_workers(self.recipe, ROOM_SECONDS, self.progress.say)
+                look_at_workers(self.recipe, self.due, ROOM_SECONDS, self.progress.say)
             self.started = True
 
     def _gone(self, what: str) -> None:
@@ -108,6 +110,9 @@ class Engine:
 
         began, asked = time.monotonic(), False
         together = [stages] if self.joined else [stages, *self.recipe.segments()]
+        if not self.joined and _lacking(together) is not None:
+            due = self.due()
+            together = [stages, *([stage for stage in segment if stage.name in due] for segment in self.recipe.segments())]
         while (lack := _lacking(together)) is not None:
             if not self.joined or time.monotonic() - began > ROOM_SECONDS:
                 waited = f"after {ROOM_SECONDS / 60:.0f} minutes" if self.joined else "on this machine"

@@ -7,7 +7,7 @@ that asks for the worker's GPUs and memory looks there, since weights may lie wh
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from operators.base import OperatorBase
@@ -32,21 +32,25 @@ def told(key: str, need: Need) -> str:
     return f"{key}: {need.what}: {need.lacks}. {need.do[:1].upper()}{need.do[1:]}"
 
 
-def missing_here(recipe: Recipe) -> list[str]:
+def missing_here(stages: Sequence[Stage]) -> list[str]:
     """What this machine lacks, in words."""
-    return [told(key, need) for stage in recipe.stages for key, need in needs_of(stage) if need.lacks]
+    return [told(key, need) for stage in stages for key, need in needs_of(stage) if need.lacks]
 
 
-def look_here(recipe: Recipe) -> None:
-    """Raises ConfigError."""
-    _refuse(recipe, missing_here(recipe))
+def look_here(recipe: Recipe, due: Callable[[], Collection[str]]) -> None:
+    """due: which stages have work left; asked only where something is lacking. Raises ConfigError."""
+    if missing_here(recipe.stages):
+        left = due()
+        _refuse(recipe, missing_here([stage for stage in recipe.stages if stage.name in left]))
 
 
-def look_at_workers(recipe: Recipe, patience: float, say: Callable[[str], Any]) -> None:
+def look_at_workers(recipe: Recipe, due: Callable[[], Collection[str]], patience: float, say: Callable[[str], Any]) -> None:
     """Raises ConfigError. A stage for which no machine was free in `patience` seconds is left to its workers, which look themselves."""
     import ray
 
-    tasks = {_looking(stage): stage.name for stage in recipe.stages if may_need(stage)}
+    needy = [stage for stage in recipe.stages if may_need(stage)]
+    names = due() if needy else ()
+    tasks = {_looking(stage): stage.name for stage in needy if stage.name in names}
     left, lacking = list(tasks), []
     for seconds, word in (
         (QUIET, f"waiting {patience / 60:.0f} minutes at most for machines that can look for what %s need"),

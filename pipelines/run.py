@@ -260,7 +260,7 @@ def execute(recipe: Recipe, root: Path, options: Options, progress: Progress) ->
         result = Result(run, len(shards))
         stages = [stage.name for stage in recipe.stages]
         progress.say(f"{counted(len(shards), 'shard')} · {counted(len(stages), 'stage')}: {', '.join(stages)}")
-        engine = Engine(recipe, options, progress)
+        engine = Engine(recipe, options, progress, lambda: _due(chain, shards))
         held.lost = engine.stop
         with engine, exported(options.metrics, recipe.name, engine.snapshot) as port, meanwhile(run):
             if port is not None:
@@ -275,6 +275,11 @@ def execute(recipe: Recipe, root: Path, options: Options, progress: Progress) ->
         if not result.nothing_to_do:
             _record(chain, options, result)
         return result
+
+
+def _due(chain: Chain, shards: list[int]) -> list[str]:
+    """The stages that some of these shards have still to go through."""
+    return [name for name, count in reach(chain, shards).counts().items() if count["shards"] < len(shards)]
 
 
 def handoff(chain: Chain) -> None:

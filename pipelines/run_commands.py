@@ -154,9 +154,8 @@ def plan(
         warn(f"warning: {word}")
     prices = _prices(price or [])
     made = make_plan(chain, chosen_shards(chain, options), tokens_per_second=tokens_per_second, gpus=gpus, prices=prices)
-    if any(stage.shards_to_do for stage in made.stages):
-        for word in missing_here(loaded):
-            warn(f"warning: a run on this machine stops at once: {word}")
+    for word in missing_here([loaded.stage(stage.name) for stage in made.stages if stage.shards_to_do]):
+        warn(f"warning: a run on this machine stops at once: {word}")
     if as_json:
         print_json(asdict(made))
         return

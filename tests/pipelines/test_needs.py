@@ -3,7 +3,9 @@
 import os
 
 import pytest
+from faulty_operators import Needy
 
+from operators.needs import Need
 from pipelines import needs
 from pipelines.config import ConfigError, load_recipe
 from pipelines.progress import Progress
@@ -55,6 +57,15 @@ def test_a_finished_run_needs_nothing_any_more(make_recipe, tmp_path, monkeypatc
     assert run(recipe, tmp_path).nothing_to_do
 
 
+def test_a_stage_that_is_done_needs_nothing_any_more_while_those_behind_it_go_on(make_recipe, tmp_path, monkeypatch):
+    """Neither its weights nor its GPUs, on a machine that is to do the rest."""
+    early, judge = needy(there_in=os.getpid()), {"operator": "faulty_operators:Judge", "notes": str(tmp_path)}
+    assert not run(make_recipe({"early": early, "judge": judge, "mark": needy(there_in=os.getpid(), raise_on=0)}), tmp_path).ok
+    monkeypatch.setattr(Needy, "needs", lambda self: [Need("weights", "w", lacks="none", do="")] if self.there_in else [])
+    early["resources"] = {"gpus": 1}
+    assert run(make_recipe({"early": early, "judge": judge, "mark": needy()}), tmp_path).ok
+
+
 def test_of_a_cluster_the_workers_are_looked_at_and_not_the_driver(make_recipe, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     assert run(make_recipe({"mark": needy(not_in=os.getpid())}), tmp_path).ok
@@ -67,7 +78,7 @@ def test_a_cluster_without_a_free_machine_is_waited_for_and_then_left_to_the_wor
     monkeypatch.setattr(needs, "QUIET", 0.1)
     recipe = load_recipe(make_recipe({"mark": needy() | {"resources": {"gpus": 1}}}))
     said = []
-    needs.look_at_workers(recipe, 0.2, said.append)
+    needs.look_at_workers(recipe, lambda: ["mark"], 0.2, said.append)
     assert said == [
         "waiting 0 minutes at most for machines that can look for what mark need",
         "no machine was free to look for what mark need: going on without",

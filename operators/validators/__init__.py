@@ -9,6 +9,7 @@ translation   numbers, colours, negation, length, leftovers of an English-Chines
 clock         times of day in such a pair
 dictionary    its clauses, added and left out, by words
 syntax        the tree of an English sentence, and who does what in it
+attributes, sizes   what is said of each of its things, and what is not
 pairing, roles, crossing, parted   which of its nouns stand for which, and whether any two changed places
 """
 

@@ -16,7 +16,7 @@ from itertools import zip_longest
 from typing import Any
 
 from operators import lexicon
-from operators.validators import Finding, dictionary, pairing, sentences, syntax, translation
+from operators.validators import Finding, dictionary, pairing, sentences, sizes, syntax, translation
 from operators.validators.matching import matched
 from operators.validators.pairing import Token
 
@@ -51,13 +51,16 @@ class Mention:
 
 @dataclass(frozen=True)
 class Place:
-    """A Chinese noun in its phrase. words: attributes before it; all: also those that are parts of words (木 of 木桌, 大 of 大桥)."""
+    """A Chinese noun in its phrase. words: attributes before it; all: also those that are parts of words (木 of 木桌, 大 of 大桥);
+    start, head: where the phrase and its noun begin."""
 
     phrase: str
     words: tuple[str, ...]
     all: tuple[str, ...]
     count: float | None
     definite: bool
+    start: int
+    head: int
 
 
 def changed(english: str, chinese: str) -> Finding | None:
@@ -73,6 +76,7 @@ def changed(english: str, chinese: str) -> Finding | None:
         heads = {span[2:] for found in spans.values() for span in found}
         missing: list[Mention] = []
         spare: list[Place] = []
+        paired: list[sizes.Told] = []
         for kind, things in mentions.items():
             if any(_contested(span, kind, other, spans) for span in spans[kind] for other in nouns - {kind}):
                 continue
@@ -81,6 +85,9 @@ def changed(english: str, chinese: str) -> Finding | None:
             if finding:
                 return finding
             holder = matched([_fitting(thing, places, english, chinese) for thing in things])
+            if len(things) == len(places) == len(holder):
+                again = [thing.known and (i or kind in told) for i, thing in enumerate(things)]
+                paired += [_told(things[i], places[k], bool(again[i]), tokens, heads) for k, i in holder.items()]
             missing += [thing for i, thing in enumerate(things) if i not in holder.values()]
             spare += [place for k, place in enumerate(places) if k not in holder]
         strange = [_place(span, "", tokens, heads, zh) for span in _of_no_kind(tokens, doc)]
@@ -88,8 +95,16 @@ def changed(english: str, chinese: str) -> Finding | None:
             for place in (*spare, *strange):
                 if _stands_for(place, thing, place in strange, dictionary.stem(thing.noun.text) in told):
                     return "attributes", f"{place.phrase} for “{' '.join((*reversed(thing.words), thing.noun.text))}”"
+        finding = sizes.left_out(paired, tokens, zh)
+        if finding:
+            return finding
         told |= {kind for kind in mentions if spans[kind]}
     return None
+
+
+def _told(thing: Mention, place: Place, again: bool, tokens: list[Token], heads: set[tuple[int, int]]) -> sizes.Told:
+    start = sizes.begins(place.start, place.head, tokens, heads)
+    return sizes.Told(thing.noun, thing.words, start, place.head, place.start + len(place.phrase), again)
 
 
 def _fitting(thing: Mention, places: Sequence[Place], english: str, chinese: str) -> list[int]:
@@ -181,9 +196,9 @@ def _is_said(attribute: str, thing: Mention) -> bool:
 
 
 def _lost(thing: Mention, lost: Sequence[str], english: str, chinese: str) -> str | None:
-    """An attribute that the Chinese says of other things only, or a material or pattern that it says nowhere."""
-    for word in lost:
-        there = sum(_renders(match[1], word) for match in _attributes().finditer(chinese))
+    """An attribute that the Chinese says of other things only, or a material or pattern that it says nowhere. Sizes: see `sizes`."""
+    for word in (word for word in lost if not sizes.root(word)):
+        there = sum(_renders(_once(match[1]), word) for match in _attributes().finditer(chinese))
         if 0 < there < len(re.findall(rf"\b{re.escape(word)}\b", english, re.IGNORECASE)):
             return f"“{word} {thing.noun.text}” is not {word} in the Chinese"
         surface = any(value.family in SURFACE for value in _values(word))
@@ -365,16 +380,17 @@ def _place(span: Token, kind: str, tokens: list[Token], heads: set[tuple[int, in
     """The phrase before a noun: back to its numeral, or to what belongs to no noun phrase, or to another thing."""
     word, _, start, end = span
     at = next(i for i, token in enumerate(tokens) if token[2] == start)
-    begin, count = start, None
+    begin, count, inner = start, None, start
     for one in reversed(tokens[:at]):
         if one[2:] in heads or not _in_phrase(one):
             break
-        begin = one[2]
+        begin = inner = one[2]
         if one[1][0] in "mq":
+            inner = one[3]  # 一大群小鸟: what is small is not large
             count = _counted(chinese[: one[3]]) if not chinese.startswith("的", one[3]) else None
             break
     own = [
-        match[1]
+        _once(match[1])
         for one in tokens
         for match in _attributes().finditer(one[0])
         if begin <= one[2] < start and _is_own(match, one)
@@ -382,10 +398,17 @@ def _place(span: Token, kind: str, tokens: list[Token], heads: set[tuple[int, in
     return Place(
         chinese[begin:end],
         tuple(own),
-        tuple(match[1] for match in _attributes().finditer(chinese[begin : start + _core(word, kind)])),
+        tuple(_once(match[1]) for match in _attributes().finditer(chinese[inner : start + _core(word, kind)])),
         count,
         chinese[:begin].endswith(("这", "那", "每", "另")),
+        begin,
+        start,
     )
+
+
+def _once(attribute: str) -> str:
+    """大 of 大大: said twice it is the same size."""
+    return attribute[0] if attribute == 2 * attribute[0] else attribute
 
 
 def _is_own(attribute: re.Match[str], token: Token) -> bool:

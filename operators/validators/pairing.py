@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from operators import lexicon
 from operators.validators import dictionary
 from operators.validators.syntax import NOUN
 from operators.validators.translation import MEASURE, colours_of_english
@@ -134,7 +135,7 @@ def pair(doc: Any, chinese: str) -> dict[int, Pairing]:
     instead = _stand_ins(doc, tokens)
     spans = [token for at, token in enumerate(tokens) if may_name(tokens, at)] + _joined(tokens)
     spans = [span for span in spans if not any(p.start <= span[2] and span[3] <= p.end for p in instead.values())]
-    nouns = [token for token in doc if is_thing(token) and not (token.dep_ == "compound" and colours_of_english(token.text))]
+    nouns = [token for token in doc if is_thing(token) and not _is_colour_of(token)]
     nouns = [noun for noun in nouns if noun.i not in instead]
     meant = {noun.i: _spans_of(dictionary.stem(noun.text), spans) for noun in nouns if noun.pos_ != "NUM"}
     often = Counter(dictionary.stem(noun.text) for noun in nouns)
@@ -175,6 +176,15 @@ def pair(doc: Any, chinese: str) -> dict[int, Pairing]:
     found |= _last_of_a_kind(nouns, meant, found)
     left = _last_pair(nouns, tokens, meant, found)
     return found | ({left.token.i: left} if left else {})
+
+
+def _is_colour_of(token: Any) -> bool:
+    """Whether a colour that the parser has as a noun is said of the next one, or of one behind a pattern ("a brown striped cross")."""
+    if not colours_of_english(token.text):
+        return False
+    after = token.doc[token.i + 1 : token.i + 2].text
+    surface = any(value.family in ("pattern", "material") for value in lexicon.load("en").lookup(after))
+    return token.dep_ == "compound" or surface
 
 
 PRONOUNS = {

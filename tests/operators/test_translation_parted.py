@@ -117,3 +117,17 @@ def test_what_stands_for_a_thing_or_tells_it_from_its_like_is_followed(english, 
 def test_what_becomes_what_and_who_does_it_in_a_sentence_read_without_a_verb(english, right, wrong):
     assert roles.swapped(english, right) is None
     assert roles.swapped(english, wrong)[0] == "swapped"
+
+
+@pytest.mark.parametrize(
+    ("english", "chinese"),
+    [
+        ("two brown dotted stars, above a small brown striped cone", "两颗棕色圆点星星，位于一个棕色条纹小圆锥的上面"),
+        (
+            "A small brown striped cross can be seen in the lower right, below the brown wooden box.",
+            "一个棕色条纹小十字架出现在右下方，位于棕色木制盒子的下面。",
+        ),
+    ],
+)
+def test_a_colour_before_a_pattern_is_no_thing_that_could_be_swapped(english, chinese):
+    assert roles.swapped(english, chinese) is None

@@ -64,7 +64,7 @@ class Translate(ModelOperator):
     min_judge: float = Field(0.0, ge=0, le=1)
     min_back: float = Field(0.0, ge=0, le=1)
 
-    version: ClassVar[int] = 16
+    version: ClassVar[int] = 17
     needs_image: ClassVar[bool] = False
     reasons: ClassVar[dict[str, str]] = {
         **answers.REASONS,

@@ -26,11 +26,19 @@ KNOCK = 20.0
 """Seconds that a cluster's head has to take a connection."""
 LET_IN = 300.0
 """Seconds that a cluster has to let a run in."""
-WATCHER = """import os, select, sys
-if not select.select([0], [], [], float(sys.argv[2]))[0]:
-    os.write(2, sys.argv[3].encode())
-    os.kill(int(sys.argv[1]), 9)
+LEAVE = 10.0
+"""Seconds that a joining run has to end by itself when it is asked to."""
+WATCHER = """import os, select, sys, time
+process, let_in, leave, late, asked = int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3]), *sys.argv[4:]
+ends, why = time.monotonic() + let_in, late
+while select.select([0], [], [], max(0, ends - time.monotonic()))[0]:
+    if not os.read(0, 1):
+        sys.exit()
+    ends, why = min(ends, time.monotonic() + leave), asked
+os.write(2, why.encode())
+os.kill(process, 9)
 """
+"""Reads a byte for each signal that its parent hears, and the end of them when it is no longer wanted."""
 ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """What ends a run: Ctrl-C; Slurm, Kubernetes, `ray job stop`; a terminal that is closed."""
 
@@ -111,13 +119,25 @@ def _knock(address: str) -> None:
 
 @contextmanager
 def _let_in(address: str) -> Iterator[None]:
-    """End this process when the body lasts longer than LET_IN. Ray waits in native code that keeps Python's lock, so no thread of this
-    process could."""
-    told = f"stopped: the Ray cluster at {address} has not let this run in for {LET_IN:.0f} s: do its workers begin? Its logs say, in "
-    told += "/tmp/ray/session_latest/logs there. Everything committed is kept; call this again to go on\n"
-    command = [sys.executable, "-ISc", WATCHER, str(os.getpid()), str(LET_IN), told]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True):  # ends with its input, so with this process
-        yield
+    """End this process when the body lasts longer than LET_IN, or LEAVE after a signal. Ray waits in native code that keeps Python's
+    lock, so no thread of this process could, and none hears a signal; but Python's own handler writes of it to the watcher at once."""
+    keeps = "Everything committed is kept; call this again to go on\n"
+    late = f"stopped: the Ray cluster at {address} has not let this run in for {LET_IN:.0f} s: do its workers begin? Its logs say, in "
+    late += f"/tmp/ray/session_latest/logs there. {keeps}"
+    asked = f"stopped as asked; the Ray cluster at {address} had not let this run in. {keeps}"
+    command = [sys.executable, "-ISc", WATCHER, str(os.getpid()), str(LET_IN), str(LEAVE), late, asked]
+    # It ends with its input, so with this process.
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as watcher:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        assert watcher.stdin is not None
+        os.set_blocking(watcher.stdin.fileno(), False)
+        before = signal.set_wakeup_fd(watcher.stdin.fileno())
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
 
 
 @contextmanager

@@ -8,11 +8,13 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import MagicMock
 
+import psutil
 import pytest
 import ray._private.utils as of_ray
 from PIL import Image
@@ -252,3 +254,27 @@ def test_a_cluster_that_lets_nobody_in_ends_the_process_with_a_line():
         "stopped: the Ray cluster at 10.1.2.3 has not let this run in for 0 s: do its workers begin?"
     )
     assert ended.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_a_cluster_does_not_let_in_can_be_stopped(number):
+    """Also while native code keeps Python's lock, so that Python does not come to hear the signal."""
+    code = "import ctypes, ray, signal\nfrom pipelines import cluster\ncluster.LEAVE = 0.5\n"
+    code += f"signal.signal({number.value}, signal.default_int_handler)\n"
+    code += "lock, taken = ctypes.PyDLL(None).pthread_mutex_lock, ctypes.create_string_buffer(64)\n"
+    code += "def never(**_):\n    lock(taken)\n    print('joining', flush=True)\n    lock(taken)\n"
+    code += "ray.init = never\ncluster.connect('10.1.2.3')"
+    run = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=Path(cli.__file__).parents[1],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert run.stdout is not None and run.stdout.readline() == "joining\n"
+    while psutil.Process(run.pid).status() != psutil.STATUS_SLEEPING:  # not yet in native code
+        time.sleep(0.01)
+    run.send_signal(number)
+    _, told = run.communicate(timeout=60)
+    assert run.returncode == -signal.SIGKILL
+    assert told.startswith("stopped as asked; the Ray cluster at 10.1.2.3 had not let this run in") and told.count("\n") == 1

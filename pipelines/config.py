@@ -202,7 +202,10 @@ def nearest(name: str, valid: Sequence[str], values: Mapping[str, Any] | None = 
 
 
 def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Load a recipe by name (manifests/recipes/NAME.yaml) or by path, apply `key.sub=value` overrides, validate everything."""
+    """Load a recipe by name (manifests/recipes/NAME.yaml) or by path, apply `key.sub=value` overrides, validate everything.
+
+    `stages.NAME=null` leaves a stage out, `stages.NAME.operators.NAME=null` one operator of several.
+    """
     file = _find(name)
     raw = _read_yaml(file)
     shown = _shown(file)
@@ -268,8 +271,8 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         raise ConfigError(f"override {override!r}: expected key.sub=value, for example shard_size=500")
     if not text.strip():  # as a variable of the shell leaves it that is not set
         raise ConfigError(
-            f"override {override!r}: nothing stands behind the `=`: null is no value, {{}} a stage with its defaults, "
-            "'\"\"' an empty text"
+            f"override {override!r}: nothing stands behind the `=`: null is no value (of a stage: it is left out), "
+            "{{}} a stage with its defaults, '\"\"' an empty text"
         )
     parts = key.split(".")
     if parts[0] not in RecipeFile.model_fields:
@@ -294,9 +297,26 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         if not isinstance(at, dict):
             raise ConfigError(f"override {override!r}: {'.'.join(parts[: i + 1])} is {at!r}, which has no parts")
     try:
-        at[parts[-1]] = yaml.safe_load(text)
+        value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"override {override!r}: the value is not valid YAML: {error}") from error
+    last, kind = parts[-1], _names(parts)
+    if value is not None or kind is None:
+        at[last] = value
+    elif last in at:
+        del at[last]
+    else:
+        raise ConfigError(f"override {override!r}: no {kind} {last!r} to leave out.{nearest(last, list(at))}")
+
+
+def _names(parts: list[str]) -> str | None:
+    """What the key of an override names as a whole, if that is something which a recipe may be without."""
+    match parts:
+        case ["stages", _]:
+            return "stage"
+        case ["stages", _, "operators", _]:
+            return "operator"
+    return None
 
 
 def _stage(name: str, body: dict[str, Any], file: str) -> Stage:

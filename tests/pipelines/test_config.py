@@ -161,6 +161,17 @@ def test_overrides_reach_every_level_and_are_checked_like_the_file(write):
         assert "nothing stands behind the `=`: null is no value" in wrong(path, nothing)
 
 
+def test_a_stage_or_one_of_its_operators_can_be_left_out(write):
+    path = write({**STAGES, "last": {"operator": "select", "keep": "aspect < 3"}})
+    whole = [stage.name for stage in load_recipe(path).stages]
+    fewer = load_recipe(path, ["stages.last=null", "measure.operators.text=null"])
+    assert [stage.name for stage in fewer.stages] == [name for name in whole if name != "last"]
+    assert list(fewer.stage("measure").operators) == ["size"]
+    assert "no stage 'lst' to leave out. Did you mean last?" in wrong(path, "stages.lst=null")
+    assert "no operator 'tekst' to leave out. Did you mean text?" in wrong(path, "measure.operators.tekst=null")
+    assert "stages.last: reads column 'aspect', which no stage before it writes" in wrong(path, "measure.operators.size=null")
+
+
 def test_yaml_traps_vanish_because_settings_are_typed(write):
     """1e-3 is a string to YAML and 3 no float, yet both are the same setting."""
     plain = write({**STAGES, "ground": {"min_area": 0.001, "min_confidence": 1}})

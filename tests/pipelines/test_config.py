@@ -169,7 +169,7 @@ def test_a_stage_or_one_of_its_operators_can_be_left_out(write):
     assert list(fewer.stage("measure").operators) == ["size"]
     assert "no stage 'lst' to leave out. Did you mean last?" in wrong(path, "stages.lst=null")
     assert "no operator 'tekst' to leave out. Did you mean text?" in wrong(path, "measure.operators.tekst=null")
-    assert "stages.last: reads column 'aspect', which no stage before it writes" in wrong(path, "measure.operators.size=null")
+    assert "stages.last: 'aspect < 3': no column aspect" in wrong(path, "measure.operators.size=null")
 
 
 def test_yaml_traps_vanish_because_settings_are_typed(write):

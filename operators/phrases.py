@@ -40,7 +40,7 @@ class Phrases(Operator):
     """Words (in Chinese: segments) of a phrase; a clause that would make it longer is left off."""
     max_phrases: int = Field(32, ge=1)
 
-    version: ClassVar[int] = 7
+    version: ClassVar[int] = 8
     reasons: ClassVar[dict[str, str]] = {
         "no_phrase": "nothing in the caption names a thing",
         "too_many": "more phrases than max_phrases; the later ones are left out",

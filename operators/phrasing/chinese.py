@@ -16,9 +16,12 @@ from operators.phrasing.words import words
 HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]")
 PICTURES = ("照片", "相片", "图片", "图像")
 CAMERAS = ("无人机", "相机", "摄影师", "卫星", "航拍器")
+MAKERS = ("画家", "作者", "艺术家", "创作者")
 WATCHERS, LETS = ("观众", "人们"), ("让", "给", "使", "带", "吸引", "引导", "邀请", "带领")
 TAKES = ("拍", "拍摄", "拍下", "俯拍", "航拍", "俯瞰", "记录", "捕捉")
 JUST = ("刚", "刚刚", "新")
+BY = ("被", "由")
+BODY = ("手", "头", "脚", "脸", "肩", "腿", "腰", "嘴", "眼", "耳", "胸")
 TIME = re.compile(r".*(?:时候|季节|时分|时间|时刻)$")
 
 
@@ -102,6 +105,8 @@ class _Clause:
             or (name in CAMERAS and head + 1 < len(self.tokens) and self.tokens[head + 1].text in TAKES)
         ):
             return None
+        if name in MAKERS and first == head:
+            return None
         if not HAN.search(name) or (first == head and is_place_name(name)):
             return None
         if len(name) == 1 and (name not in lists["single"] or (name == "人" and first == head)):
@@ -122,9 +127,10 @@ class _Clause:
         if not verbs or self._lets(verbs[0]):
             return
         ends = [k for k in range(verbs[0], head) if self.tokens[k].kind == "D"]
-        if ends:
+        if ends and not self.tokens[verbs[0]].text.endswith("成"):  # 切成薄片的黄瓜: the slices are the cucumber
             denied = any(self._denies(k) for k in range(first, verbs[0] + 1))
-            yield from _Clause(self.tokens[verbs[0] + 1 : ends[-1]], self.text, self.max_words, denied).phrases()
+            last = ends[-1] - (self.tokens[verbs[0]].text in BY)
+            yield from _Clause(self.tokens[verbs[0] + 1 : last], self.text, self.max_words, denied).phrases()
 
     def _lets(self, at: int) -> bool:
         """带给人们的, but not 带栏杆的阳台."""
@@ -139,9 +145,13 @@ class _Clause:
         at, head = first, None
         if tokens[at].kind == "M":
             at += 1
+            if at < len(tokens) and tokens[at].kind == "D":
+                return None  # 其中一辆的车筐: of which one
         while at < len(tokens):
             kind = tokens[at].kind
             if kind == "N":
+                if head == at - 1 and self._part_of_somebody(at):
+                    break
                 head, at = at, at + 1
             elif kind == "A":
                 if head is not None and not self._noun_follows(at):
@@ -165,6 +175,8 @@ class _Clause:
                 and (tokens[first].kind == "M" or at == first or tokens[at - 1].kind == "D")
             ):
                 end = self._done(at) or self._clause_end(at)
+                if end is None and kind == "V" and at > first and len(tokens[at].text) == 2 and self._then(at, "N"):
+                    end = at + 1  # 一名[外卖]骑手
                 if end is None:
                     break
                 at = end
@@ -174,12 +186,22 @@ class _Clause:
                 at += 1  # 红色和白色的花
             else:
                 break
-        stands = tokens[first].kind == "V" and (
-            tokens[first].text.endswith("在") or (first + 1 < len(tokens) and tokens[first + 1].text == "在")
-        )
-        if stands and head is not None and head + 1 < len(tokens) and tokens[head + 1].kind == "F":
-            return None  # 站在冒烟的大楼前: it tells where, not which building
-        return head
+        return None if head is not None and self._tells_where(first, head) else head
+
+    def _part_of_somebody(self, at: int) -> bool:
+        """一位老人 | 手里拿着: two things, though nothing stands between."""
+        return self.tokens[at].text in BODY and len(self.tokens[at - 1].text) > 1 and self._then(at, "F")
+
+    def _tells_where(self, first: int, head: int) -> bool:
+        """站在冒烟的大楼前, 停在枯树的枝头: no such building, and no such branch, but where somebody is."""
+        if self.tokens[first].kind != "V":
+            return False
+        inside = self.tokens[first:head]
+        at = next((k for k, word in enumerate(inside) if word.text.endswith("在")), None)
+        if at is None or any(word.kind == "F" for word in inside[at:]):
+            return False
+        ends = head + 1 == len(self.tokens)
+        return (first == 0 and ends) or (not ends and self.tokens[head + 1].kind == "F")
 
     def _then(self, at: int, kinds: str) -> bool:
         return at + 1 < len(self.tokens) and self.tokens[at + 1].kind in kinds
@@ -204,21 +226,42 @@ class _Clause:
                     return inner
                 if end == at + 1 and self.tokens[at].kind == "V":
                     return end  # 蜿蜒的: it describes by itself
+                if self._of_its_object(at, end):
+                    continue
                 if inner is not None or any(word.kind in "NV" for word in self.tokens[at + 1 : end]):
                     return end
                 inner = end
         return inner
 
+    def _of_its_object(self, at: int, end: int) -> bool:
+        """Whether the 的 belongs to what the clause's second verb is done to, and ends nothing: 外卖骑手骑着[黄色的]电动车."""
+        k = end - 1
+        while k > at and self.tokens[k].kind == "A":
+            k -= 1
+        before = self.tokens[k]
+        return at < k < end - 1 and before.text.endswith(("着", "了")) and any(w.kind == "N" for w in self.tokens[at + 1 : k])
+
     def _describes(self, first: int) -> bool:
         """A clause that describes a noun, at the very beginning or after 在: 穿着黑色西装的男人…; not the sentence's own verb."""
         token = self.tokens[first]
         before = self.tokens[first - 1] if first else None
-        begins = before is None or before.kind in "PC" or before.text.endswith("在")
+        begins = before is None or before.kind in "PC" or before.text.endswith("在") or self._goes_on(first)
+        if token.text in BY:  # 被风吹起的衣角: who, and the verb, of which jieba makes a noun at times
+            end = self._clause_end(first) if before is None or before.kind in "VPCU" else None
+            return end is not None and end - first > 2 and self.tokens[end - 1].kind in "VN"
         if token.text in ("没", "未") and self._then(first, "V"):
             return begins and self._describes_from(first + 1)
         if self._done(first) is not None:
             return True
         return begins and token.kind == "V" and token.text not in words("zh")["verb"] and self._describes_from(first)
+
+    def _goes_on(self, first: int) -> bool:
+        """Whether a verb tells how a thing is, behind one that does something to it: 穿过[堆满木料的]院子."""
+        if not first or self.tokens[first].kind != "V" or self.tokens[first - 1].kind not in "VU":
+            return False
+        text, after = self.tokens[first].text, self.tokens[first + 1].text if first + 1 < len(self.tokens) else ""
+        lasting = len(text) > 1 and text[-1] in "着满有在成"
+        return (lasting and text not in ("有", "没有", "还有")) or after in ("着", "在")
 
     def _done(self, first: int) -> int | None:
         """Index of the 的 of what was done to a thing, where a verb has just put it there: 放着[切好的]水果, 种着[修剪整齐的]灌木."""
@@ -227,6 +270,14 @@ class _Clause:
             self.tokens[first].kind == "V" or self.tokens[first].text in JUST
         ):
             return None
+        cut = first + 2  # 放着[切成薄片的]黄瓜
+        if (
+            self.tokens[first].text.endswith("成")
+            and self._then(first, "NA")
+            and self._then(first + 1, "D")
+            and self._then(cut, "AN")
+        ):
+            return cut
         for end in range(first + 1, min(first + 4, len(self.tokens))):
             if self.tokens[end].kind == "D":
                 return end if self._then(end, "AN") else None

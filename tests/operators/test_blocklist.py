@@ -23,6 +23,24 @@ def test_han_words_stand_anywhere():
     assert refused(Blocklist(words=("赌博",)), batch(["网上赌博平台"], ["赌一把"])) == [("0", "blocked_word", "赌博")]
 
 
+def test_a_word_is_found_however_it_is_spaced_hidden_or_in_which_script():
+    operator = Blocklist(words=("stock photo", "casino", "赌博"))
+    table = batch(["stock\n photo"], ["cas\u200bi\u00adno"], ["_Casino_"], ["網上賭博"], ["赌\ufeff博"], ["casinos"])
+    assert [uid for uid, *_ in refused(operator, table)] == ["0", "1", "2", "3", "4"]
+
+
+def test_a_host_is_the_one_that_is_asked():
+    urls = ["http://中文.example/", "http://xn--fiq228c.example/", "http://a。spam。example/", "http://中文.other/"]
+    operator = Blocklist(hosts=("中文.example", ".spam.example"))
+    assert [uid for uid, *_ in refused(operator, batch(*[["x"]] * 4, urls=urls))] == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("settings", [{}, {"words": ("",)}, {"hosts": (" .",)}])
+def test_a_filter_without_a_list_is_refused(settings):
+    with pytest.raises(ValueError, match="nothing to look for: give words, word_file, hosts or host_file"):
+        Blocklist(**settings)
+
+
 def test_all_lets_a_sample_live_that_has_one_clean_caption():
     table = batch(["bad one", "good one"], ["bad", "bad too"], [])
     assert [uid for uid, *_ in refused(Blocklist(words=("bad",)), table)] == ["0", "1"]
